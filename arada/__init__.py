@@ -1,0 +1,17 @@
+"""Calibrated image classifiers through adversarial robustness (AR-AdaLS), in JAX.
+
+The parts to import: `arada.soft_labels`, `arada.attacks`, `arada.evaluation.metrics`, and `arada.load`.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Late: the parts above must not pull in the experiment's machinery.
+    if name == "load":
+        from arada.runs import load
+
+        return load
+    raise AttributeError(f"module 'arada' has no attribute {name!r}")

@@ -1,0 +1,22 @@
+"""Attacks that measure adversarial robustness. Pure functions of a logits function; the caller jits or maps them."""
+
+from arada.attacks.checks import check_images, classifier_warnings
+from arada.attacks.cw import cw_l2
+from arada.attacks.fmn import fmn_l2
+from arada.attacks.ranking import agreement, equal_subsets
+from arada.attacks.result import AttackResult, LogitsFn
+
+# The values of `config.ranking.attack`.
+BY_NAME = {"cw": cw_l2, "fmn": fmn_l2}
+
+__all__ = [
+    "BY_NAME",
+    "AttackResult",
+    "LogitsFn",
+    "agreement",
+    "check_images",
+    "classifier_warnings",
+    "cw_l2",
+    "equal_subsets",
+    "fmn_l2",
+]

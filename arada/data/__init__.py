@@ -1,0 +1,50 @@
+"""Data sets: splits of named examples, their shifted versions, and data from elsewhere."""
+
+from typing import Protocol
+
+import ml_collections
+
+from arada.data import shifts
+from arada.data.digits import Digits
+from arada.data.splits import Batch, Split, empty_moments, moments
+from arada.data.tfds import SmallTfds
+from arada.errors import UserError
+
+
+class Dataset(Protocol):
+    """What an experiment needs of its data."""
+
+    def splits(self) -> dict[str, Split]:
+        """The splits "train", "validation" and "test"."""
+
+    def shifted(self, test: Split, name: str, severity: int) -> Split:
+        """The test split under a shift."""
+
+    def out_of_distribution(self, name: str) -> Split:
+        """Examples of none of the classes."""
+
+
+def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
+    """The data set that `config.data` describes. Nothing is read yet."""
+    fields = {key: value for key, value in data.items() if key not in ("source", "num_classes", "image_shape")}
+    if data.source == "digits":
+        return Digits(**fields)
+    if data.source == "tfds":
+        return SmallTfds(data_dir=data_dir, **fields)
+    raise UserError(f"data.source is 'digits' or 'tfds', not {data.source!r}")
+
+
+def load_splits(dataset: Dataset, num_classes: int) -> dict[str, Split]:
+    """The three splits, with labels checked to lie in 0..Z-1. Raises UserError."""
+    splits = dataset.splits()
+    for name, split in splits.items():
+        low, high = int(split.label.min()), int(split.label.max())
+        if low < 0 or high >= num_classes:
+            raise UserError(
+                f"data.num_classes is {num_classes}, but labels of the {name} split reach from {low} to {high}; "
+                f"labels are 0..{num_classes - 1}"
+            )
+    return splits
+
+
+__all__ = ["Batch", "Dataset", "Split", "build", "empty_moments", "load_splits", "moments", "shifts"]

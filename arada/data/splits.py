@@ -1,0 +1,91 @@
+"""A split: named examples, shuffled for training or in order for everything else.
+
+An example's id is its position in the canonical, unshuffled data set; it stays with the example wherever it goes.
+A split that streams from disk offers the same two iterators.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples in memory: `image` uint8 or float32 [N, H, W, C], `label` int32[N], `example_id` int32[N], ascending."""
+
+    image: np.ndarray
+    label: np.ndarray
+    example_id: np.ndarray
+
+    def __post_init__(self):
+        if not len(self.image) == len(self.label) == len(self.example_id):
+            raise ValueError("images, labels and ids differ in number")
+        if not np.all(np.diff(self.example_id) > 0):
+            raise ValueError("example ids must be ascending and unique")
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, positions: np.ndarray) -> "Split":
+        """The examples at `positions`, in the order of their ids."""
+        positions = np.sort(positions)
+        return Split(self.image[positions], self.label[positions], self.example_id[positions])
+
+    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, in an order that is a function of (seed, epoch) alone, from batch `skip` on.
+
+        The last partial batch is dropped. Keys: image, label, example_id.
+        """
+        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        for start in range(skip * batch_size, len(self) - batch_size + 1, batch_size):
+            at = order[start : start + batch_size]
+            yield {"image": self.image[at], "label": self.label[at], "example_id": self.example_id[at]}
+
+    def in_order(self, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
+        """Every example once, by ascending id, from batch `first` on; the last batch is padded.
+
+        Keys: image, label, example_id, and mask, which is False on padding (copies of the last example).
+        """
+        for start in range(first * batch_size, len(self), batch_size):
+            at = np.arange(start, start + batch_size)
+            mask, at = at < len(self), np.minimum(at, len(self) - 1)
+            yield {
+                "image": self.image[at],
+                "label": self.label[at],
+                "example_id": self.example_id[at],
+                "mask": mask,
+            }
+
+
+def partition(count: int, sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray, ...]:
+    """Disjoint random positions out of `count`, one array for each of `sizes`, each ascending."""
+    order = np.random.default_rng(seed).permutation(count)
+    return tuple(np.sort(part) for part in np.split(order, np.cumsum(sizes))[: len(sizes)])
+
+
+def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
+    """What normalises the images of a training split: {"mean", "scale"} float32.
+
+    "mean_image": the mean of each pixel, scale 1. "standardize": mean and standard deviation of each channel.
+    """
+    # In blocks: a float64 copy of a data set is eight times the size of its bytes.
+    total, squares = 0.0, 0.0
+    for start in range(0, len(split), 4096):
+        block = split.image[start : start + 4096].astype(np.float64)
+        block = block / 255 if split.image.dtype == np.uint8 else block
+        total, squares = total + block.sum(axis=0), squares + np.square(block).sum(axis=0)
+    mean = total / len(split)
+    if kind == "mean_image":
+        return {"mean": mean.astype(np.float32), "scale": np.ones(1, np.float32)}
+    channel_mean = mean.mean(axis=(0, 1))
+    variance = (squares / len(split)).mean(axis=(0, 1)) - np.square(channel_mean)
+    return {"mean": channel_mean.astype(np.float32), "scale": np.sqrt(variance).astype(np.float32)}
+
+
+def empty_moments(kind: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Arrays of the shapes that `moments` gives."""
+    shapes = {"mean_image": (image_shape, (1,)), "standardize": (image_shape[-1:], image_shape[-1:])}
+    return dict(zip(("mean", "scale"), (np.zeros(shape, np.float32) for shape in shapes[kind]), strict=True))

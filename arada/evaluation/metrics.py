@@ -1,0 +1,175 @@
+"""Calibration, accuracy and stability of predicted probabilities.
+
+Every function takes NumPy or JAX arrays: `probabilities` float[N, Z] whose rows sum to 1, `labels` int[N], and where
+it says so `mask` bool[N], which counts only the examples it marks. Results are fractions, never percentages. The
+first five can be jitted.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics as sklearn_metrics
+
+Array = jax.Array | np.ndarray
+
+BINNINGS = ("uniform", "quantile")
+VARIANCES = ("predicted_class", "true_class", "own_confidence", "all_classes")
+
+
+def _mean(values: Array, mask: Array | None) -> jax.Array:
+    values = jnp.asarray(values, jnp.float32)
+    if mask is None:
+        return jnp.mean(values)
+    # An empty mask gives NaN: the mean of nothing is not 0.
+    return jnp.sum(jnp.where(mask, values, 0)) / jnp.sum(mask)
+
+
+def confidence_and_correct(probabilities: Array, labels: Array) -> tuple[jax.Array, jax.Array]:
+    """Probability of the predicted class, float32[N], and whether that class is right, bool[N]."""
+    probabilities = jnp.asarray(probabilities, jnp.float32)
+    return jnp.max(probabilities, axis=-1), jnp.argmax(probabilities, axis=-1) == jnp.asarray(labels)
+
+
+def accuracy(probabilities: Array, labels: Array, mask: Array | None = None) -> jax.Array:
+    """Fraction of examples whose most probable class is the label."""
+    return _mean(confidence_and_correct(probabilities, labels)[1], mask)
+
+
+def negative_log_likelihood(probabilities: Array, labels: Array, mask: Array | None = None) -> jax.Array:
+    """Mean of -log p(label) in nats; probabilities are floored at float32's smallest normal number."""
+    of_label = jnp.take_along_axis(jnp.asarray(probabilities, jnp.float32), jnp.asarray(labels)[:, None], axis=-1)
+    return _mean(-jnp.log(jnp.maximum(of_label[:, 0], jnp.finfo(jnp.float32).tiny)), mask)
+
+
+def brier_score(probabilities: Array, labels: Array, mask: Array | None = None) -> jax.Array:
+    """Squared error to the one-hot label, summed over classes, mean over examples: between 0 and 2."""
+    probabilities = jnp.asarray(probabilities, jnp.float32)
+    one_hot = jax.nn.one_hot(jnp.asarray(labels), probabilities.shape[-1])
+    return _mean(jnp.sum(jnp.square(probabilities - one_hot), axis=-1), mask)
+
+
+def _bins(scores: Array, mask: Array, num_bins: int, binning: str) -> jax.Array:
+    """The bin, int32[N], of each score in [0, 1]."""
+    if binning == "uniform":
+        # [lower, upper), the last bin closed: 1.0 belongs to it and 0.0 to the first.
+        return jnp.clip(jnp.floor(scores * num_bins).astype(jnp.int32), 0, num_bins - 1)
+    if binning == "quantile":
+        order = jnp.argsort(jnp.where(mask, scores, jnp.inf))
+        rank = jnp.zeros(len(scores), jnp.int32).at[order].set(jnp.arange(len(scores), dtype=jnp.int32))
+        return jnp.minimum(rank * num_bins // jnp.maximum(jnp.sum(mask), 1), num_bins - 1)
+    raise ValueError(f"binning is one of {BINNINGS}, not {binning!r}")
+
+
+def binned_error(
+    scores: Array, outcomes: Array, mask: Array | None = None, *, num_bins: int = 15, binning: str = "uniform"
+) -> jax.Array:
+    """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}: the sum both ECEs below share."""
+    scores, outcomes = jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32)
+    mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    bins = _bins(scores, mask, num_bins, binning)
+    gaps = jax.ops.segment_sum(jnp.where(mask, scores - outcomes, 0), bins, num_bins)
+    return jnp.sum(jnp.abs(gaps)) / jnp.sum(mask)
+
+
+def expected_calibration_error(
+    probabilities: Array, labels: Array, mask: Array | None = None, *, num_bins: int = 15, binning: str = "uniform"
+) -> jax.Array:
+    """Expected calibration error (section 3): mean over bins of |accuracy - confidence|, weighted by their counts.
+
+    Args:
+      probabilities: float[N, Z].
+      labels: int[N].
+      mask: bool[N] or None.
+      num_bins: K. The paper gives no number; 15 is what the scripts it builds on use.
+      binning: "uniform" for equal width, last bin closed; "quantile" for equal mass, ties in the order given.
+
+    Source: Guo et al. 2017, equation 3.
+    """
+    confidence, correct = confidence_and_correct(probabilities, labels)
+    return binned_error(confidence, correct, mask, num_bins=num_bins, binning=binning)
+
+
+def classwise_calibration_error(
+    probabilities: Array, labels: Array, mask: Array | None = None, *, num_bins: int = 15, binning: str = "uniform"
+) -> jax.Array:
+    """Mean over classes z of the calibration error of p_z against "the label is z" (Kull et al. 2019, section 2)."""
+    probabilities = jnp.asarray(probabilities, jnp.float32)
+    is_class = jax.nn.one_hot(jnp.asarray(labels), probabilities.shape[-1])
+    by_class = jax.vmap(lambda p, y: binned_error(p, y, mask, num_bins=num_bins, binning=binning), in_axes=(1, 1))
+    return jnp.mean(by_class(probabilities, is_class))
+
+
+def reliability(
+    probabilities: Array, labels: Array, *, num_bins: int = 15, binning: str = "uniform"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count, mean confidence and accuracy of each bin, [K] each; NaN where a bin is empty."""
+    confidence, correct = (np.asarray(x, np.float64) for x in confidence_and_correct(probabilities, labels))
+    bins = np.asarray(_bins(confidence, np.ones(len(confidence), bool), num_bins, binning))
+    count = np.bincount(bins, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        sums = (np.bincount(bins, weights=x, minlength=num_bins) for x in (confidence, correct))
+        mean_confidence, mean_correct = (total / np.where(count, count, np.nan) for total in sums)
+    return count, mean_confidence, mean_correct
+
+
+def subset_means(values: Array, subset: Array, num_subsets: int) -> np.ndarray:
+    """Mean of `values` [N] within each of R subsets, float64[R]; NaN where a subset is empty."""
+    subset = np.asarray(subset)
+    count = np.bincount(subset, minlength=num_subsets)
+    return np.bincount(subset, weights=np.asarray(values, np.float64), minlength=num_subsets) / np.where(
+        count, count, np.nan
+    )
+
+
+def prediction_variance(probabilities: Array, labels: Array, of: str = "predicted_class") -> np.ndarray:
+    """Variance over M independent runs (section 3.1), averaged over examples: float64 scalar.
+
+    The paper's formula takes one probability p_{m,i} of each run and example and does not say which.
+
+    Args:
+      probabilities: float[M, N, Z], M >= 2.
+      labels: int[N], needed for "true_class" only.
+      of: "predicted_class" of the mean over runs (one class for all runs, so that a change of mind counts in full),
+        "true_class", "own_confidence" (each run's maximum), or "all_classes" (summed over the vector).
+    """
+    return np.mean(example_variance(probabilities, labels, of))
+
+
+def example_variance(probabilities: Array, labels: Array, of: str = "predicted_class") -> np.ndarray:
+    """The summand of `prediction_variance`: float64[N]."""
+    probabilities = np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 3 or len(probabilities) < 2:
+        raise ValueError(f"the variance needs probabilities of two runs or more, [M, N, Z], not {probabilities.shape}")
+    if of == "predicted_class":
+        of_class = np.argmax(probabilities.mean(axis=0), axis=-1)
+    elif of == "true_class":
+        of_class = np.asarray(labels)
+    elif of == "own_confidence":
+        return probabilities.max(axis=-1).var(axis=0, ddof=1)
+    elif of == "all_classes":
+        return probabilities.var(axis=0, ddof=1).sum(axis=-1)
+    else:
+        raise ValueError(f"of is one of {VARIANCES}, not {of!r}")
+    return np.take_along_axis(probabilities, of_class[None, :, None], axis=-1)[..., 0].var(axis=0, ddof=1)
+
+
+def entropy(probabilities: Array) -> np.ndarray:
+    """Predictive entropy float64[...] in nats, of probabilities [..., Z] (section 5.5)."""
+    probabilities = np.asarray(probabilities, np.float64)
+    return -np.sum(probabilities * np.log(np.where(probabilities > 0, probabilities, 1)), axis=-1)
+
+
+def auroc(score: Array, is_positive: Array) -> float:
+    """Area under the ROC curve of `score` [N], which should be higher where `is_positive` bool[N]."""
+    return float(sklearn_metrics.roc_auc_score(np.asarray(is_positive), np.asarray(score)))
+
+
+def risk_coverage(confidence: Array, correct: Array) -> tuple[np.ndarray, np.ndarray, float]:
+    """Coverage [N], error rate among the most confident examples at that coverage [N], and its mean (AURC).
+
+    Ties in confidence are taken in the order given. Source: Geifman & El-Yaniv 2017.
+    """
+    order = np.argsort(-np.asarray(confidence), kind="stable")
+    taken = np.arange(1, len(order) + 1)
+    risk = np.cumsum(~np.asarray(correct, bool)[order]) / taken
+    return taken / len(order), risk, float(risk.mean())

@@ -1,0 +1,214 @@
+"""All metrics of a workdir's stored predictions, as `evaluation.json`. Fractions, never percentages."""
+
+import datetime
+import functools
+import importlib.metadata
+import pathlib
+import subprocess
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from arada import files
+from arada import workdir as workdirs
+from arada.evaluation import metrics, predictions
+
+VERSIONED = ("arada", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def summarize(
+    workdir: workdirs.Workdir, config: ml_collections.ConfigDict, devices: list[jax.Device]
+) -> dict[str, Any]:
+    """The metrics of every run with predictions, on the data sets that `config.evaluation` names.
+
+    Subsets are those of the ranking `config.ranking.source` on the test split, for every method alike.
+    """
+    ranking_dir = workdir.ranking(config.ranking.source)
+    ranked = {name: ranking_dir / f"{name}.npz" for name in ("train", "validation", "test")}
+    rankings = {name: files.read_npz(path) for name, path in ranked.items() if path.exists()}
+    by_method: dict[str, list[int]] = {}
+    for name, seed in workdir.runs():
+        if (workdir.predictions(name, seed) / "test.npz").exists():
+            by_method.setdefault(name, []).append(seed)
+    return {
+        "experiment": _experiment(workdir, config, rankings, ranking_dir, devices),
+        "methods": {
+            name: _method(workdir, config, name, seeds, rankings.get("test")) for name, seeds in by_method.items()
+        },
+    }
+
+
+def _experiment(workdir, config, rankings, ranking_dir, devices) -> dict[str, Any]:
+    agreement = ranking_dir / "agreement.json"
+    attack = config.ranking.attack
+    return {
+        "dataset": config.data.get("name", config.data.source),
+        "network": f"{config.model.name}-{config.model.depth}",
+        "num_classes": config.data.num_classes,
+        "num_examples": {name: config.data[f"num_{name}"] for name in ("train", "validation")},
+        "num_subsets": config.ranking.num_subsets,
+        "num_bins": config.evaluation.num_bins,
+        "shift_types": list(config.evaluation.shifts),
+        "shift_severities": list(config.evaluation.severities),
+        "shift_origin": "generated",
+        "ood": list(config.evaluation.out_of_distribution),
+        "variance_of": config.evaluation.variance_of,
+        "ranking": {
+            "source": config.ranking.source,
+            "by": "attack",
+            "attack": attack,
+            "settings": config.ranking[attack].to_dict(),
+            "success_rate": {name: float(np.isfinite(r["distance"]).mean()) for name, r in rankings.items()},
+            "accuracy": {name: float((r["predicted"] == r["label"]).mean()) for name, r in rankings.items()},
+            "agreement": files.read_json(agreement) if agreement.exists() else {},
+        },
+        "commit": _commit(),
+        "hardware": f"{devices[0].device_kind} x {len(devices)}",
+        "versions": {package: _version(package) for package in VERSIONED},
+        "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _method(workdir, config, name: str, seeds: list[int], ranking) -> dict[str, Any]:
+    directories = {seed: workdir.predictions(name, seed) for seed in seeds}
+    runs = {
+        str(seed): _run(config, directory, ranking) | _training(workdir.run(name, seed))
+        for seed, directory in directories.items()
+    }
+    variance = _variance(config, list(directories.values()), ranking) if len(seeds) > 1 else None
+    return {"seeds": seeds, "runs": runs, "variance": variance}
+
+
+def _run(config: ml_collections.ConfigDict, directory, ranking) -> dict[str, Any]:
+    evaluation = config.evaluation
+    measured = functools.partial(_measure_stored, directory, evaluation.num_bins)
+    probabilities, labels, ids = predictions.read(directory, "test")
+    return {
+        "test": measured("test"),
+        "validation": measured("validation"),
+        "shift": {
+            name: [measured(f"{name}_{severity}") for severity in evaluation.severities] for name in evaluation.shifts
+        },
+        "ood": {
+            name: _out_of_distribution(probabilities, directory, f"ood_{name.replace('/', '_')}")
+            for name in evaluation.out_of_distribution
+        },
+        "subsets": {} if ranking is None else _by_subset(config, probabilities, labels, _subset_of(ranking, ids)),
+    }
+
+
+def _training(run_dir) -> dict[str, Any]:
+    rows = files.read_json_lines(run_dir / "metrics.jsonl")
+    speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
+    accuracies = [row["train/accuracy"] for row in rows if "train/accuracy" in row]
+    return {
+        "train_accuracy": accuracies[-1] if accuracies else None,
+        "images_per_second": float(np.median(speeds)) if speeds else None,
+    }
+
+
+def _measure_stored(directory, num_bins: int, name: str) -> dict[str, float]:
+    probabilities, labels, _ = predictions.read(directory, name)
+    return measure(probabilities, labels, num_bins)
+
+
+def measure(probabilities: np.ndarray, labels: np.ndarray, num_bins: int) -> dict[str, float]:
+    """The metrics of one data set: probabilities float[N, Z] against labels int[N]."""
+    confidence, correct = metrics.confidence_and_correct(probabilities, labels)
+    values = _jitted(probabilities, labels, num_bins) | {"aurc": metrics.risk_coverage(confidence, correct)[2]}
+    return {key: float(value) for key, value in values.items()}
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _jitted(probabilities, labels, num_bins):
+    error = functools.partial(metrics.expected_calibration_error, probabilities, labels, num_bins=num_bins)
+    return {
+        "accuracy": metrics.accuracy(probabilities, labels),
+        "confidence": metrics.confidence_and_correct(probabilities, labels)[0].mean(),
+        "ece": error(),
+        "ece_quantile": error(binning="quantile"),
+        "classwise_ece": metrics.classwise_calibration_error(probabilities, labels, num_bins=num_bins),
+        "nll": metrics.negative_log_likelihood(probabilities, labels),
+        "brier": metrics.brier_score(probabilities, labels),
+    }
+
+
+def _out_of_distribution(inside: np.ndarray, directory, name: str) -> dict[str, float]:
+    outside, _, _ = predictions.read(directory, name)
+    is_outside = np.repeat([False, True], [len(inside), len(outside)])
+    both = np.concatenate([inside, outside])
+    return {
+        "auroc_confidence": metrics.auroc(-both.max(axis=-1), is_outside),
+        "auroc_entropy": metrics.auroc(metrics.entropy(both), is_outside),
+    }
+
+
+def _subset_of(ranking: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
+    """Joins by id: the ranking's subset of each example."""
+    order = np.argsort(ranking["example_id"])
+    at = order[np.searchsorted(ranking["example_id"][order], ids)]
+    if not np.array_equal(ranking["example_id"][at], ids):
+        raise RuntimeError("predictions and ranking hold different examples")
+    return ranking["subset"][at]
+
+
+def _by_subset(config, probabilities, labels, subset) -> dict[str, list]:
+    count = config.ranking.num_subsets
+    confidence, correct = metrics.confidence_and_correct(probabilities, labels)
+    errors = [
+        float(metrics.binned_error(confidence[subset == r], correct[subset == r], num_bins=config.evaluation.num_bins))
+        for r in range(count)
+    ]
+    return {
+        "count": np.bincount(subset, minlength=count).tolist(),
+        "accuracy": metrics.subset_means(correct, subset, count).tolist(),
+        "confidence": metrics.subset_means(confidence, subset, count).tolist(),
+        "ece": errors,
+    }
+
+
+def _variance(config, directories, ranking) -> dict[str, Any]:
+    evaluation = config.evaluation
+
+    def of(name: str) -> tuple[np.ndarray, np.ndarray]:
+        stored = [predictions.read(directory, name) for directory in directories]
+        _, labels, ids = stored[0]
+        probabilities = np.stack([probabilities for probabilities, _, _ in stored])
+        return metrics.example_variance(probabilities, labels, evaluation.variance_of), ids
+
+    of_test, ids = of("test")
+    subsets = (
+        None
+        if ranking is None
+        else metrics.subset_means(of_test, _subset_of(ranking, ids), config.ranking.num_subsets).tolist()
+    )
+    return {
+        "test": float(of_test.mean()),
+        "subsets": subsets,
+        "shift": {
+            name: [float(of(f"{name}_{severity}")[0].mean()) for severity in evaluation.severities]
+            for name in evaluation.shifts
+        },
+    }
+
+
+def _commit() -> str:
+    """The commit of a checkout, with a plus if files differ from it; "unknown" for an installed package."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if git("status", "--porcelain").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"

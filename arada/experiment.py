@@ -1,0 +1,181 @@
+"""The stages of one experiment, in order: vanilla, rank, train, evaluate, report.
+
+Each stage looks at what the workdir has and does what is missing; each can run alone.
+"""
+
+import functools
+import logging
+
+import jax
+import ml_collections
+import numpy as np
+
+from arada import attacks, checks, data, files, robustness, runs
+from arada import workdir as workdirs
+from arada.errors import UserError
+from arada.evaluation import predictions, summary
+from arada.training.replication import Replicas
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("vanilla", "rank", "train", "evaluate", "report")
+
+
+class Experiment:
+    """One config in one workdir. Data are read when a stage first needs them."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: str):
+        self.config = config
+        self.workdir = workdirs.Workdir(workdir)
+        devices = jax.devices()
+        if config.run.num_devices > len(devices):
+            raise UserError(f"run.num_devices is {config.run.num_devices}, but there are {len(devices)}")
+        devices = devices[: config.run.num_devices or None]
+        checks.check_config(config, len(devices))
+        self.replicas = Replicas(devices, config.run.mapping)
+        self.workdir.create()
+        workdirs.check_shared(self.workdir, config)
+        logger.info(
+            "%s on %d x %s: batches of %d, %d a device, mapped by %s",
+            config.name,
+            len(devices),
+            devices[0].device_kind,
+            config.training.batch_size,
+            config.training.batch_size // len(devices),
+            config.run.mapping,
+        )
+
+    @functools.cached_property
+    def dataset(self) -> data.Dataset:
+        """The data set, not read yet."""
+        return data.build(self.config.data, self.config.run.data_dir)
+
+    @functools.cached_property
+    def splits(self) -> dict[str, data.Split]:
+        """Train, validation and test."""
+        return data.load_splits(self.dataset, self.config.data.num_classes)
+
+    def run(self, stage: str = "all") -> None:
+        """Runs one stage, or all of them."""
+        for name in STAGES if stage == "all" else (stage,):
+            getattr(self, name)()
+
+    def vanilla(self) -> None:
+        """Trains the run that is ranked, if it is a vanilla run of this workdir."""
+        name, _, seed = self.config.ranking.source.partition("/seed_")
+        if name == "vanilla" and seed.isdigit():
+            self._train(vanilla_config(self.config), (int(seed),))
+
+    def rank(self) -> None:
+        """Attacks every image of the three splits with the source run's weights."""
+        config, ranking = self.config, self.config.ranking
+        directory = self.workdir.ranking(ranking.source)
+        if directory.parent.parent != self.workdir.path / "robustness":
+            logger.info("rank: using the ranking in %s", directory)
+            return
+        workdirs.claim(directory, workdirs.ranking_identity(config), config)
+        wanted = [name for name in ("train", "validation", "test") if not (directory / f"{name}.npz").exists()]
+        compare = ranking.agreement_examples and not (directory / "agreement.json").exists()
+        if not wanted and not compare:
+            logger.info("rank: %s is complete", directory)
+            return
+        logits_of, variables = runs.load(self.workdir.path / "runs" / ranking.source)
+        del logits_of
+        model = runs.build_model(config)
+        robustness.check(model, variables, self.splits["train"])
+        variables = self.replicas.replicate(variables)
+        rank = functools.partial(
+            robustness.rank,
+            variables=variables,
+            directory=directory,
+            num_subsets=ranking.num_subsets,
+            batch_size=config.run.ranking_batch_size,
+            replicas=self.replicas,
+        )
+        mapped = self._map(robustness.attack_step(model, ranking.attack, ranking[ranking.attack]))
+        for name in wanted:
+            rank(name, mapped, split=self.splits[name])
+        if compare:
+            self._compare_with_paper(model, rank, directory)
+
+    def _compare_with_paper(self, model, rank, directory) -> None:
+        """How well the ranking agrees with Carlini-Wagner at the paper's settings, on some training images."""
+        train = self.splits["train"]
+        chosen = np.random.default_rng(0).choice(len(train), self.config.ranking.agreement_examples, replace=False)
+        sample = train.take(chosen)
+        mapped = self._map(robustness.attack_step(model, "cw", ml_collections.ConfigDict()))
+        reference = rank("agreement_cw", mapped, split=sample)
+        ranked = files.read_npz(directory / "train.npz")
+        distance = ranked["distance"][np.searchsorted(ranked["example_id"], sample.example_id)]
+        agreement = attacks.agreement(distance, reference["distance"], self.config.ranking.num_subsets)
+        logger.info(
+            "rank: agreement with Carlini-Wagner 3x500 on %d images: Spearman %.4f, same subset %.1f %%, same or "
+            "neighbouring %.1f %%, median ratio of distances %.3f",
+            len(sample),
+            agreement["spearman"],
+            100 * agreement["same_subset"],
+            100 * agreement["adjacent_subset"],
+            agreement["median_ratio"],
+        )
+        files.write_json(directory / "agreement.json", agreement | {"reference": "cw 3x500", "examples": len(sample)})
+
+    def train(self) -> None:
+        """Trains the config's method with each of its seeds."""
+        self._train(self.config, self.config.seeds)
+
+    def evaluate(self) -> None:
+        """Stores predictions of the method's runs and of the ranked one, and computes all metrics of the workdir."""
+        mapped = None
+        runs_to_predict = [(self.config.name, seed) for seed in self.config.seeds]
+        for name, seed in runs_to_predict:
+            run_dir = self.workdir.run(name, seed)
+            directory = self.workdir.predictions(name, seed)
+            if all((directory / f"{d}.npz").exists() for d in predictions.dataset_names(self.config.evaluation)):
+                continue
+            workdirs.claim(run_dir, workdirs.run_identity(self.config, seed), self.config)
+            if not runs.is_finished(run_dir, self.config):
+                raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
+            logits_of, variables = runs.load(run_dir)
+            mapped = mapped or self._map(lambda variables, batch: {"logits": logits_of(variables, batch["image"])})
+            predictions.predict(
+                f"{name}/seed_{seed}",
+                mapped,
+                self.replicas.replicate(variables),
+                self.config,
+                self.dataset,
+                self.splits,
+                directory,
+                self.replicas,
+            )
+        evaluation = summary.summarize(self.workdir, self.config, self.replicas.devices)
+        files.write_json(self.workdir.evaluation, evaluation)
+
+    def report(self) -> None:
+        """Writes the page, its figures and tables from the stored files, and prints the table."""
+        from arada import reporting  # matplotlib: a second that other stages need not wait
+
+        page = reporting.write_report(self.workdir.path)
+        print(reporting.terminal_table(files.read_json(self.workdir.evaluation)))
+        print(f"Report: {page}")
+
+    def _train(self, config: ml_collections.ConfigDict, seeds: tuple[int, ...]) -> None:
+        trainer = None
+        for seed in seeds:
+            run_dir = self.workdir.run(config.name, seed)
+            workdirs.claim(run_dir, workdirs.run_identity(config, seed), config)
+            if runs.is_finished(run_dir, config):
+                logger.info("%s/seed_%d is trained", config.name, seed)
+                continue
+            trainer = trainer or runs.Trainer(config, self.workdir, self.splits, self.replicas)
+            trainer.train(seed)
+
+    def _map(self, step):
+        return self.replicas.map(step, in_axes=(None, 0), out_axes=0)
+
+
+def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same experiment with one-hot labels: what is ranked, and what everything is compared with."""
+    vanilla = ml_collections.ConfigDict(config.to_dict())
+    vanilla.name = "vanilla"
+    vanilla.soft_labels.update(num_subsets=1, epsilon=0.0, adaptive=False)
+    return vanilla

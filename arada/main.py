@@ -1,0 +1,54 @@
+"""Command line: runs one config in one workdir, one stage or all.
+
+    python -m arada.main --config=configs/digits.py:ar_adals --workdir=workdir/digits
+
+Kept free of logic, so that everything else can be imported.
+"""
+
+import logging
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from arada.errors import UserError
+from arada.experiment import STAGES, Experiment
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment; made if missing, resumed if not.")
+_STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "The stage to run.")
+
+
+def main(_) -> None:
+    """Runs the stages; a user's mistake ends in one line and exit code 2."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("arada")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # orbax tells of every file it touches.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    try:
+        Experiment(_CONFIG.value, _WORKDIR.value).run(_STAGE.value)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Flags, with mistakes in a config told in one line; ml_collections raises all of these kinds for them."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def run() -> None:
+    """Entry point."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    run()

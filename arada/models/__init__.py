@@ -1,0 +1,20 @@
+"""Networks as flax.linen modules behind `init` and `apply(variables, images, train)`, built by name."""
+
+import flax.linen as nn
+
+from arada.models.classifier import logits_fn, normalize, unit_range
+from arada.models.layers import BATCH_AXIS
+from arada.models.resnet_v2 import ResNetV2
+
+# The values of `config.model.name`; the other fields of `config.model` are the module's own.
+BY_NAME = {"resnet_v2": ResNetV2}
+
+
+def build(name: str, num_classes: int, **fields) -> nn.Module:
+    """The network called `name`. Raises ValueError for an unknown name."""
+    if name not in BY_NAME:
+        raise ValueError(f"model.name is one of {sorted(BY_NAME)}, not {name!r}")
+    return BY_NAME[name](num_classes=num_classes, **fields)
+
+
+__all__ = ["BATCH_AXIS", "BY_NAME", "ResNetV2", "build", "logits_fn", "normalize", "unit_range"]

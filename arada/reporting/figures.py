@@ -1,0 +1,246 @@
+"""The panels of a report, drawn with matplotlib and written as SVG that reads on light and on dark pages."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from arada.reporting.names import BLUE, PURPLE, VERMILLION, Style, style
+
+# Text, axes and grid. No such colour reaches a file: `to_svg` makes it the colour of the page's own text.
+INK = "#010203"
+INKS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+SETTINGS = {
+    **dict.fromkeys(INKS, INK),
+    "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.15,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "legend.title_fontsize": 9.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "arada",
+}
+# Least robust to most robust. Its colours differ in hue, not in lightness: the dark or the light end of a usual
+# sequential scale would vanish on one of the two backgrounds.
+ROBUSTNESS = LinearSegmentedColormap.from_list("robustness", [VERMILLION, PURPLE, BLUE])
+# So that a panel on a phone keeps its text readable: 420 CSS pixels wide.
+WIDTH = 4.4
+FEW = 10
+
+
+class Panel(NamedTuple):
+    """One picture: the name of its file, a title, a description for those who cannot see it, and the SVG."""
+
+    name: str
+    title: str
+    description: str
+    svg: Markup
+
+
+def panel(name: str, title: str, description: str, draw: Callable, *arguments, height: float = 3.3) -> Panel:
+    """Calls `draw(figure, *arguments)` on an empty figure and renders it."""
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure, *arguments)
+        figure.axes[0].set_title(title)
+        return Panel(name, title, description, _to_svg(figure, name, title, description))
+
+
+def _to_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
+    """The figure as one `svg` element, the same bytes each time; all its ids begin with `name`."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r'(\bid="|href="#|url\(#)', lambda match: f"{match[0]}{name}-", svg).replace(INK, "currentColor")
+    # Without its size in points the picture fills the width that it is given; the viewBox keeps its proportions.
+    head, body = svg.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    return Markup(f'{head} role="img" aria-label="{escape(description)}"><title>{escape(title)}</title>{body}')
+
+
+def standalone(svg: str) -> str:
+    """The same picture as a file: its text follows the reader's light or dark setting by itself."""
+    head, body = svg.split(">", 1)
+    rule = "svg{color:#24292f}@media (prefers-color-scheme:dark){svg{color:#e6edf3}}"
+    return f"{head}><style>{rule}</style>{body}\n"
+
+
+def _legend(figure: Figure, handles: Sequence | None = None, columns: int = 2, title: str | None = None) -> None:
+    given = {} if handles is None else {"handles": handles}
+    figure.legend(
+        loc="outside lower left",
+        ncols=columns,
+        title=title,
+        alignment="left",
+        columnspacing=1.2,
+        handletextpad=0.5,
+        **given,
+    )
+
+
+def _line(of_method: Style) -> dict:
+    """The keywords of a method's line."""
+    return {"color": of_method.color, "marker": of_method.marker, "linestyle": of_method.line, "label": of_method.label}
+
+
+def _handle(method: str) -> Line2D:
+    return Line2D([], [], **_line(style(method)))
+
+
+def _subset_axis(axes: Axes, num_subsets: int) -> np.ndarray:
+    levels = np.arange(1, num_subsets + 1)
+    axes.set_xlabel(f"adversarial robustness level\n1 = least robust … {num_subsets} = most robust")
+    axes.set_xticks(levels if num_subsets <= 12 else levels[:: -(-num_subsets // 10)])
+    return levels
+
+
+def of_method(figure: Figure, method: str, label: str, lines: Mapping[str, tuple], shade: bool = False) -> None:
+    """Figure 1 and Figure 2 (a, b): one or two quantities x 100 of one method by robustness level, bars over seeds."""
+    axes = figure.subplots()
+    of_style = style(method)
+    looks = ({"linestyle": "-"}, {"linestyle": "--", "markerfacecolor": "none"})
+    for (name, (mean, deviation)), look in zip(lines.items(), looks, strict=False):
+        levels = _subset_axis(axes, len(mean))
+        bars = 100 * deviation if np.isfinite(deviation).any() else None
+        shared = {"color": of_style.color, "marker": of_style.marker, "capsize": 2.5, "elinewidth": 1}
+        axes.errorbar(levels, 100 * mean, bars, label=name, **shared, **look)
+    if shade:
+        (first, _), (second, _) = lines.values()
+        axes.fill_between(levels, 100 * first, 100 * second, color=of_style.color, alpha=0.15, linewidth=0)
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_ylabel(label)
+    _legend(figure)
+
+
+def by_subset(figure: Figure, label: str, series: Mapping[str, tuple]) -> None:
+    """Figure 1, bottom, and Figure 2 (c, d): a quantity x 100 by robustness level, with a band over seeds."""
+    axes = figure.subplots()
+    for method, (mean, deviation) in series.items():
+        levels = _subset_axis(axes, len(mean))
+        axes.plot(levels, 100 * mean, **_line(style(method)))
+        color = style(method).color
+        axes.fill_between(levels, 100 * (mean - deviation), 100 * (mean + deviation), color=color, alpha=0.15, lw=0)
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
+    _legend(figure)
+
+
+def reliability(figure: Figure, bins: Mapping[str, tuple]) -> None:
+    """Accuracy against confidence by bin, over the share of predictions in each bin; hollow means fewer than `FEW`."""
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":", label="perfectly calibrated")
+    for method, (count, confidence, accuracy) in bins.items():
+        seen, drawn = count > 0, _line(style(method))
+        axes.plot(100 * confidence[seen], 100 * accuracy[seen], **drawn | {"marker": ""})
+        for group, fill in ((count >= FEW, drawn["color"]), (seen & (count < FEW), "none")):
+            dots = {**drawn, "linestyle": "none", "label": None, "markerfacecolor": fill}
+            axes.plot(100 * confidence[group], 100 * accuracy[group], **dots)
+        edges = np.linspace(0, 100, len(count) + 1)
+        below.stairs(
+            100 * count / count.sum(), edges, color=drawn["color"], linestyle=drawn["linestyle"], linewidth=1.5
+        )
+    axes.set_ylabel("accuracy (%)")
+    below.set(xlabel="confidence (%)", ylabel="share (%)", yscale="log", xlim=(0, 100.5))
+    below.set_yticks([0.1, 1, 10, 100])
+    below.yaxis.set_major_formatter("{x:g}")
+    _legend(figure, [axes.lines[0], *(_handle(method) for method in bins)])
+
+
+def soft_labels(figure: Figure, epochs: np.ndarray, values: np.ndarray) -> None:
+    """The soft label of the correct class by epoch, a line for each robustness level."""
+    axes = figure.subplots()
+    count = values.shape[1]
+    ends = {0: "1 (least robust)", count - 1: f"{count} (most robust)"} if count > 1 else {0: "all examples"}
+    for subset in range(count):
+        color = ROBUSTNESS(subset / (count - 1)) if count > 1 else ROBUSTNESS(0.5)
+        axes.plot(epochs, values[:, subset], color=color, label=ends.get(subset, f"{subset + 1}"))
+    axes.set(xlabel="epoch", ylabel="soft label of the\ncorrect class")
+    if len(epochs) == 1:  # a line of one point shows nothing
+        for line in axes.lines:
+            line.set_marker("o")
+    # At most a dozen entries: beyond that the scale speaks for itself.
+    step = -(-count // 12)
+    shown = [line for i, line in enumerate(axes.lines) if i % step == 0 or i == count - 1]
+    _legend(figure, shown, columns=3, title="adversarial robustness level" if count > 1 else None)
+
+
+def by_severity(
+    figure: Figure,
+    label: str,
+    severities: Sequence[int],
+    shifted: Mapping[str, np.ndarray],
+    clean: Mapping[str, float],
+    from_zero: bool,
+) -> None:
+    """The paper's Figures 3 and 6: a box over types of shift by severity and method, and the clean test set."""
+    axes = figure.subplots()
+    width = 0.8 / len(shifted)
+    for index, (method, values) in enumerate(shifted.items()):
+        offset = (index - (len(shifted) - 1) / 2) * width
+        positions = np.arange(1, len(severities) + 1) + offset
+        color = style(method).color
+        by_severity = [100 * column[np.isfinite(column)] for column in values.T]
+        axes.boxplot(
+            by_severity,
+            positions=positions,
+            widths=0.8 * width,
+            whis=(0, 100),
+            patch_artist=True,
+            manage_ticks=False,
+            boxprops={"facecolor": (color, 0.35), "edgecolor": color},
+            **{part: {"color": color} for part in ("whiskerprops", "capprops", "medianprops")},
+        )
+        medians = [np.median(column) if len(column) else np.nan for column in by_severity]
+        dots = {"color": color, "linestyle": "none", "markersize": 4}
+        axes.plot(positions, medians, marker=style(method).marker, **dots)
+        axes.plot(offset, 100 * clean[method], marker=style(method).marker, **dots)
+    axes.set_xticks(range(len(severities) + 1), ["clean", *map(str, severities)])
+    axes.grid(visible=False, axis="x")
+    axes.set(xlabel="severity of shift", ylabel=label)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    _legend(figure, [_handle(method) for method in shifted])
+
+
+def distances(figure: Figure, distance: np.ndarray, subset: np.ndarray) -> None:
+    """Histogram of the distances to the decision boundary, coloured by robustness level, with the levels' edges."""
+    axes = figure.subplots()
+    finite = np.isfinite(distance)
+    count = int(subset.max()) + 1
+    colors = [ROBUSTNESS(r / max(count - 1, 1)) for r in range(count)]
+    groups = [distance[finite & (subset == r)] for r in range(count)]
+    if finite.any():
+        axes.hist(groups, bins=40, stacked=True, histtype="stepfilled", color=colors)
+    for group in groups[1:]:
+        if len(group):
+            axes.axvline(group.min(), color=INK, linewidth=0.7, linestyle=":", alpha=0.7)
+    failed = f"\n({np.sum(~finite)} without one are not drawn)" if not finite.all() else ""
+    axes.set(xlabel=f"L2 distance to the nearest adversarial example{failed}", ylabel="images")
+    axes.set_xlim(left=0)
+    ends = [Patch(color=colors[0], label="level 1 (least robust)")]
+    if count > 1:
+        ends.append(Patch(color=colors[-1], label=f"level {count} (most robust)"))
+    _legend(figure, ends)

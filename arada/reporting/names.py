@@ -1,0 +1,45 @@
+"""What a method is called and how it is drawn, the same in every table and figure."""
+
+import zlib
+from typing import NamedTuple
+
+# Okabe & Ito's colours, which colour-blind readers can tell apart. Their yellow is left out: it vanishes on white.
+ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#888888"
+MARKERS = "osD^vP*X<>hpd8"
+
+
+class Style(NamedTuple):
+    """A method's name for readers, its colour, marker and line."""
+
+    label: str
+    color: str
+    marker: str
+    line: str = "-"
+
+
+_STYLES = {
+    "vanilla": Style("Vanilla", VERMILLION, "o"),
+    "label_smoothing": Style("Label smoothing", PURPLE, "s"),
+    "adals": Style("AdaLS", GREEN, "^"),
+    "ar_adals": Style("AR-AdaLS", BLUE, "D"),
+    "ar_adals_on_the_fly": Style("AR-AdaLS, on the fly", SKY, "d"),
+    "mixup": Style("mixup", ORANGE, "P"),
+    "ccat": Style("CCAT", GREY, "X"),
+    "focal": Style("Focal loss", ORANGE, "v", ":"),
+    "adafocal": Style("AdaFocal", GREY, "<", ":"),
+    "ensemble_vanilla": Style("Ensemble of vanilla", VERMILLION, ">", "--"),
+    "ensemble_label_smoothing": Style("Ensemble of label smoothing", PURPLE, "p", "--"),
+    "ensemble_adals": Style("Ensemble of AdaLS", GREEN, "8", "--"),
+    "ensemble_ar_adals": Style("Ensemble of AR-AdaLS", BLUE, "h", "--"),
+    "ar_adals_of_ensemble": Style("AR-AdaLS of ensemble", SKY, "*", "-."),
+}
+
+
+def style(method: str) -> Style:
+    """The style of a method, by its folder's name under `runs`; unknown names get one that depends on the name only."""
+    if method in _STYLES:
+        return _STYLES[method]
+    colors = (SKY, ORANGE, GREY, GREEN, PURPLE, BLUE, VERMILLION)
+    number = zlib.crc32(method.encode())  # not hash(): it changes from one process to the next
+    return Style(method, colors[number % len(colors)], MARKERS[number // len(colors) % len(MARKERS)], ":")

@@ -1,0 +1,97 @@
+"""What the figures draw, read from a workdir. Whatever was not run comes back as None or empty."""
+
+import io
+import json
+
+import numpy as np
+from etils import epath
+from scipy import special
+
+from arada.evaluation import metrics
+from arada.reporting.tables import mean_and_deviation, shift_values
+
+
+def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file; empty if there is none."""
+    if not path.exists():
+        return {}
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        return dict(file)
+
+
+def subset_series(method: dict, key: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and standard deviation over seeds, [R] each, of a quantity by robustness subset of the test set."""
+    values = [run["subsets"][key] for run in method["runs"].values() if (run.get("subsets") or {}).get(key)]
+    return mean_and_deviation(values) if values else None
+
+
+def subset_variance(method: dict) -> tuple[np.ndarray, np.ndarray] | None:
+    """Variance over seeds by robustness subset; with NaN for a spread, for all seeds give it together."""
+    values = (method.get("variance") or {}).get("subsets")
+    return (np.asarray(values, np.float64), np.full(len(values), np.nan)) if values else None
+
+
+def shift_by_type(method: dict, metric: str) -> np.ndarray | None:
+    """A metric averaged over seeds, [types, severities]; for "variance" what the runs gave together."""
+    if metric == "variance":
+        values = np.asarray(list(((method.get("variance") or {}).get("shift") or {}).values()), np.float64)
+        return values if values.size else None
+    values = [of_run for run in method["runs"].values() if (of_run := shift_values(run, metric)).size]
+    return mean_and_deviation(values)[0] if values else None
+
+
+def on_test(method: dict, metric: str) -> float:
+    """A metric on the clean test set, averaged over seeds; NaN if it is missing."""
+    if metric == "variance":
+        value = (method.get("variance") or {}).get("test")
+        return np.nan if value is None else value
+    return float(mean_and_deviation([(run.get("test") or {}).get(metric) for run in method["runs"].values()])[0])
+
+
+def reliability(workdir: epath.Path, method: str, seeds: list, num_bins: int) -> tuple[np.ndarray, ...] | None:
+    """Count, mean confidence and accuracy of each bin of test predictions, pooled over seeds; members averaged."""
+    count = np.zeros(num_bins)
+    totals = np.zeros((2, num_bins))
+    for seed in seeds:  # one at a time: an ImageNet file takes 100 MB
+        arrays = read_arrays(workdir / "predictions" / method / f"seed_{seed}" / "test.npz")
+        if "logits" not in arrays:
+            continue
+        probabilities = special.softmax(arrays["logits"], axis=-1).mean(axis=0)
+        of_seed, *means = metrics.reliability(probabilities, arrays["label"], num_bins=num_bins)
+        count += of_seed
+        totals += np.nan_to_num(means) * of_seed
+    if not count.any():
+        return None
+    return count, *(totals / np.where(count, count, np.nan))
+
+
+def _logged(run: epath.Path) -> list[dict]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def soft_labels(workdir: epath.Path, method: str, seeds: list) -> tuple[np.ndarray, np.ndarray] | None:
+    """Epochs [T] and the soft label of the correct class [T, R], averaged over seeds and their members.
+
+    None unless the method adapts: several subsets, or one soft label that moves.
+    """
+    by_epoch: dict[float, list] = {}
+    for seed in seeds:
+        run = workdir / "runs" / method / f"seed_{seed}"
+        for folder in [run, *sorted(run.glob("member_*"))]:
+            for row in _logged(folder):
+                if keys := sorted(key for key in row if key.startswith("soft_label/subset_")):
+                    by_epoch.setdefault(row["epoch"], []).append([row[key] for key in keys])
+    if not by_epoch:
+        return None
+    epochs = sorted(by_epoch)
+    values = np.stack([mean_and_deviation(by_epoch[epoch])[0] for epoch in epochs])
+    adapts = values.shape[1] > 1 or np.ptp(values) > 1e-6
+    return (np.asarray(epochs), values) if adapts else None
+
+
+def distances(workdir: epath.Path, source: str) -> dict[str, dict[str, np.ndarray]]:
+    """By split, the arrays of the ranking that the experiment used."""
+    folder = workdir / "robustness" / source
+    arrays = {split: read_arrays(folder / f"{split}.npz") for split in ("train", "validation", "test")}
+    return {split: of_split for split, of_split in arrays.items() if of_split}

@@ -1,0 +1,84 @@
+"""The only file that maps a function over devices.
+
+A per-device function is written once, with collectives over the axis `BATCH_AXIS`, and mapped by `jax.pmap` or by
+`jax.jit(jax.shard_map)`. Arguments with axis None are replicated, those with axis 0 are global batches whose leading
+axis is cut among the devices; callers see global batches only.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from arada.models import BATCH_AXIS
+
+MAPPINGS = ("pmap", "shard_map")
+
+
+class Replicas:
+    """An explicit list of devices and the way to map over them."""
+
+    def __init__(self, devices: Sequence[jax.Device], mapping: str = "pmap"):
+        if mapping not in MAPPINGS:
+            raise ValueError(f"mapping is one of {MAPPINGS}, not {mapping!r}")
+        self.devices = tuple(devices)
+        self.mapping = mapping
+        self._mesh = Mesh(np.asarray(self.devices), (BATCH_AXIS,))
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    def replicate(self, tree):
+        """A copy of `tree` on every device. Placed once; a mapped function's replicated outputs stay in place."""
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
+
+    def map(
+        self, f: Callable, *, in_axes: tuple[int | None, ...], out_axes, donate_argnums: tuple[int, ...] = ()
+    ) -> Callable:
+        """`f` over all devices; `in_axes` and `out_axes` hold None (replicated) or 0 (cut along the batch).
+
+        Outputs with axis None must be equal on all devices (by a `psum` or `pmean`): pmap does not check. Outputs
+        with axis 0 are to be read by `fetch`.
+        """
+        if self.mapping == "pmap":
+            mapped = jax.pmap(
+                f,
+                axis_name=BATCH_AXIS,
+                in_axes=in_axes,
+                out_axes=out_axes,
+                devices=self.devices,
+                donate_argnums=donate_argnums,
+            )
+        else:
+            specs = [jax.tree.map(self._spec, axes, is_leaf=lambda axis: axis is None) for axes in (in_axes, out_axes)]
+            # check_vma=True would hand back gradients of replicated parameters already summed, and the step's own
+            # mean over devices would then be wrong by their number.
+            sharded = jax.shard_map(f, mesh=self._mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+            mapped = jax.jit(sharded, donate_argnums=donate_argnums)
+
+        def call(*args):
+            return mapped(*(arg if axis is None else self._cut(arg) for arg, axis in zip(args, in_axes, strict=True)))
+
+        return call
+
+    def fetch(self, tree):
+        """Outputs with axis 0 of a mapped function as global batches in host memory."""
+        host = jax.device_get(tree)
+        if self.mapping == "pmap":
+            host = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), host)
+        return host
+
+    @staticmethod
+    def _spec(axis):
+        return PartitionSpec() if axis is None else PartitionSpec(BATCH_AXIS)
+
+    def _cut(self, batch):
+        def cut(x):
+            if len(x) % len(self):
+                raise ValueError(f"a batch of {len(x)} cannot be cut among {len(self)} devices")
+            return x.reshape(len(self), -1, *x.shape[1:])
+
+        if self.mapping == "pmap":
+            return jax.tree.map(cut, batch)
+        return jax.device_put(batch, NamedSharding(self._mesh, PartitionSpec(BATCH_AXIS)))

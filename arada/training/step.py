@@ -1,0 +1,75 @@
+"""The train step and the validation step: pure, per device, with collectives over `BATCH_AXIS`."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from arada import models
+from arada.methods import Method
+from arada.models import BATCH_AXIS
+from arada.training.state import TrainState
+
+
+def train_step(
+    model: nn.Module,
+    method: Method,
+    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    optimizer: optax.GradientTransformation,
+    penalty: Callable[[dict], jax.Array],
+) -> Callable:
+    """Builds step(state, batch, soft_labels, key) -> (state, metrics); all but `batch` are replicated.
+
+    Args:
+      model: the network.
+      method: what turns a batch into losses (`arada.methods`).
+      augment: (key, example_id [B], normalised images) -> images.
+      optimizer: an optax transformation.
+      penalty: params -> scalar, added to the mean loss.
+
+    `key` is the run's; the key of step t is folded in from it, so that a resumed run draws the same numbers.
+    `metrics` are means over the global batch: loss (with the penalty), accuracy.
+    """
+
+    def step(state: TrainState, batch, soft_labels, key):
+        augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
+        images = augment(augment_key, batch["example_id"], models.normalize(state.normalization, batch["image"]))
+
+        def objective(params):
+            def forward(images):
+                variables = {"params": params, "batch_stats": state.batch_stats}
+                logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+                return logits, updated["batch_stats"]
+
+            losses, logits, batch_stats = method(forward, images, batch, soft_labels, method_key)
+            return jnp.mean(losses) + penalty(params), (logits, batch_stats)
+
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        # Equal shards: the mean of the devices' means is the mean over the batch. Batch statistics differ by device
+        # where batch norm is `per_device`; elsewhere their mean changes nothing.
+        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
+        grads, batch_stats, metrics = lax.pmean((grads, batch_stats, {"loss": loss, "accuracy": accuracy}), BATCH_AXIS)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        return state, metrics
+
+    return step
+
+
+def validation_step(model: nn.Module) -> Callable:
+    """Builds step(variables, batch) -> {"confidence", "correct", "loss"}, each [B]: what calibration needs."""
+    logits_fn = models.logits_fn(model)
+
+    def step(variables, batch):
+        log_probabilities = jax.nn.log_softmax(logits_fn(variables, batch["image"]))
+        return {
+            "confidence": jnp.exp(jnp.max(log_probabilities, axis=-1)),
+            "correct": jnp.argmax(log_probabilities, axis=-1) == batch["label"],
+            "loss": -jnp.take_along_axis(log_probabilities, batch["label"][:, None], axis=-1)[:, 0],
+        }
+
+    return step

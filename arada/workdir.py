@@ -1,0 +1,131 @@
+"""Where everything of an experiment lies, and which configs may share it.
+
+A workdir holds one data set and network, any number of methods and seeds. Beside each output lies the config that
+made it; a config that would have made something else is refused.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from arada import files
+from arada.errors import UserError
+
+
+class Workdir:
+    """The paths below one experiment's folder."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path)
+
+    def create(self) -> None:
+        """Makes the folder. Raises UserError if nothing can be written there."""
+        probe = self.path / ".writable"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}; choose another") from None
+
+    def run(self, name: str, seed: int) -> epath.Path:
+        """The folder of one training run."""
+        return self.path / "runs" / name / f"seed_{seed}"
+
+    def ranking(self, source: str) -> epath.Path:
+        """The folder of a ranking: of a run of this workdir, `<name>/seed_<s>`, or any other folder."""
+        return self.path / "robustness" / source if re.fullmatch(r"[\w.-]+/seed_\d+", source) else epath.Path(source)
+
+    def predictions(self, name: str, seed: int) -> epath.Path:
+        """The folder of one run's predictions."""
+        return self.path / "predictions" / name / f"seed_{seed}"
+
+    def runs(self) -> list[tuple[str, int]]:
+        """(name, seed) of every run that has begun, by name, then seed."""
+        found = (path.parent for path in self.path.glob("runs/*/seed_*/config.json"))
+        return sorted((path.parent.name, int(path.name.removeprefix("seed_"))) for path in found)
+
+    @property
+    def evaluation(self) -> epath.Path:
+        """The metrics of all methods."""
+        return self.path / "evaluation.json"
+
+
+def shared_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields that all runs of a workdir have in common."""
+    return _plain({"data": config.data, "model": config.model})
+
+
+def ranking_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields that decide a ranking, given its source run."""
+    ranking = config.ranking
+    settings = {"source": ranking.source, "attack": ranking.attack, ranking.attack: ranking[ranking.attack]}
+    return shared_identity(config) | _plain({"ranking": settings | {"num_subsets": ranking.num_subsets}})
+
+
+def run_identity(config: ml_collections.ConfigDict, seed: int) -> dict[str, Any]:
+    """The fields that decide a run's numbers; fields that its method does not use are left out."""
+    soft_labels = dict(config.soft_labels)
+    if not soft_labels["adaptive"]:
+        del soft_labels["alpha"]
+    identity = shared_identity(config) | _plain(
+        {"optimizer": config.optimizer, "training": config.training, "soft_labels": soft_labels, "seed": seed}
+    )
+    return identity | ranking_identity(config) if config.soft_labels.num_subsets > 1 else identity
+
+
+def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+    """Writes `path`/config.json, or checks that the one there has the same identity. Raises UserError with the
+    fields that differ."""
+    file = path / "config.json"
+    if not file.exists():
+        files.write_json(file, {"identity": identity, "config": _plain(config)})
+        return
+    differing = _differences(files.read_json(file)["identity"], identity)
+    if differing:
+        raise UserError(
+            f"{path} was made with another config: {'; '.join(differing)}. "
+            f"Use another --workdir or --config.name, or delete the folder"
+        )
+
+
+def check_shared(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the workdir holds runs of another data set or network."""
+    for name, seed in workdir.runs():
+        stored = files.read_json(workdir.run(name, seed) / "config.json")["identity"]
+        differing = _differences({key: stored[key] for key in ("data", "model")}, shared_identity(config))
+        if differing:
+            raise UserError(
+                f"{workdir.path} holds another experiment ({name}/seed_{seed}): {'; '.join(differing)}. "
+                f"Use another --workdir"
+            )
+
+
+def stored_config(path: epath.Path) -> ml_collections.ConfigDict:
+    """The config that made the output in `path`. Raises UserError if there is none."""
+    file = path / "config.json"
+    if not file.exists():
+        raise UserError(f"{path} is not the folder of a run: it has no config.json")
+    return ml_collections.ConfigDict(files.read_json(file)["config"], convert_dict=True)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON reads it back: tuples as lists, so that what is stored and what is new compare equal."""
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    return json.loads(json.dumps(value, default=lambda nested: nested.to_dict()))
+
+
+def _differences(stored: Any, new: Any, field: str = "") -> list[str]:
+    if isinstance(stored, dict) and isinstance(new, dict):
+        keys = sorted(stored.keys() | new.keys())
+        nested = (
+            _differences(stored.get(key, "absent"), new.get(key, "absent"), f"{field}.{key}".lstrip("."))
+            for key in keys
+        )
+        return [line for lines in nested for line in lines]
+    return [] if stored == new else [f"{field} is {stored} there and {new} here"]

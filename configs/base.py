@@ -1,0 +1,158 @@
+"""What all configs share: every field with its meaning, and the methods as presets.
+
+A preset is a name behind the config's path, several are joined by commas: `configs/cifar10.py:ar_adals,laptop`.
+Size presets change the data set's own fields and are applied first, then the method's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+Overrides = Mapping[str, Any]
+
+
+def config() -> ml_collections.ConfigDict:
+    """The fields of an experiment. Those that are None-like here ("", 0) are set by each data set's file."""
+    return ml_collections.ConfigDict(
+        {
+            # The method's name: the folder of its runs.
+            "name": "vanilla",
+            # Independent runs: each seed decides initial weights, data order and augmentation.
+            "seeds": (0,),
+            # The data set; fields depend on `source` (arada/data). split_seed is apart from the seeds: all runs of a
+            # workdir share one split.
+            "data": {},
+            "model": {
+                "name": "resnet_v2",
+                "depth": 29,
+                "width": 16,
+                # "global" (statistics of the whole batch) or "per_device".
+                "batch_norm": "global",
+            },
+            "optimizer": {
+                "name": "adam",
+                "learning_rate": 1e-3,
+                # ((epoch, factor), ...): from that 0-based epoch on the learning rate is multiplied by the factor.
+                "decay": (),
+                "warmup_epochs": 0.0,
+                # For "sgd" only.
+                "momentum": 0.9,
+                "nesterov": True,
+                # l2 * sum of w^2, without the half, over "convolutions" (kernels only) or "everything".
+                "l2": 1e-4,
+                "l2_on": "convolutions",
+            },
+            "training": {
+                "epochs": 0,
+                # Global: divided among the devices. The last partial batch of an epoch is dropped (Keras keeps it).
+                "batch_size": 0,
+                # "none", "flip", "shift_and_flip".
+                "augmentation": "none",
+                # "mean_image" (subtract the mean of each pixel) or "standardize" (each channel), of training images.
+                "normalization": "standardize",
+            },
+            "soft_labels": {
+                # R; 1 needs no ranking.
+                "num_subsets": 1,
+                # Smoothing at the start, eq. (1).
+                "epsilon": 0.0,
+                # Whether eq. (3) updates the soft labels after every epoch, with learning rate alpha.
+                "adaptive": False,
+                # ((first epoch, alpha), ...).
+                "alpha": ((0, 0.005),),
+            },
+            "ranking": {
+                # The run whose ranks are used (one for all methods and seeds of a workdir; the paper does not say
+                # whether each of its runs had its own), or a folder with train.npz and validation.npz.
+                "source": "vanilla/seed_0",
+                "attack": "cw",
+                # Subsets in the files and figures; the training's own number is soft_labels.num_subsets.
+                "num_subsets": 10,
+                # The paper's settings (A.4); initial_const, confidence and abort_early are cleverhans' defaults but
+                # for abort_early, which there is a decision for a whole batch.
+                "cw": {
+                    "binary_search_steps": 3,
+                    "max_iterations": 500,
+                    "learning_rate": 0.005,
+                    "initial_const": 0.01,
+                    "confidence": 0.0,
+                    "abort_early": False,
+                },
+                "fmn": {"steps": 20},
+                # Training images on which the ranking is compared with Carlini-Wagner 3x500; 0 for none.
+                "agreement_examples": 0,
+            },
+            "evaluation": {
+                # Bins of the calibration error. The paper gives no number; its scripts use 15, of equal width.
+                "num_bins": 15,
+                # Which probability the variance over runs takes (arada/evaluation/metrics.py). The paper's formula
+                # has one number a run and example. With each run's own maximum it could not reach the 0.116 of the
+                # paper's Table 5, for maxima of one image seldom differ by more than a half; with one class fixed for
+                # all runs it can.
+                "variance_of": "predicted_class",
+                # Generated shifts (arada/data/shifts.py) and their severities.
+                "shifts": ("noise", "blur", "contrast", "impulse", "rotation", "translation"),
+                "severities": (1, 2, 3, 4, 5),
+                "out_of_distribution": (),
+            },
+            # Nothing here changes a result: paths, devices, cadences, batch sizes of passes without gradients on
+            # weights. A run may be resumed with other values.
+            "run": {
+                # Where TFDS data lie; "" for TFDS' default (TFDS_DATA_DIR, ~/tensorflow_datasets).
+                "data_dir": "",
+                # 0 for all.
+                "num_devices": 0,
+                # "pmap" or "shard_map".
+                "mapping": "pmap",
+                "evaluation_batch_size": 512,
+                "ranking_batch_size": 256,
+                "log_every_steps": 50,
+                "checkpoint_every_steps": 1000,
+            },
+        }
+    )
+
+
+def methods(*, label_smoothing: float, adals: float, ar_adals: float) -> dict[str, Overrides]:
+    """The method presets of a data set: the smoothing of label smoothing, the alpha of AdaLS and of AR-AdaLS."""
+
+    def adaptive(num_subsets: int, alpha: float) -> Overrides:
+        return {
+            "soft_labels.num_subsets": num_subsets,
+            "soft_labels.adaptive": True,
+            "soft_labels.alpha": ((0, alpha),),
+        }
+
+    return {
+        "vanilla": {},
+        "label_smoothing": {"soft_labels.epsilon": label_smoothing},
+        "adals": adaptive(1, adals),
+        "ar_adals": adaptive(10, ar_adals),
+    }
+
+
+def with_presets(
+    config: ml_collections.ConfigDict,
+    presets: str,
+    methods: Mapping[str, Overrides],
+    sizes: Mapping[str, Overrides],
+) -> ml_collections.ConfigDict:
+    """Applies comma-separated `presets`: sizes, then at most one method, whose name the runs get.
+
+    Raises ValueError for an unknown preset or a second method.
+    """
+    names = [name for name in presets.split(",") if name]
+    unknown = [name for name in names if name not in methods and name not in sizes]
+    if unknown:
+        raise ValueError(f"unknown preset {unknown[0]!r}; there are {', '.join([*methods, *sizes])}")
+    chosen = [name for name in names if name in methods]
+    if len(chosen) > 1:
+        raise ValueError(f"one method at a time, not {' and '.join(chosen)}")
+    for name in names:
+        if name in sizes:
+            config.update_from_flattened_dict(sizes[name])
+    for name in chosen:
+        config.name = name
+        config.update_from_flattened_dict(methods[name])
+    return config

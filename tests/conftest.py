@@ -1,0 +1,32 @@
+"""Four virtual CPU devices for every test, one hypothesis profile, and the door to the peers."""
+
+import importlib
+import os
+
+# Before the first import of jax, by any test or plugin.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+
+import pytest
+from hypothesis import settings
+
+# No deadline: the first example of a shape compiles. Derandomised: a red test is red for everyone.
+settings.register_profile("arada", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("arada")
+
+
+@pytest.fixture(scope="session")
+def peer():
+    """`peer(name)` imports an independent library. Without it the test skips; with ARADA_REQUIRE_PEERS=1 it fails."""
+
+    def load(name):
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            reason = f"no {name} to compare with (tests/requirements-peers.txt): {error}"
+            if os.environ.get("ARADA_REQUIRE_PEERS") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+
+    return load

@@ -1,0 +1,92 @@
+import copy
+
+import pytest
+
+from arada.reporting import tables
+
+
+def test_results_are_means_and_deviations_over_seeds(evaluation):
+    table = tables.results(evaluation)
+    assert [label for label, _ in table.rows] == ["Vanilla", "AR-AdaLS"]
+    accuracy, ece, shifted, nll, brier, by_confidence, by_entropy = table.rows[0][1]
+    # Two values a and b have mean (a + b) / 2 and deviation |a - b| / sqrt(2).
+    assert str(accuracy) == "91.00 ± 1.41"  # 90 and 92
+    assert str(ece) == "5.00 ± 1.41"  # 4 and 6
+    # seed 0: severity 1 (8 + 16) / 2 = 12, severity 2 (16 + 24) / 2 = 20, mean 16; seed 1 half as much again, 24
+    assert str(shifted) == "20.00 ± 5.66"
+    assert str(nll) == "0.500 ± 0.141"
+    assert str(brier) == "0.180 ± 0.028"  # 0.20 and 0.16
+    assert str(by_confidence) == "0.900 ± 0.000"
+    assert str(by_entropy) == "0.930 ± 0.014"
+    assert table.columns[5:] == ["AUROC photographs (confidence) ↑", "AUROC photographs (entropy) ↑"]
+
+
+def test_ece_by_severity(evaluation):
+    table = tables.ece_by_severity(evaluation)
+    assert table.columns == ["clean", "severity 1", "severity 2", "mean of severities"]
+    # severities of vanilla: (12 + 18) / 2 and (20 + 30) / 2
+    assert [cell.mean for cell in table.rows[0][1]] == pytest.approx([5, 15, 25, 20])
+
+
+def test_variance(evaluation):
+    # (0.01 + 0.02) / 2 at severity 1, (0.03 + 0.04) / 2 at severity 2, mean 0.025
+    cells = tables.variance(evaluation).rows[0][1]
+    assert [str(cell) for cell in cells] == ["0.200", "2.500"]
+
+
+def test_one_seed_has_no_deviation(evaluation):
+    del evaluation["methods"]["vanilla"]["runs"]["1"]
+    assert str(tables.results(evaluation).rows[0][1][1]) == "4.00"
+    assert tables.seed_range(evaluation) == "1 to 2 seeds"
+    del evaluation["methods"]["ar_adals"]
+    assert tables.seed_range(evaluation) == "1 seed"
+
+
+@pytest.mark.parametrize("absent", [{}, None])
+def test_what_is_missing_was_not_run(evaluation, absent):
+    for method in evaluation["methods"].values():
+        method["variance"] = None
+        for run in method["runs"].values():
+            run["shift"] = run["ood"] = absent
+    table = tables.results(evaluation)
+    assert len(table.columns) == 5
+    assert str(table.rows[0][1][2]) == "not run"
+    assert [str(cell) for cell in tables.variance(evaluation).rows[0][1]] == ["not run", "not run"]
+    severities = [str(cell) for cell in tables.ece_by_severity(evaluation).rows[0][1]]
+    assert severities == ["5.00 ± 1.41", "not run", "not run", "not run"]
+
+
+def test_a_cell_says_when_seeds_are_missing(evaluation):
+    evaluation["methods"]["vanilla"]["runs"]["1"]["shift"] = {}
+    assert str(tables.results(evaluation).rows[0][1][2]) == "16.00 (1 of 2 seeds)"
+
+
+def test_a_type_that_is_missing_is_left_out_of_the_mean(evaluation):
+    run = copy.deepcopy(evaluation["methods"]["vanilla"]["runs"]["0"])
+    run["shift"]["blur"][1] = None
+    # severity 1 (8 + 16) / 2 = 12, severity 2 noise alone, 16
+    assert tables.under_shift(run, "ece") == pytest.approx(0.14)
+
+
+def test_terminal_table(evaluation):
+    assert tables.terminal_table(evaluation) == "\n".join(
+        [
+            "Method        accuracy          ECE  ECE under shift",
+            "--------  ------------  -----------  ---------------",
+            "Vanilla   91.00 ± 1.41  5.00 ± 1.41     20.00 ± 5.66",
+            "AR-AdaLS  91.00 ± 1.41  2.50 ± 0.71     10.00 ± 2.83",
+            "x100; mean ± standard deviation over 2 seeds",
+        ]
+    )
+
+
+def test_markdown(evaluation):
+    evaluation["methods"]["a|b"] = {"runs": {}}
+    lines = tables.to_markdown(tables.variance(evaluation)).splitlines()
+    assert lines[0] == "## Variance over seeds"
+    assert lines[2:5] == [
+        "| Method | clean ↓ | under shift ↓ |",
+        "| --- | ---: | ---: |",
+        "| Vanilla | 0.200 | 2.500 |",
+    ]
+    assert lines[6] == r"| a\|b | not run | not run |"
