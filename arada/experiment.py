@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from arada import attacks, checks, data, files, robustness, runs
+from arada import attacks, checks, data, files, models, robustness, runs
 from arada import workdir as workdirs
 from arada.errors import UserError
 from arada.evaluation import predictions, summary
@@ -79,8 +79,7 @@ class Experiment:
         if not wanted and not compare:
             logger.info("rank: %s is complete", directory)
             return
-        logits_of, variables = runs.load(self.workdir.path / "runs" / ranking.source)
-        del logits_of
+        _, variables = runs.load(self.workdir.path / "runs" / ranking.source)
         model = runs.build_model(config)
         robustness.check(model, variables, self.splits["train"])
         variables = self.replicas.replicate(variables)
@@ -124,29 +123,21 @@ class Experiment:
         self._train(self.config, self.config.seeds)
 
     def evaluate(self) -> None:
-        """Stores predictions of the method's runs and of the ranked one, and computes all metrics of the workdir."""
-        mapped = None
-        runs_to_predict = [(self.config.name, seed) for seed in self.config.seeds]
-        for name, seed in runs_to_predict:
-            run_dir = self.workdir.run(name, seed)
-            directory = self.workdir.predictions(name, seed)
-            if all((directory / f"{d}.npz").exists() for d in predictions.dataset_names(self.config.evaluation)):
-                continue
-            workdirs.claim(run_dir, workdirs.run_identity(self.config, seed), self.config)
-            if not runs.is_finished(run_dir, self.config):
+        """Stores the predictions of the method's runs, and computes all metrics of the workdir."""
+        config = self.config
+        incomplete = {}
+        for seed in config.seeds:
+            run_dir, directory = self.workdir.run(config.name, seed), self.workdir.predictions(config.name, seed)
+            if run_dir.exists():
+                workdirs.claim(run_dir, workdirs.run_identity(config, seed), config)
+            if not runs.is_finished(run_dir, config):
                 raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
-            logits_of, variables = runs.load(run_dir)
-            mapped = mapped or self._map(lambda variables, batch: {"logits": logits_of(variables, batch["image"])})
-            predictions.predict(
-                f"{name}/seed_{seed}",
-                mapped,
-                self.replicas.replicate(variables),
-                self.config,
-                self.dataset,
-                self.splits,
-                directory,
-                self.replicas,
-            )
+            if predictions.missing(directory, config.evaluation):
+                incomplete[directory] = self.replicas.replicate(runs.load(run_dir)[1])
+        if incomplete:
+            logits_fn = models.logits_fn(runs.build_model(config))
+            mapped = self._map(lambda variables, batch: {"logits": logits_fn(variables, batch["image"])})
+            predictions.predict(config.name, mapped, incomplete, config, self.dataset, self.splits, self.replicas)
         evaluation = summary.summarize(self.workdir, self.config, self.replicas.devices)
         files.write_json(self.workdir.evaluation, evaluation)
 

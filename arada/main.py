@@ -6,6 +6,7 @@ Kept free of logic, so that everything else can be imported.
 """
 
 import logging
+import os
 import sys
 
 from absl import app, flags
@@ -22,6 +23,9 @@ _STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "The stage to run."
 
 def main(_) -> None:
     """Runs the stages; a user's mistake ends in one line and exit code 2."""
+    # TensorFlow reads data and writes event files here, and would greet at every start.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("arada")
@@ -37,11 +41,17 @@ def main(_) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Flags, with mistakes in a config told in one line; ml_collections raises all of these kinds for them."""
+    """Parses flags and loads the config; a mistake ends in one line."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        rest = flags.FLAGS(argv)
+        # A file that cannot be loaded shows itself at the first look.
+        _CONFIG.value.keys()
+        return rest
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections raises all of these, some with a traceback for a text: its last line tells.
+        lines = [line.strip() for line in str(error.args[0] if len(error.args) == 1 else error).splitlines()]
+        told = lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
+        sys.exit(f"error: {told.removeprefix('ValueError: ')}")
 
 
 def run() -> None:

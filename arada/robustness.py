@@ -68,7 +68,8 @@ def rank(
     path_of = [parts / f"{name}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
     done = next((number for number, path in enumerate(path_of) if not path.exists()), len(path_of))
     progress = Progress(f"ranking {name}", "batch", len(path_of), batch_size)
-    logger.info("ranking %s: %d images%s", name, len(split), f", {done} batches are there" if done else "")
+    there = f", {done} batches are there" if done else ""
+    logger.info("ranking %s: %d images%s; the first batch compiles", name, len(split), there)
     stream = streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, first=done)
     for number, part in enumerate(stream, start=done):
         files.write_npz(path_of[number], part)

@@ -73,6 +73,8 @@ class Trainer:
         self._config, self._workdir, self._splits, self._replicas = config, workdir, splits, replicas
         self._model = build_model(config)
         self._optimizer = optimizers.build(config.optimizer, steps_per_epoch(config))
+        shapes = jax.eval_shape(self._model.init, jax.random.key(0), np.zeros((1, *config.data.image_shape)))
+        logger.info("%s", parameter_overview.get_parameter_overview(shapes["params"], include_stats=False))
         self._normalization = moments(splits["train"], config.training.normalization)
         train_step = steps.train_step(
             self._model,
@@ -101,10 +103,7 @@ class Trainer:
         supervision = self._initial_supervision()
         with Checkpoints(run_dir / "checkpoints") as checkpoints:
             restored = checkpoints.restore(jax.device_get(state), supervision)
-            if restored is None:
-                overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-                logger.info("%s: parameters\n%s", name, overview)
-            else:
+            if restored is not None:
                 state, supervision = restored
             writer = open_writer(run_dir, int(state.step))
             loop.train(

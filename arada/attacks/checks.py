@@ -21,8 +21,9 @@ def check_images(images: Array) -> None:
 def classifier_warnings(logits_fn: LogitsFn, images: Array) -> list[str]:
     """What makes an attack on this classifier pointless, in words; empty if nothing does.
 
-    Looks for probabilities in place of logits, outputs that ignore the input, gradients that vanish or are not finite,
-    and outputs that differ from call to call. Raises ValueError for images outside [0, 1] and for outputs that are not finite.
+    Looks for probabilities in place of logits, outputs that ignore the input, gradients that vanish or are not
+    finite, and outputs that differ from call to call. Raises ValueError for images outside [0, 1] and for outputs that
+    are not finite.
     """
     check_images(images)
     images = jnp.asarray(images, jnp.float32)

@@ -15,8 +15,9 @@ from arada.attacks.result import (
     per_example,
 )
 
-# Keeps arctanh finite on black and white pixels. These stay almost frozen at the paper's settings; the constant is
-# cleverhans' own, and a looser one would rank images with many saturated pixels differently.
+# Keeps arctanh finite on black and white pixels. tanh is so flat there that Adam moves them late, and the distance of
+# an image with many of them comes out too great; the constant is cleverhans' own, and a looser one would rank such
+# images differently.
 TANH_SCALE = 0.999999
 
 

@@ -46,8 +46,7 @@ def fmn_l2(
       steps: gradients an image.
       initial_step_size: L2 length of the first step; falls to a hundredth by a cosine.
       initial_shrinkage: relative change of the radius at the first step; falls to a fiftieth by a cosine.
-      overshoot: how far beyond the guessed boundary to step. Without it the point lands on the boundary of a locally
-        linear model and stalls there.
+      overshoot: how far beyond the guessed boundary to step, so that one step crosses that of a locally linear model.
       bisections: halvings of the final segment, and doublings of the push.
 
     Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks", algorithm 1; overshoot, push and bisection

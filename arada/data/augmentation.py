@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 
 def shift_by(image: jax.Array, offset: jax.Array) -> jax.Array:
-    """Moves image [H, W, C] by `offset` float[2] pixels, bilinear, edge pixels repeated.
+    """Reads image [H, W, C] at its pixels plus `offset` float[2], bilinear, edge pixels repeated; as in keras, what
+    it shows moves the other way.
 
     Two products with matrices that have two entries a row: unlike gathers these are fast everywhere.
     """

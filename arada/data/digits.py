@@ -18,6 +18,7 @@ from sklearn import datasets
 
 from arada.data import shifts
 from arada.data.splits import Split, partition
+from arada.errors import UserError
 
 NUM_CLASSES = 10
 SIZE = 8
@@ -61,8 +62,14 @@ class Digits:
         return np.clip(0.5 + self.contrast * (noisy - 0.5), 0, 1).astype(np.float32)
 
     def splits(self) -> dict[str, Split]:
-        """The three splits; all that is not train or validation is test."""
+        """The three splits; all that is not train or validation is test. Raises UserError if nothing is left for it."""
         signals, labels = _signals()
+        wanted = self.num_train + self.num_validation
+        if wanted >= len(labels):
+            raise UserError(
+                f"data.num_train + data.num_validation is {wanted}, which leaves none of the {len(labels)} digits to "
+                f"test; choose fewer"
+            )
         everything = Split(self._camera(signals, 0), labels, np.arange(len(labels), dtype=np.int32))
         sizes = (self.num_train, self.num_validation, len(labels) - self.num_train - self.num_validation)
         parts = partition(len(labels), sizes, self.split_seed)

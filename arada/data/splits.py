@@ -61,7 +61,12 @@ class Split:
 
 
 def partition(count: int, sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray, ...]:
-    """Disjoint random positions out of `count`, one array for each of `sizes`, each ascending."""
+    """Disjoint random positions out of `count`, one array for each of `sizes`, each ascending.
+
+    Raises ValueError if there are not so many.
+    """
+    if min(sizes) < 0 or sum(sizes) > count:
+        raise ValueError(f"parts of sizes {sizes} cannot be cut out of {count} examples")
     order = np.random.default_rng(seed).permutation(count)
     return tuple(np.sort(part) for part in np.split(order, np.cumsum(sizes))[: len(sizes)])
 

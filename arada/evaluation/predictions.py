@@ -1,7 +1,9 @@
 """Predictions, stored once: logits of a trained run on clean, shifted and out-of-distribution images."""
 
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -11,6 +13,7 @@ from etils import epath
 from arada import files, streaming
 from arada.data import Dataset, Split
 from arada.training.progress import Progress
+from arada.training.replication import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -25,51 +28,51 @@ def dataset_names(evaluation: ml_collections.ConfigDict) -> list[str]:
     ]
 
 
-def splits_of(
+def missing(directory: epath.Path, evaluation: ml_collections.ConfigDict) -> set[str]:
+    """The data sets of which `directory` holds no predictions."""
+    return {name for name in dataset_names(evaluation) if not (directory / f"{name}.npz").exists()}
+
+
+def _splits_of(
     evaluation: ml_collections.ConfigDict, dataset: Dataset, splits: dict[str, Split], wanted: set[str]
 ) -> Iterator[tuple[str, Split]]:
     """The splits whose names are `wanted`, made one at a time."""
-    sources = {
-        "test": lambda: splits["test"],
-        "validation": lambda: splits["validation"],
-        **{
-            f"{name}_{severity}": lambda name=name, severity=severity: dataset.shifted(splits["test"], name, severity)
-            for name in evaluation.shifts
-            for severity in evaluation.severities
-        },
-        **{
-            f"ood_{name.replace('/', '_')}": lambda name=name: dataset.out_of_distribution(name)
-            for name in evaluation.out_of_distribution
-        },
-    }
-    yield from ((name, make()) for name, make in sources.items() if name in wanted)
+    shifted = [(name, severity) for name in evaluation.shifts for severity in evaluation.severities]
+    makers = (
+        *(functools.partial(splits.get, name) for name in ("test", "validation")),
+        *(functools.partial(dataset.shifted, splits["test"], name, severity) for name, severity in shifted),
+        *(functools.partial(dataset.out_of_distribution, name) for name in evaluation.out_of_distribution),
+    )
+    yield from ((name, make()) for name, make in zip(dataset_names(evaluation), makers, strict=True) if name in wanted)
 
 
 def predict(
     job: str,
-    mapped,
-    variables,
+    mapped: Callable,
+    runs: Mapping[epath.Path, Any],
     config: ml_collections.ConfigDict,
     dataset: Dataset,
     splits: dict[str, Split],
-    directory: epath.Path,
-    replicas,
+    replicas: Replicas,
 ) -> None:
-    """Writes `directory`/<data set>.npz for every data set that has none: example_id, label, logits [1, N, Z].
+    """Writes `directory`/<data set>.npz wherever it is missing: example_id, label, logits [1, N, Z].
 
-    `mapped`(variables, batch) returns {"logits": [B, Z]}.
+    Args:
+      job: what progress lines call it.
+      mapped: (variables, batch) -> {"logits": [B, Z]}.
+      runs: from the directory of a run's predictions to its variables. A shifted set is made once for all of them.
     """
-    missing = {name for name in dataset_names(config.evaluation) if not (directory / f"{name}.npz").exists()}
-    if not missing:
-        return
-    logger.info("%s: predicting on %d data sets", job, len(missing))
-    progress = Progress(job, "data set", len(missing), len(splits["test"]))
-    for done, (name, split) in enumerate(splits_of(config.evaluation, dataset, splits, missing), start=1):
-        outputs = streaming.over(
-            mapped, variables, split, batch_size=config.run.evaluation_batch_size, replicas=replicas
-        )
-        outputs["logits"] = outputs["logits"][None].astype(np.float32)
-        files.write_npz(directory / f"{name}.npz", outputs)
+    wanted = {directory: missing(directory, config.evaluation) for directory in runs}
+    datasets = set().union(*wanted.values())
+    logger.info("%s: predicting on %d data sets with %d models", job, len(datasets), len(runs))
+    progress = Progress(job, "data set", len(datasets), len(splits["test"]) * len(runs))
+    batch_size = config.run.evaluation_batch_size
+    for done, (name, split) in enumerate(_splits_of(config.evaluation, dataset, splits, datasets), start=1):
+        for directory, variables in runs.items():
+            if name in wanted[directory]:
+                outputs = streaming.over(mapped, variables, split, batch_size=batch_size, replicas=replicas)
+                outputs["logits"] = outputs["logits"][None].astype(np.float32)
+                files.write_npz(directory / f"{name}.npz", outputs)
         progress.update(done)
 
 

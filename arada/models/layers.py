@@ -13,43 +13,61 @@ BATCH_AXIS = "batch"
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-# On TPU and GPU the stock convolution is the right one. XLA:CPU has two slow spots, measured on two AVX-512 cores:
+# On TPU and GPU the stock convolution is the right one. XLA:CPU has three slow spots, measured on two AVX-512 cores:
 #   a 1x1 convolution runs at a third of the same matrix product;
-#   inside a loop the input gradient of a 3x3 convolution runs at a twelfth, for it reverses the kernel in every turn
-#   (this decides the speed of an attack), so the flip is written out as an ordinary convolution.
-# Both are mended below, by platform, when the program is lowered.
+#   a convolution of a small map (8x8 and below) runs at a fifth of the product of its patches with the kernel;
+#   inside a loop the input gradient of a larger one runs at a twelfth, for it reverses the kernel in every turn (this
+#   decides the speed of an attack), so the flip is written out as an ordinary convolution.
+# All are mended below, by platform, when the program is lowered.
+_SMALL_MAP = 8 * 8
 
 
 def _stock(x, kernel, strides, padding):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
 
 
-def _is_pointwise(kernel) -> bool:
-    return kernel.shape[:2] == (1, 1)
-
-
-def _has_plain_input_gradient(kernel, strides, padding) -> bool:
-    """Whether the input gradient is itself a `SAME` convolution: stride 1 and odd kernels."""
-    return strides == (1, 1) and padding == "SAME" and kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1
-
-
-def _forward_on_cpu(x, kernel, strides, padding):
-    if _is_pointwise(kernel):
-        x = x[:, :: strides[0], :: strides[1]]
-        return jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
-    return _stock(x, kernel, strides, padding)
-
-
 def _backward_stock(x, kernel, cotangent, strides, padding):
     return jax.vjp(lambda x, kernel: _stock(x, kernel, strides, padding), x, kernel)[1](cotangent)
 
 
+def _pointwise(x, kernel, strides):
+    x = x[:, :: strides[0], :: strides[1]]
+    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _patches(x, kernel):
+    """A `SAME` convolution of stride 1 with an odd kernel as one matrix product."""
+    height, width = kernel.shape[:2]
+    padded = jnp.pad(x, ((0, 0), (height // 2,) * 2, (width // 2,) * 2, (0, 0)))
+    shifted = [padded[:, i : i + x.shape[1], j : j + x.shape[2]] for i in range(height) for j in range(width)]
+    patches = jnp.concatenate(shifted, axis=-1).reshape(-1, height * width * x.shape[-1])
+    return jnp.dot(patches, kernel.reshape(patches.shape[-1], -1)).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _as_products(x, kernel, strides, padding) -> Callable | None:
+    """The convolution as matrix products, where XLA:CPU runs these faster."""
+    if kernel.shape[:2] == (1, 1):
+        return functools.partial(_pointwise, strides=strides)
+    if _keeps_size(kernel, strides, padding) and x.shape[1] * x.shape[2] <= _SMALL_MAP:
+        return _patches
+    return None
+
+
+def _keeps_size(kernel, strides, padding) -> bool:
+    return strides == (1, 1) and padding == "SAME" and kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1
+
+
+def _forward_on_cpu(x, kernel, strides, padding):
+    products = _as_products(x, kernel, strides, padding)
+    return products(x, kernel) if products else _stock(x, kernel, strides, padding)
+
+
 def _backward_on_cpu(x, kernel, cotangent, strides, padding):
-    if _is_pointwise(kernel):
-        forward = functools.partial(_forward_on_cpu, strides=strides, padding=padding)
-        return jax.vjp(forward, x, kernel)[1](cotangent)
+    products = _as_products(x, kernel, strides, padding)
+    if products:
+        return jax.vjp(products, x, kernel)[1](cotangent)
     dx, dkernel = _backward_stock(x, kernel, cotangent, strides, padding)
-    if _has_plain_input_gradient(kernel, strides, padding):
+    if _keeps_size(kernel, strides, padding):
         dx = _stock(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), strides, padding)
     return dx, dkernel
 

@@ -57,8 +57,11 @@ class Panel(NamedTuple):
     svg: Markup
 
 
-def panel(name: str, title: str, description: str, draw: Callable, *arguments, height: float = 3.3) -> Panel:
-    """Calls `draw(figure, *arguments)` on an empty figure and renders it."""
+def panel(
+    name: str, title: str, description: str, draw: Callable, *arguments, height: float = 3.3, methods: int = 0
+) -> Panel:
+    """Calls `draw(figure, *arguments)` on an empty figure and renders it; many `methods` get room for a legend."""
+    height += 0.19 * max(0, -(-methods // 2) - 2)
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure, *arguments)
@@ -84,7 +87,7 @@ def standalone(svg: str) -> str:
     """The same picture as a file: its text follows the reader's light or dark setting by itself."""
     head, body = svg.split(">", 1)
     rule = "svg{color:#24292f}@media (prefers-color-scheme:dark){svg{color:#e6edf3}}"
-    return f"{head}><style>{rule}</style>{body}\n"
+    return f'{head} width="{100 * WIDTH:.0f}"><style>{rule}</style>{body}\n'
 
 
 def _legend(figure: Figure, handles: Sequence | None = None, columns: int = 2, title: str | None = None) -> None:
@@ -149,15 +152,15 @@ def by_subset(figure: Figure, label: str, series: Mapping[str, tuple]) -> None:
 
 
 def reliability(figure: Figure, bins: Mapping[str, tuple]) -> None:
-    """Accuracy against confidence by bin, over the share of predictions in each bin; hollow means fewer than `FEW`."""
+    """Accuracy against confidence by bin, over the share of predictions in each bin; hollow: fewer than `FEW`."""
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":", label="perfectly calibrated")
     for method, (count, confidence, accuracy) in bins.items():
-        seen, drawn = count > 0, _line(style(method))
-        axes.plot(100 * confidence[seen], 100 * accuracy[seen], **drawn | {"marker": ""})
-        for group, fill in ((count >= FEW, drawn["color"]), (seen & (count < FEW), "none")):
-            dots = {**drawn, "linestyle": "none", "label": None, "markerfacecolor": fill}
-            axes.plot(100 * confidence[group], 100 * accuracy[group], **dots)
+        drawn, many = _line(style(method)), count >= FEW
+        axes.plot(100 * confidence[many], 100 * accuracy[many], **drawn)
+        # Not joined to the others: a line through a handful of predictions shows their noise only.
+        hollow = drawn | {"linestyle": "none", "markerfacecolor": "none"}
+        axes.plot(100 * confidence[~many], 100 * accuracy[~many], **hollow)
         edges = np.linspace(0, 100, len(count) + 1)
         below.stairs(
             100 * count / count.sum(), edges, color=drawn["color"], linestyle=drawn["linestyle"], linewidth=1.5

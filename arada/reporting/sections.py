@@ -43,7 +43,7 @@ def _vanilla(method: dict) -> Section:
     panels = [gap] if gap else []
     if errors := {name: values for name, values in errors.items() if values}:
         draw = (figures.of_method, "vanilla", f"{', '.join(errors)} (x100)", errors)
-        title = f"Vanilla: {' and '.join(errors)}"
+        title = " and ".join(errors)
         panels.append(figures.panel("levels_vanilla_errors", title, _by_level(errors), *draw))
     return Section(panels, missing)
 
@@ -59,7 +59,11 @@ def _methods(methods: dict) -> Section:
         if lines:
             described = _by_level({style(name).label: values for name, values in lines.items()})
             draw = (figures.by_subset, f"{label} (x100)", lines)
-            panels.append(figures.panel(f"levels_{label.lower()}", f"{_capital(label)} by method", described, *draw))
+            panels.append(
+                figures.panel(
+                    f"levels_{label.lower()}", f"{_capital(label)} by method", described, *draw, methods=len(lines)
+                )
+            )
         else:
             missing.append(_sentence(label))
     return Section(panels, missing)
@@ -79,17 +83,18 @@ def _reliability(methods: dict, workdir: epath.Path, num_bins: int) -> Section:
         f"Mean confidence and accuracy in percent: {means}."
     )
     draw = (figures.reliability, bins)
-    return Section([figures.panel("reliability", "Reliability on the test set", described, *draw, height=4.6)], missing)
+    size = {"height": 4.6, "methods": len(bins)}
+    return Section([figures.panel("reliability", "Reliability on the test set", described, *draw, **size)], missing)
 
 
 def _soft_labels(methods: dict, workdir: epath.Path) -> Section:
     panels = []
     for name, method in methods.items():
         if logged := series.soft_labels(workdir, name, list(method["runs"])):
-            label, last = style(name).label, ", ".join(f"{value:.3f}" for value in logged[1][-1])
+            last = ", ".join(f"{value:.3f}" for value in logged[1][-1])
             described = f"Soft label of the correct class by epoch. At the last, least robust level first: {last}."
             draw = (figures.soft_labels, *logged)
-            panels.append(figures.panel(f"soft_labels_{_slug(name)}", f"{label}: soft labels", described, *draw))
+            panels.append(figures.panel(f"soft_labels_{_slug(name)}", style(name).label, described, *draw))
     return Section(panels, [] if panels else ["methods that adapt their labels"])
 
 
@@ -112,7 +117,9 @@ def _shift(methods: dict, severities: list[int] | None) -> Section:
             f"Box plot over types of shift, by severity. Medians ({unit}) at severity {severities[-1]}: {worst}."
         )
         draw = (figures.by_severity, f"{label} ({unit})", severities, values, clean, metric != "accuracy")
-        panels.append(figures.panel(f"shift_{metric}", f"{_capital(label)} under shift", described, *draw))
+        panels.append(
+            figures.panel(f"shift_{metric}", f"{_capital(label)} under shift", described, *draw, methods=len(values))
+        )
     return Section(panels, missing)
 
 
@@ -133,9 +140,8 @@ def _accuracy_and_confidence(name: str, method: dict) -> Panel | None:
     lines = {key: series.subset_series(method, key) for key in ("accuracy", "confidence")}
     if not all(lines.values()):
         return None
-    title = f"{style(name).label}: accuracy and confidence"
     draw = (figures.of_method, name, "accuracy, confidence (%)", lines, True)
-    return figures.panel(f"levels_{_slug(name)}", title, _by_level(lines), *draw)
+    return figures.panel(f"levels_{_slug(name)}", style(name).label, _by_level(lines), *draw)
 
 
 def _by_level(lines: Mapping[str, tuple]) -> str:

@@ -78,6 +78,11 @@ def seed_range(evaluation: dict) -> str:
     return f"{text} seed{'' if counts[-1] == 1 else 's'}"
 
 
+def _spread(evaluation: dict) -> str:
+    seeds = seed_range(evaluation)
+    return "one seed, so no standard deviation" if seeds == "1 seed" else f"mean ± standard deviation over {seeds}"
+
+
 def _test(metric: str) -> Callable[[dict], float | None]:
     return lambda run: (run.get("test") or {}).get(metric)
 
@@ -118,8 +123,8 @@ def results(evaluation: dict) -> Table:
             heading = f"AUROC {name} ({score}) ↑"
             columns.append(Column(heading, _out_of_distribution(name, f"auroc_{score}"), 1, 3))
     note = (
-        f"Mean ± standard deviation over {seed_range(evaluation)}; the last epoch's weights. ↑ higher is better, "
-        "↓ lower is better. Shift: mean over types at each severity, then over severities."
+        f"Test set: {_spread(evaluation)}. ↑ higher is better, ↓ lower is better. "
+        "Shift: mean over types at each severity, then over severities."
     )
     return _table(evaluation, "Results", note, columns)
 
@@ -131,7 +136,7 @@ def ece_by_severity(evaluation: dict) -> Table:
     for index, severity in enumerate(severities):
         columns.append(Column(f"severity {severity}", lambda run, i=index: under_shift(run, "ece", i), 100, 2))
     columns.append(Column("mean of severities", lambda run: under_shift(run, "ece"), 100, 2))
-    note = f"ECE x100, mean over types of shift; mean ± standard deviation over {seed_range(evaluation)}."
+    note = f"ECE x100, mean over types of shift; {_spread(evaluation)}."
     return _table(evaluation, "ECE by severity of shift", note, columns)
 
 
@@ -170,4 +175,4 @@ def terminal_table(evaluation: dict) -> str:
     """The three columns that matter most, as plain text for a terminal."""
     rows = [[label, *map(str, cells[:3])] for label, cells in results(evaluation).rows]
     text = to_text(["Method", "accuracy", "ECE", "ECE under shift"], rows)
-    return f"{text}\nx100; mean ± standard deviation over {seed_range(evaluation)}"
+    return f"{text}\nx100; {_spread(evaluation)}"

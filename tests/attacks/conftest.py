@@ -10,6 +10,8 @@ import optax
 import pytest
 from sklearn.datasets import load_digits
 
+from arada import attacks
+
 
 class Affine(NamedTuple):
     weights: np.ndarray
@@ -99,3 +101,9 @@ def digits():
 @pytest.fixture(scope="session")
 def digits_logits(digits):
     return functools.partial(conv_net, digits.params)
+
+
+@pytest.fixture(scope="session")
+def carlini_wagner_on_digits(digits_logits, digits):
+    """The attack as the paper has it."""
+    return jax.jit(lambda images: attacks.cw_l2(digits_logits, images))(digits.images)

@@ -114,7 +114,14 @@ SHORT = {"binary_search_steps": 3, "max_iterations": 100, "learning_rate": 0.02}
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"confidence": 1.0}, {"abort_early": True}, {"binary_search_steps": 5}, {"max_iterations": 60}],
+    [
+        {},
+        {"confidence": 1.0},
+        {"binary_search_steps": 5},
+        {"abort_early": True},
+        # So coarse that some examples abort at a point that would have been their best.
+        {"abort_early": True, "max_iterations": 30, "learning_rate": 0.05},
+    ],
     ids=str,
 )
 def test_distances_are_those_of_the_reference(options):
@@ -139,11 +146,15 @@ def test_abort_early_is_each_examples_own():
     assert np.any(result.distance[found] > 1.001 * unaborted.distance[found])
 
 
-def test_distance_of_an_affine_classifier(affine):
-    result = attack_jitted(affine.logits, affine.images)
-    assert np.all(result.success)
-    np.testing.assert_allclose(result.distance, affine.distances(), rtol=2e-4)
-    assert np.all(result.distance > affine.distances() * (1 - 1e-5))
+@pytest.fixture(scope="module")
+def affine_result(affine):
+    return attack_jitted(affine.logits, affine.images)
+
+
+def test_distance_of_an_affine_classifier(affine, affine_result):
+    assert np.all(affine_result.success)
+    np.testing.assert_allclose(affine_result.distance, affine.distances(), rtol=2e-3)
+    assert np.all(affine_result.distance > affine.distances() * (1 - 1e-5))
 
 
 def test_result_is_consistent(digits_logits, digits):
@@ -177,31 +188,31 @@ def test_nan_is_not_a_class(affine):
     np.testing.assert_array_equal(result.distance, np.inf)
 
 
-def test_candidates_are_rechecked(affine):
+def test_candidates_are_rechecked(affine, affine_result):
     label = jnp.argmax(affine.logits(affine.images), axis=-1)
-    beyond = attack_jitted(affine.logits, affine.images).adversarial
-    candidates = jnp.where(jnp.arange(len(label))[:, None, None, None] < 3, beyond, affine.images + 0.001)
+    candidates = np.where(
+        np.arange(len(label))[:, None, None, None] < 3, affine_result.adversarial, affine.images + 0.001
+    )
     result = checked(affine.logits, affine.images, candidates, label)
     np.testing.assert_array_equal(result.success, np.arange(len(label)) < 3)
     np.testing.assert_array_equal(result.adversarial[3:], affine.images[3:])
     np.testing.assert_array_equal(np.isinf(result.distance), np.arange(len(label)) >= 3)
 
 
-@pytest.mark.parametrize("abort_early", [False, True])
-def test_distances_do_not_depend_on_the_batch(abort_early, digits_logits, digits):
-    options = {"max_iterations": 50, "learning_rate": 0.05, "abort_early": abort_early}
-    whole = attack_jitted(digits_logits, digits.images, **options)
-    halves = [attack_jitted(digits_logits, part, **options) for part in np.split(digits.images, [5, 17])]
-    assert np.any(whole.success)
-    np.testing.assert_allclose(np.concatenate([half.distance for half in halves]), whole.distance, rtol=1e-4)
-
-
-def test_labels_default_to_predictions(affine):
-    predicted = np.argmax(affine.logits(affine.images), axis=-1)
-    np.testing.assert_array_equal(
-        attack_jitted(affine.logits, affine.images, max_iterations=50).distance,
-        attack_jitted(affine.logits, affine.images, predicted, max_iterations=50).distance,
+def test_distances_do_not_depend_on_the_batch(digits_logits, digits):
+    attack = jax.jit(
+        lambda images: attacks.cw_l2(digits_logits, images, max_iterations=50, learning_rate=0.05, abort_early=True)
     )
+    whole = attack(digits.images)
+    halves = [attack(half).distance for half in np.split(digits.images, 2)]
+    assert np.any(whole.success)
+    np.testing.assert_allclose(np.concatenate(halves), whole.distance, rtol=1e-5)
+
+
+def test_labels_default_to_predictions(affine, affine_result):
+    predicted = np.argmax(affine.logits(affine.images), axis=-1)
+    result = attack_jitted(affine.logits, affine.images, predicted)
+    np.testing.assert_allclose(result.distance, affine_result.distance, rtol=1e-5)
 
 
 def test_misclassified_image_is_at_no_distance_from_its_label(affine):
@@ -218,12 +229,12 @@ def test_confidence_is_the_margin_reached(affine):
 
 
 def test_black_and_white_pixels_are_attacked_within_the_box():
-    images = np.asarray([[0, 1, 0.5], [1, 0, 0.25]], np.float32)
-    result = attack_jitted(lambda x: (x - 0.6) @ jnp.asarray([[-1.0, 1.0], [1.0, -1.0], [9.0, -9.0]]), images)
+    images = np.asarray([[0, 1, 0.5], [1, 0, 0.75]], np.float32)
+    # The margin is 2 (x_2 - 0.6) up to the sign; by the first two pixels it can only grow.
+    result = attack_jitted(lambda x: (x - jnp.asarray([0, 1, 0.6])) @ jnp.asarray([[0.0, 0], [0, 0], [1, -1]]), images)
     assert np.all(result.success)
-    assert np.all(np.isfinite(result.distance))
-    # At the paper's settings tanh hardly moves saturated pixels: reference_facts of cleverhans, kept.
-    assert np.max(np.abs(result.adversarial - images)[:, :2]) < 2e-4
+    np.testing.assert_allclose(result.adversarial[:, :2], images[:, :2], atol=1e-6)
+    np.testing.assert_allclose(result.distance, [0.1, 0.15], rtol=2e-3)
 
 
 def test_new_variables_do_not_trace_again(affine):

@@ -1,7 +1,10 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
+
+import arada.reporting
 
 NUM_CLASSES, NUM_SUBSETS, EPOCHS, IMAGES = 10, 5, 4, 60
 
@@ -19,8 +22,7 @@ def metrics_of(accuracy, ece):
     }
 
 
-@pytest.fixture
-def evaluation():
+def make_evaluation():
     """Two methods, two seeds, two types of shift at two severities; the numbers are easy to average by hand."""
     methods = {}
     for rank, name in enumerate(("vanilla", "ar_adals")):
@@ -77,12 +79,11 @@ def evaluation():
     }
 
 
-@pytest.fixture
-def workdir(tmp_path, evaluation):
-    """The files that an experiment with these numbers leaves behind."""
+def fill(workdir, evaluation):
+    """Writes the files that an experiment with these numbers leaves behind."""
     random = np.random.default_rng(0)
-    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    ranking = tmp_path / "robustness" / "vanilla" / "seed_0"
+    (workdir / "evaluation.json").write_text(json.dumps(evaluation))
+    ranking = workdir / "robustness" / "vanilla" / "seed_0"
     ranking.mkdir(parents=True)
     for split in ("train", "validation", "test"):
         distance = np.sort(random.gamma(2, 0.1, IMAGES)).astype(np.float32)
@@ -91,12 +92,12 @@ def workdir(tmp_path, evaluation):
         np.savez(ranking / f"{split}.npz", distance=distance, subset=subset)
     for name, method in evaluation["methods"].items():
         for seed in method["seeds"]:
-            predictions = tmp_path / "predictions" / name / f"seed_{seed}"
+            predictions = workdir / "predictions" / name / f"seed_{seed}"
             predictions.mkdir(parents=True)
             label = random.integers(NUM_CLASSES, size=IMAGES).astype(np.int32)
             logits = random.normal(size=(1, IMAGES, NUM_CLASSES)) + 3 * np.eye(NUM_CLASSES)[label]
             np.savez(predictions / "test.npz", label=label, logits=logits.astype(np.float32))
-            run = tmp_path / "runs" / name / f"seed_{seed}"
+            run = workdir / "runs" / name / f"seed_{seed}"
             run.mkdir(parents=True)
             rows = [{"step": 1, "epoch": 0.5, "loss": 2.0}]
             for epoch in range(1, EPOCHS + 1):
@@ -108,4 +109,27 @@ def workdir(tmp_path, evaluation):
                         row[f"soft_label/subset_{subset:02}"] = 1 - 0.01 * epoch * (NUM_SUBSETS - subset) - 0.02 * seed
                 rows.append(row)
             (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def evaluation():
+    return make_evaluation()
+
+
+@pytest.fixture
+def workdir(tmp_path, evaluation):
+    fill(tmp_path, evaluation)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """The folder of a report on all of this."""
+    workdir = tmp_path_factory.mktemp("experiment")
+    fill(workdir, make_evaluation())
+    return pathlib.Path(arada.reporting.write_report(workdir)).parent
+
+
+@pytest.fixture
+def page(report):
+    return (report / "index.html").read_text()

@@ -40,6 +40,7 @@ def test_one_seed_has_no_deviation(evaluation):
     assert tables.seed_range(evaluation) == "1 to 2 seeds"
     del evaluation["methods"]["ar_adals"]
     assert tables.seed_range(evaluation) == "1 seed"
+    assert tables.terminal_table(evaluation).endswith("x100; one seed, so no standard deviation")
 
 
 @pytest.mark.parametrize("absent", [{}, None])

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# AR-AdaLS on real images in minutes: four methods on handwritten digits, three seeds each, one report.
+# Usage: bash launch/demo.sh [workdir]
+set -euo pipefail
+workdir=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../workdir/digits}")
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+make_environment requirements.txt
+
+# What one method compiles, the next one finds.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$workdir/compiled}
+for method in vanilla label_smoothing adals ar_adals; do
+  printf '\n== %s\n' "$method"
+  .venv/bin/python -m arada.main --config="configs/digits.py:$method" --workdir="$workdir"
+done

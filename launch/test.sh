@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Runs the tests. Usage: bash launch/test.sh [pytest options]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+make_environment requirements.txt tests/requirements.txt
+.venv/bin/python -m pytest "$@"

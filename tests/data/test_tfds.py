@@ -1,0 +1,143 @@
+import os
+
+import numpy as np
+import pytest
+
+from arada import data
+from arada.data import tfds
+from arada.errors import UserError
+from configs import cifar10
+
+SIZES = {"train": 30, "test": 14}
+
+
+def cifar10_in(data_dir, **fields):
+    config = cifar10.get_config().data
+    config.update(fields)
+    return data.build(config, str(data_dir))
+
+
+def tiny_in(data_dir, **fields):
+    return cifar10_in(data_dir, **{"name": "tiny", "num_train": 20, "num_validation": 10, "num_test": 14, **fields})
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Images and labels of a data set called tiny, in the order of its files."""
+    rng = np.random.default_rng(0)
+    return {
+        split: (rng.integers(0, 256, (size, 4, 4, 3)).astype(np.uint8), rng.integers(0, 5, size).astype(np.int32))
+        for split, size in SIZES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory, published):
+    """A folder with tiny as TFDS prepares it, four examples a file."""
+    library = tfds.import_tfds()
+    path = tmp_path_factory.mktemp("tfds")
+    folder = path / "tiny" / "1.0.0"
+    folder.mkdir(parents=True)
+    identity = library.core.DatasetIdentity(name="tiny", version="1.0.0", data_dir=str(folder), module_name="")
+    features = library.features.FeaturesDict(
+        {"image": library.features.Image(shape=(4, 4, 3)), "label": library.features.ClassLabel(num_classes=5)}
+    )
+    writer = library.core.SequentialWriter(
+        library.core.DatasetInfo(builder=identity, features=features), max_examples_per_shard=4
+    )
+    writer.initialize_splits(list(published))
+    for split, (images, labels) in published.items():
+        examples = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
+        writer.add_examples({split: examples})
+    writer.close_all()
+    assert len(list(path.rglob("*.tfrecord*"))) == 8 + 4
+    return path
+
+
+def test_an_id_is_the_position_in_the_files(data_dir, published):
+    splits = tiny_in(data_dir).splits()
+    for name, source in (("train", "train"), ("validation", "train"), ("test", "test")):
+        images, labels = published[source]
+        split = splits[name]
+        assert split.image.dtype == np.uint8
+        np.testing.assert_array_equal(split.image, images[split.example_id])
+        np.testing.assert_array_equal(split.label, labels[split.example_id])
+    np.testing.assert_array_equal(splits["test"].example_id, np.arange(14))
+    of_train = np.concatenate([splits[name].example_id for name in ("train", "validation")])
+    np.testing.assert_array_equal(np.sort(of_train), np.arange(30))
+
+
+def test_smaller_sizes_take_a_random_part(data_dir):
+    fields = {"num_train": 12, "num_validation": 8, "num_test": 6}
+    first, other = (tiny_in(data_dir, split_seed=seed, **fields).splits() for seed in (0, 1))
+    assert {name: len(split) for name, split in first.items()} == {"train": 12, "validation": 8, "test": 6}
+    assert not set(first["train"].example_id) & set(first["validation"].example_id)
+    for name, split in first.items():
+        assert not np.array_equal(split.example_id, other[name].example_id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"num_train": 25}, r"data\.num_train \+ data\.num_validation is 35, but tiny has 30"),
+        ({"num_test": 15}, r"data\.num_test is 15, but tiny has 14"),
+    ],
+)
+def test_sizes_beyond_the_published(data_dir, fields, named):
+    with pytest.raises(UserError, match=named):
+        tiny_in(data_dir, **fields).splits()
+
+
+def test_shifted_images_keep_ids_and_labels(data_dir):
+    dataset = tiny_in(data_dir)
+    test = dataset.splits()["test"]
+    for name, severity in (("noise", 1), ("rotation", 5)):
+        shifted, again = (dataset.shifted(test, name, severity) for _ in range(2))
+        np.testing.assert_array_equal(shifted.image, again.image)
+        np.testing.assert_array_equal(shifted.example_id, test.example_id)
+        np.testing.assert_array_equal(shifted.label, test.label)
+        assert shifted.image.dtype == np.float32
+        assert 0 < np.mean(np.abs(shifted.image - test.image / 255)) < 0.5
+
+
+def test_examples_from_elsewhere_have_no_class(data_dir, published):
+    elsewhere = tiny_in(data_dir).out_of_distribution("tiny")
+    np.testing.assert_array_equal(elsewhere.image, published["test"][0])
+    np.testing.assert_array_equal(elsewhere.label, np.full(14, -1))
+    np.testing.assert_array_equal(elsewhere.example_id, np.arange(14))
+
+
+def test_missing_data_name_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"'cifar10'.*python -m arada\.data\.prepare") as error:
+        cifar10_in(tmp_path).splits()
+    assert str(tmp_path) in str(error.value)
+
+
+def test_missing_data_from_elsewhere_name_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"'svhn_cropped'.*python -m arada\.data\.prepare"):
+        cifar10_in(tmp_path).out_of_distribution("svhn_cropped")
+
+
+def test_unknown_name(tmp_path):
+    with pytest.raises(UserError, match=r"data\.name .*'no_such_data_set'"):
+        cifar10_in(tmp_path, name="no_such_data_set").splits()
+
+
+@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR names no folder with a prepared cifar10")
+def test_cifar10_is_split_as_the_paper_says():
+    first = cifar10_in("").splits()
+    assert {name: len(split) for name, split in first.items()} == {"train": 45_000, "validation": 5_000, "test": 10_000}
+    train, validation, test = first.values()
+    of_train = np.concatenate([train.example_id, validation.example_id])
+    np.testing.assert_array_equal(np.sort(of_train), np.arange(50_000))
+    np.testing.assert_array_equal(test.example_id, np.arange(10_000))
+    for split in first.values():
+        assert split.image.dtype == np.uint8
+        assert split.image.shape[1:] == (32, 32, 3)
+    np.testing.assert_array_equal(np.bincount(train.label) + np.bincount(validation.label), np.full(10, 5_000))
+    np.testing.assert_array_equal(np.bincount(test.label), np.full(10, 1_000))
+
+    tfds._read.cache_clear()
+    for name, split in cifar10_in("").splits().items():
+        np.testing.assert_array_equal(split.image, first[name].image)
+        np.testing.assert_array_equal(split.label, first[name].label)

@@ -1,0 +1,179 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arada import models
+from arada.models import ResNetV2
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def shapes_of(model, image_shape):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+
+
+def test_the_papers_network_has_the_published_size():
+    variables = shapes_of(ResNetV2(num_classes=10), (32, 32, 3))
+    assert variables.keys() == {"params", "batch_stats"}
+    assert count(variables["params"]) == 843_786
+    assert count(variables["batch_stats"]) == 5_216
+    convolutions = [name for name in variables["params"] if name.startswith("Conv")]
+    assert len(convolutions) == 31  # 28 and three projections
+
+
+@pytest.mark.parametrize("depth", [2, 10, 12, 28, 30, -7])
+def test_depth_is_9n_and_2(depth):
+    with pytest.raises(ValueError, match="9n"):
+        shapes_of(ResNetV2(num_classes=10, depth=depth), (8, 8, 1))
+
+
+def test_build_by_name():
+    assert models.build("resnet_v2", 10, depth=11, width=4) == ResNetV2(num_classes=10, depth=11, width=4)
+    with pytest.raises(ValueError, match=r"model\.name"):
+        models.build("resnet", 10)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A network of depth 11 in JAX whose statistics, scales and biases are far from their start, and three images."""
+    model = ResNetV2(num_classes=10, depth=11, width=4)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(3, 32, 32, 3)).astype(np.float32)
+    shapes = shapes_of(model, (32, 32, 3))
+
+    def draw(path, leaf):
+        kind = path[-1].key
+        if kind == "kernel":
+            return rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape).astype(np.float32)
+        low, high = (0.5, 1.5) if kind in ("scale", "var") else (-0.5, 0.5)
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
+
+    return model, jax.tree_util.tree_map_with_path(draw, shapes), images
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_logits_are_float32(dtype):
+    model = ResNetV2(num_classes=7, depth=11, width=4, dtype=dtype)
+    variables = shapes_of(model, (8, 8, 1))
+    logits = jax.eval_shape(model.apply, variables, jnp.zeros((5, 8, 8, 1)))
+    assert logits.shape == (5, 7)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_use_leaves_statistics_alone_and_examples_apart(tiny):
+    model, variables, images = tiny
+    # Writing to an immutable collection would raise; with it mutable nothing may have changed.
+    logits, updated = jax.jit(lambda images: model.apply(variables, images, mutable=["batch_stats"]))(images)
+    for before, after in zip(
+        jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(updated["batch_stats"]), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    alone = jax.jit(model.apply)(variables, images[1:2])
+    np.testing.assert_allclose(alone[0], logits[1], rtol=1e-5, atol=1e-5)
+
+
+def test_training_updates_every_statistic(tiny):
+    model, variables, images = tiny
+    model = model.clone(batch_norm="per_device")
+    _, updated = jax.jit(lambda images: model.apply(variables, images, train=True, mutable=["batch_stats"]))(images)
+    for before, after in zip(
+        jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(updated["batch_stats"]), strict=True
+    ):
+        assert np.all(before != after)
+        # Keras' momentum of 0.99: the rest is what the batch adds.
+        assert np.all(np.isfinite((after - 0.99 * before) / 0.01))
+
+
+def test_normalisation_is_inside_the_logits_function(tiny):
+    model, variables, _ = tiny
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    mean, scale = np.array([0.1, 0.2, 0.3], np.float32), np.array([0.5, 0.25, 2], np.float32)
+    full = variables | {"normalization": {"mean": mean, "scale": scale}}
+    logits_fn = jax.jit(models.logits_fn(model))
+    from_bytes = logits_fn(full, images)
+    expected = jax.jit(model.apply)(variables, (images / 255 - mean) / scale)
+    np.testing.assert_allclose(from_bytes, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits_fn(full, (images / 255).astype(np.float32)), from_bytes, rtol=1e-5, atol=1e-5)
+
+
+def torch_twin(torch, depth, width, num_classes):
+    """Keras' ResNet v2 in PyTorch, written from its description; modules are called in the order of flax's names."""
+    nn, functional = torch.nn, torch.nn.functional
+
+    class Twin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
+            self.stem = self.conv(3, width, 3)
+            self.stem_norm = self.norm(width)
+            self.blocks = []
+            before = inside = width
+            for stage in range(3):
+                after = 4 * width if stage == 0 else 2 * before
+                for index in range((depth - 2) // 9):
+                    stride = 2 if stage > 0 and index == 0 else 1
+                    block = {"norm_0": None if stage == index == 0 else self.norm(before)}
+                    block["conv_0"], block["norm_1"] = self.conv(before, inside, 1, stride), self.norm(inside)
+                    block["conv_1"], block["norm_2"] = self.conv(inside, inside, 3), self.norm(inside)
+                    block["conv_2"] = self.conv(inside, after, 1)
+                    block["shortcut"] = self.conv(before, after, 1, stride) if index == 0 else None
+                    self.blocks.append(block)
+                    before = after
+                inside = after
+            self.head_norm, self.head = self.norm(before), nn.Linear(before, num_classes)
+
+        def conv(self, inputs, outputs, size, stride=1):
+            self.convolutions.append(nn.Conv2d(inputs, outputs, size, stride, padding=size // 2))
+            return self.convolutions[-1]
+
+        def norm(self, features):
+            self.norms.append(nn.BatchNorm2d(features, eps=1e-3))
+            return self.norms[-1]
+
+        def forward(self, x):
+            x = functional.relu(self.stem_norm(self.stem(x)))
+            for block in self.blocks:
+                y = functional.relu(block["norm_0"](x)) if block["norm_0"] else x
+                y = functional.relu(block["norm_1"](block["conv_0"](y)))
+                y = functional.relu(block["norm_2"](block["conv_1"](y)))
+                x = (block["shortcut"](x) if block["shortcut"] else x) + block["conv_2"](y)
+            x = functional.relu(self.head_norm(x))
+            return self.head(functional.avg_pool2d(x, 8).flatten(1))
+
+    return Twin().eval()
+
+
+def copy_weights(torch, variables, twin):
+    def tensor(value):
+        return torch.tensor(np.asarray(value))
+
+    params, stats = variables["params"], variables["batch_stats"]
+    with torch.no_grad():
+        for index, conv in enumerate(twin.convolutions):
+            conv.weight.copy_(tensor(params[f"Conv_{index}"]["kernel"]).permute(3, 2, 0, 1))
+            conv.bias.copy_(tensor(params[f"Conv_{index}"]["bias"]))
+        for index, norm in enumerate(twin.norms):
+            norm.weight.copy_(tensor(params[f"BatchNorm_{index}"]["scale"]))
+            norm.bias.copy_(tensor(params[f"BatchNorm_{index}"]["bias"]))
+            norm.running_mean.copy_(tensor(stats[f"BatchNorm_{index}"]["mean"]))
+            norm.running_var.copy_(tensor(stats[f"BatchNorm_{index}"]["var"]))
+        twin.head.weight.copy_(tensor(params["Dense_0"]["kernel"]).T)
+        twin.head.bias.copy_(tensor(params["Dense_0"]["bias"]))
+    total = sum(parameter.numel() for parameter in twin.parameters())
+    assert total == count(params), "the two networks differ in size"
+
+
+@pytest.mark.peer
+def test_logits_are_pytorchs(peer, tiny):
+    torch = peer("torch")
+    model, variables, images = tiny
+    twin = torch_twin(torch, model.depth, model.width, model.num_classes)
+    copy_weights(torch, variables, twin)
+    with torch.no_grad():
+        expected = twin(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
+    assert np.ptp(expected, axis=0).min() > 0.1, "the images must not look alike to the network"
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, images), expected, rtol=0, atol=1e-4)

@@ -1,0 +1,163 @@
+"""All stages, end to end, on a few digits and a tiny network."""
+
+import json
+
+import numpy as np
+import pytest
+
+import arada
+from arada import attacks, files, runs
+from arada.errors import UserError
+from arada.experiment import Experiment
+from arada.workdir import Workdir
+from configs import digits
+
+
+def tiny(method, **overrides):
+    """The testing preset on two devices, with one attack short enough for seconds."""
+    config = digits.get_config(f"{method},testing")
+    config.update_from_flattened_dict({"run.num_devices": 2, "seeds": (0, 1), **overrides})
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A workdir with two methods run to the end, two seeds each."""
+    path = tmp_path_factory.mktemp("experiment")
+    for method in ("vanilla", "ar_adals"):
+        Experiment(tiny(method), path).run()
+    return Workdir(path)
+
+
+def rows(workdir, name, seed):
+    return files.read_json_lines(workdir.run(name, seed) / "metrics.jsonl")
+
+
+def test_every_image_has_a_robustness_and_equal_subsets(workdir):
+    for split, count in {"train": 128, "validation": 128, "test": 1797 - 256}.items():
+        ranking = files.read_npz(workdir.ranking("vanilla/seed_0") / f"{split}.npz")
+        assert {key: value.dtype for key, value in ranking.items()} == {
+            "example_id": np.int32,
+            "distance": np.float32,
+            "subset": np.int32,
+            "label": np.int32,
+            "predicted": np.int32,
+        }
+        assert len(np.unique(ranking["example_id"])) == count
+        assert np.ptp(np.bincount(ranking["subset"], minlength=10)) <= 1
+        assert np.all(ranking["distance"] > 0)
+        np.testing.assert_array_equal(ranking["subset"], attacks.equal_subsets(ranking["distance"], 10))
+
+
+def test_soft_labels_follow_equation_3_over_epochs(workdir):
+    by_epoch = [row for row in rows(workdir, "ar_adals", 0) if "soft_label/subset_00" in row]
+    assert [row["epoch"] for row in by_epoch] == [1, 2, 3]
+    expected = np.ones(10)
+    for row in by_epoch:
+        np.testing.assert_allclose([row[f"soft_label/subset_{r:02}"] for r in range(10)], expected, atol=1e-6)
+        confidence = np.array([row[f"validation/confidence/subset_{r:02}"] for r in range(10)])
+        accuracy = np.array([row[f"validation/accuracy/subset_{r:02}"] for r in range(10)])
+        expected = np.clip(
+            expected - digits.METHODS["ar_adals"]["soft_labels.alpha"][0][1] * (confidence - accuracy), 0.1, 1
+        )
+
+
+def test_vanilla_keeps_one_hot_labels(workdir):
+    labels = [row["soft_label/subset_00"] for row in rows(workdir, "vanilla", 0) if "soft_label/subset_00" in row]
+    assert labels == [1.0, 1.0, 1.0]
+
+
+def test_predictions_hold_every_example_once(workdir):
+    stored = files.read_npz(workdir.predictions("ar_adals", 1) / "noise_5.npz")
+    assert stored["logits"].shape == (1, 1797 - 256, 10)
+    assert len(np.unique(stored["example_id"])) == 1797 - 256
+    outside = files.read_npz(workdir.predictions("ar_adals", 1) / "ood_photographs.npz")
+    assert np.all(outside["label"] == -1)
+
+
+def test_evaluation_agrees_with_the_stored_predictions(workdir):
+    evaluation = files.read_json(workdir.evaluation)
+    assert list(evaluation["methods"]) == ["ar_adals", "vanilla"]
+    stored = files.read_npz(workdir.predictions("vanilla", 1) / "test.npz")
+    accuracy = np.mean(stored["logits"][0].argmax(axis=-1) == stored["label"])
+    run = evaluation["methods"]["vanilla"]["runs"]["1"]
+    assert run["test"]["accuracy"] == pytest.approx(accuracy)
+    assert sum(run["subsets"]["count"]) == len(stored["label"])
+    assert np.average(run["subsets"]["accuracy"], weights=run["subsets"]["count"]) == pytest.approx(accuracy)
+    assert [len(values) for values in run["shift"].values()] == [2, 2]
+    assert evaluation["methods"]["vanilla"]["variance"]["test"] > 0
+
+
+def test_report_is_there(workdir):
+    page = (workdir.path / "report" / "index.html").read_text()
+    assert "AR-AdaLS" in page
+    assert "<svg" in page
+
+
+def test_a_trained_run_loads_as_a_classifier(workdir):
+    logits_fn, variables = arada.load(workdir.run("ar_adals", 0))
+    config = tiny("ar_adals")
+    test = Experiment(config, workdir.path).splits["test"]
+    stored = files.read_npz(workdir.predictions("ar_adals", 0) / "test.npz")
+    np.testing.assert_allclose(logits_fn(variables, test.image[:8]), stored["logits"][0, :8], atol=1e-4)
+
+
+def test_what_is_there_is_not_made_again(workdir, monkeypatch):
+    monkeypatch.setattr(runs, "Trainer", None)
+    monkeypatch.setattr("arada.robustness.attack_step", None)
+    before = {path: path.stat().mtime for path in workdir.path.glob("*/*/*/*.npz")}
+    Experiment(tiny("ar_adals"), workdir.path).run()
+    assert {path: path.stat().mtime for path in workdir.path.glob("*/*/*/*.npz")} == before
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "message"),
+    [
+        ("ar_adals", {"soft_labels.alpha": ((0, 0.5),)}, r"another config: soft_labels.alpha is .* there and .* here"),
+        ("ar_adals", {"training.epochs": 4}, r"training.epochs is 3 there and 4 here"),
+        ("vanilla", {"model.width": 8}, r"holds another experiment .*model.width is 4 there and 8 here"),
+        ("vanilla", {"data.noise": 0.1}, r"data.noise is 0.4 there and 0.1 here"),
+        ("adals", {"ranking.cw.max_iterations": 21}, r"ranking.cw.max_iterations is 20 there and 21 here"),
+    ],
+)
+def test_another_config_is_refused_with_the_fields_that_differ(workdir, method, overrides, message):
+    with pytest.raises(UserError, match=message):
+        Experiment(tiny(method, **overrides), workdir.path).run()
+
+
+def test_fields_of_no_consequence_may_differ(workdir):
+    overrides = {"run.num_devices": 4, "run.log_every_steps": 7, "evaluation.num_bins": 10, "seeds": (0,)}
+    Experiment(tiny("ar_adals", **overrides), workdir.path).run("train")
+
+
+def test_stages_that_come_too_early_say_what_is_missing(tmp_path):
+    config = tiny("ar_adals")
+    with pytest.raises(UserError, match=r"no config\.json"):
+        Experiment(config, tmp_path).run("rank")
+    with pytest.raises(UserError, match=r"no ranking .*--stage=rank"):
+        Experiment(config, tmp_path).run("train")
+    with pytest.raises(UserError, match="not trained to its end; run --stage=train first"):
+        Experiment(config, tmp_path).run("evaluate")
+
+
+def test_a_ranking_of_other_images_is_refused(workdir, tmp_path):
+    config = tiny("ar_adals", **{"ranking.source": str(workdir.ranking("vanilla/seed_0")), "data.split_seed": 1})
+    with pytest.raises(UserError, match="ranks other images than those of the train split"):
+        Experiment(config, tmp_path).run("train")
+
+
+def test_a_workdir_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: Not a directory; choose another"):
+        Experiment(tiny("vanilla"), tmp_path / "file" / "workdir")
+
+
+def test_more_devices_than_there_are_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"run\.num_devices is 64, but there are 4"):
+        Experiment(tiny("vanilla", **{"run.num_devices": 64}), tmp_path)
+
+
+def test_the_config_of_a_run_is_kept_beside_it(workdir):
+    stored = json.loads((workdir.run("ar_adals", 1) / "config.json").read_text())
+    assert stored["identity"]["seed"] == 1
+    assert stored["config"]["training"]["epochs"] == 3

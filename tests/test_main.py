@@ -1,0 +1,58 @@
+"""The command line as a user meets it: one line for a mistake, no traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "arada.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"XLA_FLAGS": ""},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/digits.py:ar_adal"], "unknown preset 'ar_adal'; there are vanilla"),
+        (["--config=configs/digit.py"], "configs/digit.py"),
+        (["--config=configs/digits.py", "--config.training.epoch=3"], "epoch"),
+        (["--config=configs/digits.py", "--config.training.epochs=many"], "epochs"),
+        (
+            ["--config=configs/digits.py:adals", "--config.soft_labels.alpha=((0,0.0),)"],
+            "alpha is a learning rate above 0",
+        ),
+        (["--config=configs/cifar10.py", "--config.run.data_dir=/nowhere"], "python -m arada.data.prepare"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):
+    result = run(*arguments, f"--workdir={tmp_path}")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+def test_flags_override_fields_of_every_kind(tmp_path):
+    result = run(
+        "--config=configs/digits.py:ar_adals,testing",
+        f"--workdir={tmp_path}",
+        "--stage=vanilla",
+        "--config.training.epochs=1",
+        "--config.seeds=(5,)",
+        "--config.soft_labels.alpha=((0,0.01),(2,0.1))",
+        "--config.evaluation.shifts=('blur',)",
+        "--config.optimizer.learning_rate=0.01",
+        "--config.optimizer.decay=((1,0.5),)",
+        "--config.run.mapping=shard_map",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "mapped by shard_map" in result.stderr
+    assert (tmp_path / "runs/vanilla/seed_0/checkpoints/4").exists()
