@@ -47,9 +47,14 @@ def parse(argv: list[str]) -> list[str]:
         # A file that cannot be loaded shows itself at the first look.
         _CONFIG.value.keys()
         return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (AttributeError, KeyError) as error:
+        what = error
+        while isinstance(what, AttributeError | KeyError):  # one within another, each adding its quotes
+            what = what.args[0]
+        sys.exit(f"error: the config has no such field: {' '.join(str(what).split())}")
+    except (flags.Error, TypeError, ValueError, OSError) as error:
         # ml_collections raises all of these, some with a traceback for a text: its last line tells.
-        lines = [line.strip() for line in str(error.args[0] if len(error.args) == 1 else error).splitlines()]
+        lines = [line.strip() for line in str(error).splitlines()]
         told = lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
         sys.exit(f"error: {told.removeprefix('ValueError: ')}")
 

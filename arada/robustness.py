@@ -38,7 +38,8 @@ def attack_step(model, attack: str, settings: ml_collections.ConfigDict) -> Call
 def check(model, variables, split: Split) -> None:
     """Looks at images and classifier before hours are spent: raises UserError, or warns."""
     try:
-        attacks.check_images(models.unit_range(split.image) if split.image.dtype == np.uint8 else split.image)
+        if split.image.dtype != np.uint8:
+            attacks.check_images(split.image)
         of_images = jax.jit(functools.partial(models.logits_fn(model), variables))
         for warning in attacks.classifier_warnings(of_images, models.unit_range(split.image[:16])):
             logger.warning("ranking: %s", warning)
@@ -65,7 +66,8 @@ def rank(
     if file.exists():
         return files.read_npz(file)
     parts = directory / "parts"
-    path_of = [parts / f"{name}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
+    # The batch size is part of the name: a job that goes on with another one starts anew.
+    path_of = [parts / f"{name}_{batch_size}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
     done = next((number for number, path in enumerate(path_of) if not path.exists()), len(path_of))
     progress = Progress(f"ranking {name}", "batch", len(path_of), batch_size)
     there = f", {done} batches are there" if done else ""
@@ -92,7 +94,7 @@ def rank(
         )
     whole["subset"] = attacks.equal_subsets(whole["distance"], num_subsets)
     files.write_npz(file, whole)
-    for path in path_of:
+    for path in parts.glob(f"{name}_*.npz"):
         path.unlink()
     return whole
 

@@ -86,7 +86,7 @@ class Digits:
     def out_of_distribution(self, name: str) -> Split:
         """Photograph crops through the same camera; their labels are -1, for they have none of the ten classes."""
         if name != "photographs":
-            raise ValueError(f"out-of-distribution data of digits is 'photographs', not {name!r}")
+            raise UserError(f"evaluation.out_of_distribution of digits is 'photographs', not {name!r}")
         images = self._camera(_photograph_crops(), 1)
         count = len(images)
         return Split(images, np.full(count, -1, np.int32), np.arange(count, dtype=np.int32))

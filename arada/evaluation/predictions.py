@@ -24,8 +24,13 @@ def dataset_names(evaluation: ml_collections.ConfigDict) -> list[str]:
         "test",
         "validation",
         *(f"{name}_{severity}" for name in evaluation.shifts for severity in evaluation.severities),
-        *(f"ood_{name.replace('/', '_')}" for name in evaluation.out_of_distribution),
+        *(ood_name(name) for name in evaluation.out_of_distribution),
     ]
+
+
+def ood_name(name: str) -> str:
+    """The stored name of an out-of-distribution set; TFDS names have slashes."""
+    return f"ood_{name.replace('/', '_')}"
 
 
 def missing(directory: epath.Path, evaluation: ml_collections.ConfigDict) -> set[str]:

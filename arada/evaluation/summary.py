@@ -30,7 +30,8 @@ def summarize(
     rankings = {name: files.read_npz(path) for name, path in ranked.items() if path.exists()}
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs():
-        if (workdir.predictions(name, seed) / "test.npz").exists():
+        clean = (workdir.predictions(name, seed) / f"{split}.npz" for split in ("test", "validation"))
+        if all(file.exists() for file in clean):
             by_method.setdefault(name, []).append(seed)
     return {
         "experiment": _experiment(workdir, config, rankings, ranking_dir, devices),
@@ -88,12 +89,11 @@ def _run(config: ml_collections.ConfigDict, directory, ranking) -> dict[str, Any
     return {
         "test": measured("test"),
         "validation": measured("validation"),
-        "shift": {
-            name: [measured(f"{name}_{severity}") for severity in evaluation.severities] for name in evaluation.shifts
-        },
+        "shift": {name: [measured(of) for of in sets] for name, sets in _shifted(config, [directory]).items()},
         "ood": {
-            name: _out_of_distribution(probabilities, directory, f"ood_{name.replace('/', '_')}")
+            name: _out_of_distribution(probabilities, directory, predictions.ood_name(name))
             for name in evaluation.out_of_distribution
+            if predictions.ood_name(name) not in predictions.missing(directory, evaluation)
         },
         "subsets": {} if ranking is None else _by_subset(config, probabilities, labels, _subset_of(ranking, ids)),
     }
@@ -188,10 +188,18 @@ def _variance(config, directories, ranking) -> dict[str, Any]:
         "test": float(of_test.mean()),
         "subsets": subsets,
         "shift": {
-            name: [float(of(f"{name}_{severity}")[0].mean()) for severity in evaluation.severities]
-            for name in evaluation.shifts
+            name: [float(of(shifted)[0].mean()) for shifted in sets]
+            for name, sets in _shifted(config, directories).items()
         },
     }
+
+
+def _shifted(config, directories) -> dict[str, list[str]]:
+    """The data sets of each type of shift, of those types that were predicted in all `directories`."""
+    evaluation = config.evaluation
+    missing = set().union(*(predictions.missing(directory, evaluation) for directory in directories))
+    sets = {name: [f"{name}_{severity}" for severity in evaluation.severities] for name in evaluation.shifts}
+    return {name: of_type for name, of_type in sets.items() if not missing.intersection(of_type)}
 
 
 def _commit() -> str:

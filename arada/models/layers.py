@@ -46,7 +46,7 @@ def _patches(x, kernel):
 
 def _as_products(x, kernel, strides, padding) -> Callable | None:
     """The convolution as matrix products, where XLA:CPU runs these faster."""
-    if kernel.shape[:2] == (1, 1):
+    if kernel.shape[:2] == (1, 1) and padding in ("SAME", "VALID"):
         return functools.partial(_pointwise, strides=strides)
     if _keeps_size(kernel, strides, padding) and x.shape[1] * x.shape[2] <= _SMALL_MAP:
         return _patches

@@ -43,3 +43,10 @@ def style(method: str) -> Style:
     colors = (SKY, ORANGE, GREY, GREEN, PURPLE, BLUE, VERMILLION)
     number = zlib.crc32(method.encode())  # not hash(): it changes from one process to the next
     return Style(method, colors[number % len(colors)], MARKERS[number // len(colors) % len(MARKERS)], ":")
+
+
+def in_order(evaluation: dict) -> dict:
+    """The evaluation with its methods as the table above has them, unknown ones last, by name."""
+    order = list(_STYLES)
+    names = sorted(evaluation["methods"], key=lambda name: (order.index(name) if name in order else len(order), name))
+    return evaluation | {"methods": {name: evaluation["methods"][name] for name in names}}

@@ -6,8 +6,9 @@ import pathlib
 import jinja2
 from etils import epath
 
+from arada.errors import UserError
 from arada.reporting import figures, sections, tables
-from arada.reporting.names import style
+from arada.reporting.names import in_order, style
 
 UNKNOWN = "not recorded"
 EXPECTED = ("num_classes", "num_subsets", "num_bins", "shift_origin", "variance_of")
@@ -23,13 +24,13 @@ VARIANCE_OF = {
 def write_report(workdir: str | epath.PathLike) -> epath.Path:
     """Writes `report/index.html`, `tables.md` and the figures as SVG into `workdir`, returns the page's path.
 
-    Raises ValueError if the experiment has not been evaluated.
+    Raises UserError if the experiment has not been evaluated.
     """
     workdir = epath.Path(workdir)
     source = workdir / "evaluation.json"
     if not source.exists():
-        raise ValueError(f"{source} does not exist: run --stage=evaluate first")
-    evaluation = json.loads(source.read_text())
+        raise UserError(f"{source} does not exist: run --stage=evaluate first")
+    evaluation = in_order(json.loads(source.read_text()))
     folder = workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
 

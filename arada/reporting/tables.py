@@ -173,6 +173,6 @@ def to_markdown(table: Table) -> str:
 
 def terminal_table(evaluation: dict) -> str:
     """The three columns that matter most, as plain text for a terminal."""
-    rows = [[label, *map(str, cells[:3])] for label, cells in results(evaluation).rows]
+    rows = [[label, *map(str, cells[:3])] for label, cells in results(names.in_order(evaluation)).rows]
     text = to_text(["Method", "accuracy", "ECE", "ECE under shift"], rows)
     return f"{text}\nx100; {_spread(evaluation)}"

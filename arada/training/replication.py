@@ -30,7 +30,10 @@ class Replicas:
         return len(self.devices)
 
     def replicate(self, tree):
-        """A copy of `tree` on every device. Placed once; a mapped function's replicated outputs stay in place."""
+        """`tree` on every device. Placed once; a mapped function's replicated outputs stay in place.
+
+        Arrays of JAX that are on one of the devices are not copied there: donating the result takes them along.
+        """
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
     def map(
@@ -74,11 +77,9 @@ class Replicas:
         return PartitionSpec() if axis is None else PartitionSpec(BATCH_AXIS)
 
     def _cut(self, batch):
-        def cut(x):
+        for x in jax.tree.leaves(batch):
             if len(x) % len(self):
                 raise ValueError(f"a batch of {len(x)} cannot be cut among {len(self)} devices")
-            return x.reshape(len(self), -1, *x.shape[1:])
-
         if self.mapping == "pmap":
-            return jax.tree.map(cut, batch)
+            return jax.tree.map(lambda x: x.reshape(len(self), -1, *x.shape[1:]), batch)
         return jax.device_put(batch, NamedSharding(self._mesh, PartitionSpec(BATCH_AXIS)))

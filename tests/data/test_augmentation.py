@@ -32,9 +32,7 @@ def test_shift_is_scipys(shape, offset):
 
 def test_whole_shift_by_hand():
     image = jnp.asarray([[1.0, 2, 3], [4, 5, 6]])[..., None]
-    np.testing.assert_array_equal(
-        augmentation.shift_by(image, jnp.asarray([0.0, 1.0]))[..., 0], [[2, 3, 3], [5, 6, 6]]
-    )
+    np.testing.assert_array_equal(augmentation.shift_by(image, jnp.asarray([0.0, 1.0]))[..., 0], [[2, 3, 3], [5, 6, 6]])
     np.testing.assert_array_equal(
         augmentation.shift_by(image, jnp.asarray([-1.0, 0.0]))[..., 0], [[1, 2, 3], [1, 2, 3]]
     )

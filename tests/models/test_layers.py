@@ -23,7 +23,9 @@ def stock(x, kernel, strides=(1, 1), padding="SAME"):
 
 def example(kernel, size, batch=2, channels=3, features=5):
     rng = np.random.default_rng(0)
-    x, kernel = (rng.normal(size=shape) for shape in ((batch, size, size, channels), (kernel, kernel, channels, features)))
+    x, kernel = (
+        rng.normal(size=shape) for shape in ((batch, size, size, channels), (kernel, kernel, channels, features))
+    )
     return x.astype(np.float32), kernel.astype(np.float32)
 
 

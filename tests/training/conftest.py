@@ -1,0 +1,104 @@
+"""Tiny networks and the mapped train steps that several tests share: compiling takes most of their time."""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from arada import methods, soft_labels
+from arada.data.augmentation import augment
+from arada.data.splits import Split
+from arada.models.layers import Conv, batch_norm
+from arada.training import step as steps
+from arada.training.optimizers import l2_penalty
+from arada.training.replication import Replicas
+from arada.training.state import init_state
+
+CLASSES, SUBSETS, BATCH, SHAPE = 3, 2, 16, (8, 8, 1)
+OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    # No momentum: a step is the gradient times -0.1.
+    "descent": lambda: optax.sgd(0.1),
+    "adam": lambda: optax.adam(1e-3, eps=1e-7),
+}
+
+
+class Small(nn.Module):
+    """Two convolutions with biases that feed batch norms, and a dense layer."""
+
+    batch_norm: str = "global"
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        norm = batch_norm(self.batch_norm, train=train, momentum=0.9, epsilon=1e-3)
+        x = nn.relu(norm()(Conv(4, use_bias=True)(x)))
+        x = nn.relu(norm()(Conv(8, strides=(2, 2), use_bias=True)(x)))
+        return nn.Dense(CLASSES)(jnp.mean(x, axis=(1, 2)))
+
+
+class Training(NamedTuple):
+    """A mapped train step with what it is applied to."""
+
+    step: Any
+    replicas: Replicas
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    traces: list[int]
+
+    def fresh(self, seed=0):
+        normalization = {"mean": np.full(SHAPE, 0.5, np.float32), "scale": np.full(1, 0.25, np.float32)}
+        return init_state(self.model, self.optimizer, normalization, SHAPE, jax.random.key(seed))
+
+    def run(self, batches, state=None, labels=None, key=0):
+        """The states before, between and after the steps, and each step's metrics, in host memory."""
+        state = self.replicas.replicate(self.fresh() if state is None else state)
+        labels = self.replicas.replicate(soft_labels.init(SUBSETS, CLASSES, 0.1) if labels is None else labels)
+        key = self.replicas.replicate(jax.random.key(key))
+        states, metrics = [jax.device_get(state)], []
+        for batch in batches:
+            state, of_step = self.step(state, batch, labels, key)
+            states.append(jax.device_get(state))
+            metrics.append(jax.device_get(of_step))
+        return states, metrics
+
+
+@pytest.fixture(scope="session")
+def training():
+    """(devices, mapping, optimizer, model, augmentation, l2) -> Training; one and the same for the same arguments."""
+
+    @functools.cache
+    def build(devices=2, mapping="pmap", optimizer="sgd", model=None, augmentation="shift_and_flip", l2=1e-3):
+        model, optimizer = model or Small(), OPTIMIZERS[optimizer]()
+        replicas = Replicas(jax.devices()[:devices], mapping)
+        penalty = functools.partial(l2_penalty, coefficient=l2, targets="convolutions")
+        traces = []
+
+        def method(*args):
+            traces.append(len(traces))
+            return methods.soft_label_cross_entropy(*args)
+
+        step = steps.train_step(model, method, functools.partial(augment, augmentation), optimizer, penalty)
+        mapped = replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,))
+        return Training(mapped, replicas, model, optimizer, traces)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def split():
+    """72 noisy images whose brightness tells the class, with ids that leave gaps: four batches of 16 an epoch."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, CLASSES, 72).astype(np.int32)
+    image = np.clip(rng.normal(80 + 50 * label[:, None, None, None], 40, (72, *SHAPE)), 0, 255).astype(np.uint8)
+    return Split(image, label, np.arange(100, 316, 3, dtype=np.int32))
+
+
+@pytest.fixture(scope="session")
+def batches(split):
+    """The four batches of the first epoch, with subsets."""
+    return [batch | {"subset": batch["example_id"] % SUBSETS} for batch in split.epoch(BATCH, seed=0, epoch=0)]
