@@ -53,7 +53,8 @@ def test_is_laxs_convolution_forward_and_backward(kernel, stride, size):
     assert_same(ours, laxs)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "size"), SHAPES)
+# Every way that the CPU has, and the stock one.
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(1, 1, 8), (1, 2, 32), (3, 1, 8), (3, 1, 32), (3, 2, 32)])
 def test_inside_a_loop(kernel, stride, size):
     def sums(conv):
         f = value_and_gradients(conv, (stride, stride))
@@ -92,7 +93,7 @@ def test_other_kernels_strides_and_paddings(kernel, strides, padding, size):
 def test_under_vmap(kernel, size):
     x = np.stack([example(kernel, size)[0] * scale for scale in (1, -2, 3)])
     kernels = np.stack([example(kernel, size)[1] + shift for shift in (0, 1, 2)])
-    f = value_and_gradients(convolution, (1, 1))
+    f = jax.jit(value_and_gradients(convolution, (1, 1)))
     one_by_one = [f(*pair) for pair in zip(x, kernels, strict=True)]
     assert_same(jax.jit(jax.vmap(f))(x, kernels), jax.tree.map(lambda *parts: jnp.stack(parts), *one_by_one))
     shared = [f(images, kernels[0]) for images in x]

@@ -1,4 +1,4 @@
-import ml_collections
+import jax
 import numpy as np
 import optax
 import pytest
@@ -22,7 +22,18 @@ def rates(config, steps_per_epoch, steps):
 def test_keras_boundaries():
     steps_per_epoch = 175
     # keras: above epoch 80 (0-based) a tenth, and so on.
-    expected = {0: 1e-3, 80: 1e-3, 81: 1e-4, 120: 1e-4, 121: 1e-5, 160: 1e-5, 161: 1e-6, 180: 1e-6, 181: 5e-7, 199: 5e-7}
+    expected = {
+        0: 1e-3,
+        80: 1e-3,
+        81: 1e-4,
+        120: 1e-4,
+        121: 1e-5,
+        160: 1e-5,
+        161: 1e-6,
+        180: 1e-6,
+        181: 5e-7,
+        199: 5e-7,
+    }
     config = cifar10.get_config().optimizer
     for first in (0, steps_per_epoch - 1):  # first and last step of an epoch
         at = [epoch * steps_per_epoch + first for epoch in expected]
@@ -99,8 +110,6 @@ def test_l2_by_hand(targets, squares):
 
 
 def test_l2_gradient_is_twice_the_coefficient():
-    import jax
-
     gradient = jax.grad(lambda params: optimizers.l2_penalty(params, 0.5, "convolutions"))(PARAMS)
     expected = jax.tree.map(np.zeros_like, PARAMS) | {"Conv_0": {"kernel": np.full((1, 1, 2, 1), 2.0), "bias": [0.0]}}
     jax.tree.map(np.testing.assert_array_equal, gradient, expected)
@@ -111,5 +120,5 @@ def test_l2_of_nothing_is_zero():
 
 
 def test_the_paper_penalises_kernels_of_convolutions():
-    config: ml_collections.ConfigDict = cifar10.get_config().optimizer
+    config = cifar10.get_config().optimizer
     assert (config.l2, config.l2_on, config.name) == (1e-4, "convolutions", "adam")

@@ -1,0 +1,31 @@
+"""The parts that others import bring along nothing they do not need."""
+
+import subprocess
+import sys
+
+import pytest
+
+PARTS = {
+    "arada.soft_labels": {"arada", "arada.soft_labels"},
+    "arada.attacks": {"arada", "arada.attacks"},
+    "arada.evaluation.metrics": {"arada", "arada.evaluation", "arada.evaluation.metrics"},
+    "arada.models": {"arada", "arada.models"},
+}
+
+
+def modules_after(statement):
+    code = f"{statement}; import sys; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_imports_nothing_else_of_the_project(part):
+    modules = modules_after(f"import {part}")
+    of_project = {name for name in modules if name.split(".")[0] == "arada"}
+    assert {name for name in of_project if not name.startswith(f"{part}.")} == PARTS[part]
+    assert not modules & {"tensorflow", "clu", "orbax", "matplotlib"}
+
+
+def test_loading_a_model_needs_no_tensorflow():
+    assert "tensorflow" not in modules_after("import arada; arada.load")

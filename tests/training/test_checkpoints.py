@@ -1,0 +1,170 @@
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from arada import soft_labels
+from arada.errors import UserError
+from arada.training.checkpoints import Checkpoints
+from arada.training.state import Supervision
+
+RUN = {"config": "{}", "seed": 3}
+
+
+def supervision_of(epoch=0):
+    labels = soft_labels.SoftLabelState(np.array([0.9, 0.1 * epoch], np.float32), 3)
+    return Supervision(labels, np.arange(72, dtype=np.int32) % 2, np.arange(30, dtype=np.int32) % 2)
+
+
+@pytest.fixture(scope="module")
+def task(training):
+    return training(2, "pmap", "adam", augmentation="none", l2=0.0)
+
+
+@pytest.fixture(scope="module")
+def states(task, batches):
+    """States of the steps 0 to 3."""
+    return task.run(batches[:3])[0]
+
+
+@pytest.fixture
+def empty(task):
+    """What to restore into: other numbers in the same shapes."""
+    labels = soft_labels.SoftLabelState(np.zeros(2, np.float32), 3)
+    return jax.device_get(task.fresh(seed=1)), Supervision(labels, np.zeros(72, np.int32), np.zeros(30, np.int32))
+
+
+@pytest.fixture
+def folder(tmp_path, states):
+    """A folder where the steps 1, 2 and 3 were saved."""
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, states[step], supervision_of(step), RUN)
+    return tmp_path / "checkpoints"
+
+
+def assert_bit_equal(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert (a.dtype, a.shape) == (e.dtype, e.shape)
+        assert np.asarray(a).tobytes() == np.asarray(e).tobytes()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def garble(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 :: 7] = bytes(255 - byte for byte in content[len(content) // 4 :: 7])
+    path.write_bytes(bytes(content))
+
+
+def break_all(step_folder, how):
+    files = [path for path in step_folder.rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(files) > 3
+    for path in files:
+        how(path)
+
+
+def test_round_trip_is_bit_exact(folder, states, empty):
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_step() == 3
+        state, supervision = checkpoints.restore(*empty)
+    assert_bit_equal(state, states[3])
+    assert_bit_equal(supervision, supervision_of(3))
+    assert state.step == 3
+
+
+def test_odd_values_survive(tmp_path, states, empty):
+    odd = np.array([np.inf, -np.inf, np.nan, -0.0, 1e-45], np.float32)
+    state = states[1].replace(normalization={"mean": odd, "scale": odd[::-1].copy()})
+    template = empty[0].replace(normalization={"mean": np.zeros(5, np.float32), "scale": np.zeros(5, np.float32)})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, supervision_of(1), RUN)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_bit_equal(checkpoints.restore(template, empty[1])[0], state)
+
+
+def test_the_newest_two_are_kept(folder):
+    assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["2", "3"]
+
+
+def test_nothing_to_restore(tmp_path, empty):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() is None
+        assert checkpoints.restore(*empty) is None
+        with pytest.raises(UserError, match="train the run first"):
+            checkpoints.restore_state(empty[0])
+
+
+def test_weights_alone(folder, states, empty):
+    with Checkpoints(folder) as checkpoints:
+        assert_bit_equal(checkpoints.restore_state(empty[0]), states[3])
+
+
+@pytest.mark.parametrize("how", [truncate, garble, lambda path: path.unlink()], ids=["truncated", "garbled", "emptied"])
+def test_a_broken_newest_is_passed_over(folder, states, empty, how, caplog):
+    break_all(folder / "3", how)
+    with Checkpoints(folder) as checkpoints, caplog.at_level(logging.WARNING, logger="arada"):
+        state, supervision = checkpoints.restore(*empty)
+        assert_bit_equal(state, states[2])
+        assert_bit_equal(supervision, supervision_of(2))
+        warnings = [record.message for record in caplog.records if record.name == "arada.training.checkpoints"]
+        assert len(warnings) == 1
+        assert f"checkpoint {folder / '3'} cannot be read and is passed over" in warnings[0]
+        # The run goes on from 2 and comes to 3 again.
+        assert checkpoints.latest_step() == 2
+        checkpoints.save(3, states[3], supervision_of(3), RUN)
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_step() == 3
+        assert_bit_equal(checkpoints.restore(*empty)[0], states[3])
+
+
+@pytest.mark.parametrize("how", [truncate, garble], ids=["truncated", "garbled"])
+@pytest.mark.parametrize("part", ["state", "supervision"])
+def test_one_broken_part_breaks_the_checkpoint(folder, states, empty, part, how):
+    break_all(folder / "3" / part, how)
+    with Checkpoints(folder) as checkpoints:
+        state, supervision = checkpoints.restore(*empty)
+    assert_bit_equal(state, states[2])
+    assert_bit_equal(supervision, supervision_of(2))
+
+
+def test_all_broken(folder, empty):
+    for step in ("2", "3"):
+        break_all(folder / step, truncate)
+    with (
+        Checkpoints(folder) as checkpoints,
+        pytest.raises(UserError, match=f"none of the checkpoints in {folder} can be read"),
+    ):
+        checkpoints.restore(*empty)
+    # Nothing is lost that someone may want to look at.
+    assert {path.name for path in folder.iterdir() if path.name.isdigit()} == {"2", "3"}
+
+
+def test_what_a_kill_leaves_is_no_checkpoint(folder, states, empty):
+    # orbax writes to a folder with another name first.
+    shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp-0")
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_step() == 3
+        assert_bit_equal(checkpoints.restore(*empty)[0], states[3])
+
+
+@pytest.mark.parametrize(("devices", "mapping"), [(1, "pmap"), (4, "shard_map")])
+def test_restores_onto_another_number_of_devices(folder, states, empty, training, batches, devices, mapping):
+    with Checkpoints(folder) as checkpoints:
+        state, _ = checkpoints.restore(*empty)
+    replicas = training(devices, mapping).replicas
+    placed = replicas.replicate(state)
+    for leaf in jax.tree.leaves(placed):
+        assert len(leaf.sharding.device_set) == devices
+    assert_bit_equal(jax.device_get(placed), states[3])
+
+
+def test_a_restored_state_trains_on_bit_by_bit(folder, states, empty, task, batches):
+    with Checkpoints(folder) as checkpoints:
+        state, _ = checkpoints.restore(*empty)
+    assert_bit_equal(task.run(batches[3:], state=state)[0][1], task.run(batches[3:], state=states[3])[0][1])

@@ -1,0 +1,283 @@
+import functools
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from arada import files, soft_labels
+from arada.errors import UserError
+from arada.training import loop
+from arada.training.checkpoints import Checkpoints
+from arada.training.logs import open_writer
+from arada.training.state import Supervision
+
+# Of the 72 images a batch of 16 leaves four steps an epoch.
+EPOCHS, BATCH, PER_EPOCH = 3, 16, 4
+TOTAL = EPOCHS * PER_EPOCH
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module")
+def task(training):
+    return training(2, "pmap", "sgd")
+
+
+def softened(epoch, state, supervision):
+    """A hook whose result hangs on the epoch, the weights and what the supervision was."""
+    mean = float(np.mean(state.params["Dense_0"]["kernel"]))
+    p_correct = supervision.soft_labels.p_correct * np.float32(0.9 + 0.01 * epoch + 0.01 * np.tanh(mean))
+    labels = supervision.soft_labels.replace(p_correct=p_correct)
+    return supervision.replace(soft_labels=labels), {"soft_label": float(p_correct[0]), "dense": mean}
+
+
+@pytest.fixture
+def run(task, split):
+    """run(directory, ...) trains there as a process would: from its last checkpoint if there is one."""
+
+    def run(
+        directory, *, step=task.step, hook=softened, log_every=1, save_every=3, around_writer=lambda writer: writer
+    ):
+        labels = soft_labels.SoftLabelState(np.ones(2, np.float32), 3)
+        start = Supervision(labels, (np.arange(len(split)) % 2).astype(np.int32), np.zeros(5, np.int32))
+        with Checkpoints(directory / "checkpoints") as checkpoints:
+            template = jax.device_get(task.fresh())
+            state, supervision = checkpoints.restore(template, start) or (task.fresh(), start)
+            writer = around_writer(open_writer(directory, int(state.step)))
+            state, supervision = loop.train(
+                "run/seed_0",
+                step,
+                state,
+                supervision,
+                split,
+                replicas=task.replicas,
+                epochs=EPOCHS,
+                batch_size=BATCH,
+                seed=0,
+                key=jax.random.key(5),
+                after_epoch=hook,
+                writer=writer,
+                checkpoints=checkpoints,
+                log_every_steps=log_every,
+                checkpoint_every_steps=save_every,
+                run={"seed": 0},
+            )
+            writer.close()
+        return jax.device_get((state, supervision))
+
+    return run
+
+
+def rows(directory):
+    """metrics.jsonl without the speed, which no two runs share."""
+    lines = files.read_json_lines(directory / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in lines]
+
+
+def saved_steps(directory):
+    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def assert_bit_equal(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+@pytest.fixture
+def whole(run, tmp_path):
+    """The folder and the result of a run that nobody stopped."""
+    directory = tmp_path / "whole"
+    return directory, run(directory)
+
+
+def recording(task, calls):
+    """The step, with what it is given kept in `calls`."""
+
+    def step(state, batch, labels, key):
+        calls.append((int(state.step), batch, np.asarray(labels.p_correct)))
+        return task.step(state, batch, labels, key)
+
+    return step
+
+
+def test_every_step_has_its_row_and_every_epoch_its_metrics(whole):
+    directory, (state, supervision) = whole
+    assert state.step == TOTAL
+    logged = rows(directory)
+    assert [row["step"] for row in logged] == list(range(1, TOTAL + 1))
+    assert [row["epoch"] for row in logged] == [step / PER_EPOCH for step in range(1, TOTAL + 1)]
+    assert [row["step"] for row in logged if "soft_label" in row] == [4, 8, 12]
+    assert logged[-1]["soft_label"] == supervision.soft_labels.p_correct[0]
+    assert logged[-1]["train/loss"] < logged[0]["train/loss"]
+    speeds = [row.get("images_per_second") for row in files.read_json_lines(directory / "metrics.jsonl")]
+    # The first step only starts the clock.
+    assert speeds[0] is None
+    assert all(speed > 0 for speed in speeds[1:])
+    assert saved_steps(directory) == [9, 12]
+
+
+def test_windows_are_means_and_end_with_the_epoch(run, whole, tmp_path):
+    directory, expected = whole
+    assert_bit_equal(run(tmp_path / "windows", log_every=3), expected)
+    by_step = {row["step"]: row for row in rows(directory)}
+    windows = {3: (1, 2, 3), 4: (4,), 7: (5, 6, 7), 8: (8,), 11: (9, 10, 11), 12: (12,)}
+    logged = {row["step"]: row for row in rows(tmp_path / "windows")}
+    assert logged.keys() == windows.keys()
+    for step, window in windows.items():
+        for name in ("train/loss", "train/accuracy"):
+            mean = np.mean([by_step[of][name] for of in window])
+            # The steps' float32 values are averaged in float32.
+            assert logged[step][name] == pytest.approx(mean, rel=2e-7)
+        assert logged[step]["epoch"] == step / PER_EPOCH
+
+
+def test_steps_get_the_epochs_order_subsets_and_soft_labels(run, task, split, tmp_path):
+    calls = []
+    run(tmp_path, step=recording(task, calls))
+    subset_of = dict(zip(split.example_id.tolist(), (np.arange(72) % 2).tolist(), strict=True))
+    expected = [batch for epoch in range(EPOCHS) for batch in split.epoch(BATCH, seed=0, epoch=epoch)]
+    assert [step for step, *_ in calls] == list(range(TOTAL))
+    for (_, batch, _), batch_expected in zip(calls, expected, strict=True):
+        np.testing.assert_array_equal(batch["example_id"], batch_expected["example_id"])
+        assert batch["subset"].tolist() == [subset_of[i] for i in batch["example_id"].tolist()]
+    # The hook's supervision is that of the next epoch.
+    p_correct = [float(labels[0]) for *_, labels in calls]
+    logged = [row["soft_label"] for row in rows(tmp_path) if "soft_label" in row]
+    assert p_correct == [1.0] * 4 + [logged[0]] * 4 + [logged[1]] * 4
+
+
+def stop_at(moment, step):
+    """Arguments of `run` that end it at `step`: before a step, while logging it, or in the hook."""
+    if moment == "step":
+
+        def before(task_step, state, *args):
+            if int(state.step) == step:
+                raise Killed
+            return task_step(state, *args)
+
+        return lambda task: {"step": functools.partial(before, task.step)}
+    if moment == "hook":
+
+        def hook(epoch, state, supervision):
+            if int(state.step) == step:
+                raise Killed
+            return softened(epoch, state, supervision)
+
+        return lambda task: {"hook": hook}
+
+    def around_writer(writer):
+        write = writer.write_scalars
+
+        def write_scalars(of_step, scalars):
+            # A log may reach the disk ahead of its checkpoint.
+            write(of_step, scalars)
+            if of_step == step:
+                writer.flush()
+                raise Killed
+
+        writer.write_scalars = write_scalars
+        return writer
+
+    return lambda task: {"around_writer": around_writer}
+
+
+@pytest.mark.parametrize(
+    ("moment", "step", "resumed"),
+    [
+        ("step", 2, 0),  # before the first checkpoint
+        ("step", 5, 3),  # in the middle of an epoch
+        ("log", 8, 6),
+        ("hook", 8, 6),
+        ("step", 9, 9),
+        ("log", 12, 9),  # all but the last checkpoint
+    ],
+)
+def test_a_killed_run_ends_like_one_that_was_not(run, task, whole, tmp_path, moment, step, resumed):
+    directory, expected = whole
+    killed = tmp_path / "killed"
+    with pytest.raises(Killed):
+        run(killed, **stop_at(moment, step)(task))
+    calls = []
+    result = run(killed, step=recording(task, calls))
+    assert [of_step for of_step, *_ in calls] == list(range(resumed, TOTAL))
+    assert_bit_equal(result, expected)
+    assert rows(killed) == rows(directory)
+    assert saved_steps(killed) == saved_steps(directory)
+
+
+def test_a_run_killed_again_and_again(run, task, whole, tmp_path):
+    directory, expected = whole
+    killed = tmp_path / "killed"
+    for step in (4, 7, 10):
+        with pytest.raises(Killed):
+            run(killed, **stop_at("step", step)(task))
+    assert_bit_equal(run(killed), expected)
+    assert rows(killed) == rows(directory)
+
+
+def test_a_checkpoint_at_the_end_of_an_epoch_does_not_repeat_the_hook(run, task, whole, tmp_path):
+    epochs = []
+
+    def hook(epoch, state, supervision):
+        epochs.append(epoch)
+        return softened(epoch, state, supervision)
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", hook=hook, save_every=4, **stop_at("step", 4)(task))
+    assert_bit_equal(run(tmp_path / "killed", hook=hook, save_every=4), whole[1])
+    assert epochs == [0, 1, 2]
+
+
+def test_cadences_change_no_result(run, task, whole, tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path / "other", log_every=2, save_every=4, **stop_at("step", 7)(task))
+    assert_bit_equal(run(tmp_path / "other", log_every=3, save_every=100), whole[1])
+
+
+def test_a_finished_run_does_nothing(run, whole, task):
+    directory, expected = whole
+    before, calls = rows(directory), []
+    assert_bit_equal(run(directory, step=recording(task, calls)), expected)
+    assert calls == []
+    assert rows(directory) == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(run, task, tmp_path, value):
+    def diverging(state, batch, labels, key):
+        step = int(state.step) + 1
+        state, metrics = task.step(state, batch, labels, key)
+        return state, metrics | {"loss": np.float32(value)} if step == 7 else metrics
+
+    with pytest.raises(UserError, match=r"run/seed_0.*not finite between steps 7 and 8.*optimizer\.learning_rate"):
+        run(tmp_path, step=diverging, log_every=2, save_every=2)
+    # The last checkpoint is from before the window, and from it the run goes on.
+    assert saved_steps(tmp_path) == [4, 6]
+    assert run(tmp_path)[0].step == TOTAL
+
+
+def test_weights_that_are_not_finite_stop_the_run(run, task, tmp_path):
+    def poisoned(state, batch, labels, key):
+        if int(state.step) == 5:
+            state = state.replace(params=jax.tree.map(lambda x: x * np.float32(np.nan), state.params))
+        return task.step(state, batch, labels, key)
+
+    with pytest.raises(UserError, match="not finite between steps 6 and 6"):
+        run(tmp_path, step=poisoned)
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_says_that_it_compiles_and_resumes(run, task, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="arada.training.loop")
+    with pytest.raises(Killed):
+        run(tmp_path, **stop_at("step", 5)(task))
+    messages = [record.message for record in caplog.records]
+    assert messages[0] == "run/seed_0: compiling the train step"
+    assert messages[1].startswith("run/seed_0: compiled in ")
+    caplog.clear()
+    run(tmp_path)
+    assert caplog.records[0].message == "run/seed_0: resuming at step 3 of 12"
