@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Late: the parts above must not pull in the experiment's machinery.
     if name == "load":
-        from arada.runs import load
+        from arada.trained import load
 
         return load
     raise AttributeError(f"module 'arada' has no attribute {name!r}")

@@ -1,14 +1,31 @@
 """Every mistake in a config that can be seen before any compute is spent, each as one clear line."""
 
+import re
+
 import ml_collections
 
-from arada import attacks, models
+from arada import attacks, files, models
+from arada import workdir as workdirs
 from arada.data import augmentation, shifts
 from arada.errors import UserError
 from arada.evaluation import metrics
 from arada.training import optimizers
 from arada.training.replication import MAPPINGS
 
+# What makes no sense at 0 or below.
+POSITIVE = (
+    "data.num_train",
+    "data.num_validation",
+    "training.epochs",
+    "training.batch_size",
+    "optimizer.learning_rate",
+    "ranking.cw.binary_search_steps",
+    "ranking.cw.max_iterations",
+    "ranking.fmn.steps",
+    "evaluation.num_bins",
+    "run.log_every_steps",
+    "run.checkpoint_every_steps",
+)
 # Fewer validation images in a subset make its confidence and accuracy noise.
 MIN_SUBSET = 10
 
@@ -28,9 +45,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
         _one_of("evaluation.shifts", name, shifts.STRENGTHS)
     for severity in config.evaluation.severities:
         _one_of("evaluation.severities", severity, shifts.SEVERITIES)
-    for field in ("training.epochs", "training.batch_size", "data.num_train", "data.num_validation"):
-        _positive(field, _get(config, field))
-    for field in ("optimizer.learning_rate", "run.log_every_steps", "run.checkpoint_every_steps"):
+    for field in POSITIVE:
         _positive(field, _get(config, field))
     for field in ("training.batch_size", "run.evaluation_batch_size", "run.ranking_batch_size"):
         size = _get(config, field)
@@ -44,9 +59,15 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
             f"training.batch_size is {config.training.batch_size}, but data.num_train is {config.data.num_train}: "
             f"an epoch would have no batch; lower training.batch_size"
         )
-    if not config.seeds:
-        raise UserError("seeds is empty; name at least one, such as --config.seeds='(0,)'")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise UserError(f"seeds is {config.seeds}; name one or more, each once and 0 or above, such as (0, 1, 2)")
+    if not re.fullmatch(workdirs.RUN_NAME, config.name):
+        raise UserError(f"name is {config.name!r}; it names a folder: letters, digits and any of _ . + -")
+    if config.model.name == "resnet_v2" and (config.model.depth < 11 or (config.model.depth - 2) % 9):
+        raise UserError(f"model.depth is {config.model.depth}; a ResNet v2 has 9n + 2 layers: 11, 20, 29 ...")
+    _check_pairs("optimizer.decay", config.optimizer.decay)
     _check_soft_labels(config)
+    _check_ranking(config)
 
 
 def _check_soft_labels(config: ml_collections.ConfigDict) -> None:
@@ -54,13 +75,7 @@ def _check_soft_labels(config: ml_collections.ConfigDict) -> None:
     if not 0 <= labels.epsilon < 1:
         raise UserError(f"soft_labels.epsilon is {labels.epsilon}; the smoothing lies in [0, 1)")
     if labels.adaptive:
-        for pair in labels.alpha:
-            if not (isinstance(pair, tuple | list) and len(pair) == 2):
-                raise UserError(
-                    f"soft_labels.alpha is {labels.alpha}; it takes ((epoch, alpha), ...) such as ((0, 0.05),)"
-                )
-            if pair[1] <= 0:
-                raise UserError(f"soft_labels.alpha holds {pair[1]}; alpha is a learning rate above 0")
+        _check_pairs("soft_labels.alpha", labels.alpha)
         if not labels.alpha or labels.alpha[0][0] != 0:
             raise UserError(f"soft_labels.alpha is {labels.alpha}; its first pair begins at epoch 0")
     for field in ("soft_labels.num_subsets", "ranking.num_subsets"):
@@ -73,6 +88,30 @@ def _check_soft_labels(config: ml_collections.ConfigDict) -> None:
                 f"{config.data.num_validation} images in a subset; {MIN_SUBSET} are the least, so take "
                 f"{max(config.data.num_validation // MIN_SUBSET, 1)} subsets at most"
             )
+
+
+def _check_ranking(config: ml_collections.ConfigDict) -> None:
+    ranking = config.ranking
+    source = workdirs.source_run(ranking.source)
+    if not source and not (ranking.source and files.absolute(ranking.source).is_dir()):
+        raise UserError(
+            f"ranking.source is {ranking.source!r}; it is a run such as 'vanilla/seed_0', or a folder that holds "
+            f"train.npz and validation.npz"
+        )
+    examples = ranking.agreement_examples
+    if examples and not ranking.num_subsets <= examples <= config.data.num_train:
+        raise UserError(
+            f"ranking.agreement_examples is {examples}; it lies between ranking.num_subsets={ranking.num_subsets} "
+            f"and data.num_train={config.data.num_train}, or is 0 for no comparison"
+        )
+
+
+def _check_pairs(field: str, pairs) -> None:
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise UserError(f"{field} is {pairs}; it takes ((epoch, value), ...) such as ((0, 0.05),)")
+        if pair[1] <= 0:
+            raise UserError(f"{field} holds {pair[1]}; its values are above 0")
 
 
 def _get(config: ml_collections.ConfigDict, field: str):

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from arada import attacks, checks, data, files, models, robustness, runs
+from arada import attacks, checks, data, files, models, robustness, runs, trained
 from arada import workdir as workdirs
 from arada.errors import UserError
 from arada.evaluation import predictions, summary
@@ -27,9 +27,9 @@ class Experiment:
     def __init__(self, config: ml_collections.ConfigDict, workdir: str):
         self.config = config
         self.workdir = workdirs.Workdir(workdir)
-        devices = jax.devices()
-        if config.run.num_devices > len(devices):
-            raise UserError(f"run.num_devices is {config.run.num_devices}, but there are {len(devices)}")
+        devices = jax.local_devices()
+        if not 0 <= config.run.num_devices <= len(devices):
+            raise UserError(f"run.num_devices is {config.run.num_devices}, but there are {len(devices)}; 0 takes all")
         devices = devices[: config.run.num_devices or None]
         checks.check_config(config, len(devices))
         self.replicas = Replicas(devices, config.run.mapping)
@@ -53,7 +53,7 @@ class Experiment:
     @functools.cached_property
     def splits(self) -> dict[str, data.Split]:
         """Train, validation and test."""
-        return data.load_splits(self.dataset, self.config.data.num_classes)
+        return data.load_splits(self.dataset, self.config.data)
 
     def run(self, stage: str = "all") -> None:
         """Runs one stage, or all of them."""
@@ -62,26 +62,34 @@ class Experiment:
 
     def vanilla(self) -> None:
         """Trains the run that is ranked, if it is a vanilla run of this workdir."""
-        name, _, seed = self.config.ranking.source.partition("/seed_")
-        if name == "vanilla" and seed.isdigit():
-            self._train(vanilla_config(self.config), (int(seed),))
+        source = workdirs.source_run(self.config.ranking.source)
+        if source and source[0] == "vanilla":
+            self._train(vanilla_config(self.config), (source[1],))
 
     def rank(self) -> None:
         """Attacks every image of the three splits with the source run's weights."""
         config, ranking = self.config, self.config.ranking
         directory = self.workdir.ranking(ranking.source)
-        if directory.parent.parent != self.workdir.path / "robustness":
+        source = workdirs.source_run(ranking.source)
+        if not source:
             logger.info("rank: using the ranking in %s", directory)
             return
-        workdirs.claim(directory, workdirs.ranking_identity(config), config)
+        source_dir = self.workdir.run(*source)
+        of_source = workdirs.stored(source_dir)["identity"]
+        if not trained.is_finished(source_dir, workdirs.stored_config(source_dir)):
+            raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
+        # The weights that are attacked are part of what makes a ranking.
+        workdirs.claim(directory, workdirs.ranking_identity(config) | {"source_run": of_source}, config)
         wanted = [name for name in ("train", "validation", "test") if not (directory / f"{name}.npz").exists()]
-        compare = ranking.agreement_examples and not (directory / "agreement.json").exists()
+        agreement = directory / f"agreement_{ranking.agreement_examples}.json"
+        compare = ranking.agreement_examples and not agreement.exists()
         if not wanted and not compare:
             logger.info("rank: %s is complete", directory)
             return
-        _, variables = runs.load(self.workdir.path / "runs" / ranking.source)
-        model = runs.build_model(config)
-        robustness.check(model, variables, self.splits["train"])
+        _, variables = trained.load(source_dir)
+        model = trained.build_model(config)
+        for name in wanted:
+            robustness.check(name, model, variables, self.splits[name])
         variables = self.replicas.replicate(variables)
         rank = functools.partial(
             robustness.rank,
@@ -95,15 +103,15 @@ class Experiment:
         for name in wanted:
             rank(name, mapped, split=self.splits[name])
         if compare:
-            self._compare_with_paper(model, rank, directory)
+            self._compare_with_paper(model, rank, directory, agreement)
 
-    def _compare_with_paper(self, model, rank, directory) -> None:
+    def _compare_with_paper(self, model, rank, directory, file) -> None:
         """How well the ranking agrees with Carlini-Wagner at the paper's settings, on some training images."""
         train = self.splits["train"]
         chosen = np.random.default_rng(0).choice(len(train), self.config.ranking.agreement_examples, replace=False)
         sample = train.take(chosen)
         mapped = self._map(robustness.attack_step(model, "cw", ml_collections.ConfigDict()))
-        reference = rank("agreement_cw", mapped, split=sample)
+        reference = rank(f"agreement_cw_{len(sample)}", mapped, split=sample)
         ranked = files.read_npz(directory / "train.npz")
         distance = ranked["distance"][np.searchsorted(ranked["example_id"], sample.example_id)]
         agreement = attacks.agreement(distance, reference["distance"], self.config.ranking.num_subsets)
@@ -116,7 +124,7 @@ class Experiment:
             100 * agreement["adjacent_subset"],
             agreement["median_ratio"],
         )
-        files.write_json(directory / "agreement.json", agreement | {"reference": "cw 3x500", "examples": len(sample)})
+        files.write_json(file, agreement | {"reference": "cw 3x500", "examples": len(sample)})
 
     def train(self) -> None:
         """Trains the config's method with each of its seeds."""
@@ -128,17 +136,19 @@ class Experiment:
         incomplete = {}
         for seed in config.seeds:
             run_dir, directory = self.workdir.run(config.name, seed), self.workdir.predictions(config.name, seed)
+            identity = workdirs.run_identity(config, seed, len(self.replicas))
             if run_dir.exists():
-                workdirs.claim(run_dir, workdirs.run_identity(config, seed), config)
-            if not runs.is_finished(run_dir, config):
+                workdirs.claim(run_dir, identity, config)
+            if not trained.is_finished(run_dir, config):
                 raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
+            workdirs.claim(directory, identity, config)
             if predictions.missing(directory, config.evaluation):
-                incomplete[directory] = self.replicas.replicate(runs.load(run_dir)[1])
+                incomplete[directory] = self.replicas.replicate(trained.load(run_dir)[1])
         if incomplete:
-            logits_fn = models.logits_fn(runs.build_model(config))
+            logits_fn = models.logits_fn(trained.build_model(config))
             mapped = self._map(lambda variables, batch: {"logits": logits_fn(variables, batch["image"])})
             predictions.predict(config.name, mapped, incomplete, config, self.dataset, self.splits, self.replicas)
-        evaluation = summary.summarize(self.workdir, self.config, self.replicas.devices)
+        evaluation = summary.summarize(self.workdir, self.config)
         files.write_json(self.workdir.evaluation, evaluation)
 
     def report(self) -> None:
@@ -153,8 +163,8 @@ class Experiment:
         trainer = None
         for seed in seeds:
             run_dir = self.workdir.run(config.name, seed)
-            workdirs.claim(run_dir, workdirs.run_identity(config, seed), config)
-            if runs.is_finished(run_dir, config):
+            workdirs.claim(run_dir, workdirs.run_identity(config, seed, len(self.replicas)), config)
+            if trained.is_finished(run_dir, config):
                 logger.info("%s/seed_%d is trained", config.name, seed)
                 continue
             trainer = trainer or runs.Trainer(config, self.workdir, self.splits, self.replicas)

@@ -9,6 +9,12 @@ import numpy as np
 from etils import epath
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path that does not depend on the current folder, as orbax wants it; gs:// and its like stay as they are."""
+    path = epath.Path(path)
+    return path if "://" in str(path) else path.expanduser().resolve()
+
+
 def write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes by way of a second name: a kill leaves the old file or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)

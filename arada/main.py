@@ -22,7 +22,7 @@ _STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "The stage to run."
 
 
 def main(_) -> None:
-    """Runs the stages; a user's mistake ends in one line and exit code 2."""
+    """Runs the stages; a user's mistake ends in one line and exit code 1."""
     # TensorFlow reads data and writes event files here, and would greet at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -29,22 +29,24 @@ def attack_step(model, attack: str, settings: ml_collections.ConfigDict) -> Call
     def step(variables, batch):
         images = models.unit_range(batch["image"])
         of_images = functools.partial(logits_fn, variables)
-        predicted = of_images(images).argmax(axis=-1).astype(np.int32)
+        # As inside the attack: a label found at lower precision could differ, and its distance be 0.
+        with jax.default_matmul_precision("float32"):
+            predicted = of_images(images).argmax(axis=-1).astype(np.int32)
         return {"distance": run(of_images, images, predicted).distance, "predicted": predicted}
 
     return step
 
 
-def check(model, variables, split: Split) -> None:
+def check(name: str, model, variables, split: Split) -> None:
     """Looks at images and classifier before hours are spent: raises UserError, or warns."""
     try:
         if split.image.dtype != np.uint8:
             attacks.check_images(split.image)
         of_images = jax.jit(functools.partial(models.logits_fn(model), variables))
         for warning in attacks.classifier_warnings(of_images, models.unit_range(split.image[:16])):
-            logger.warning("ranking: %s", warning)
+            logger.warning("ranking %s: %s", name, warning)
     except ValueError as error:
-        raise UserError(f"ranking: {error}") from None
+        raise UserError(f"ranking {name}: {error}") from None
 
 
 def rank(

@@ -1,18 +1,16 @@
-"""One training run: from a config to trained weights, and from its folder back to a classifier."""
+"""One training run: from a config to trained weights."""
 
 import functools
 import logging
-from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
 from clu import parameter_overview
-from etils import epath
 
-from arada import methods, models, robustness, soft_labels, streaming
+from arada import methods, robustness, soft_labels, streaming, trained
 from arada import workdir as workdirs
-from arada.data import Split, empty_moments, moments
+from arada.data import Split, moments
 from arada.data.augmentation import augment
 from arada.evaluation import metrics
 from arada.training import loop, optimizers
@@ -22,42 +20,6 @@ from arada.training.replication import Replicas
 from arada.training.state import Supervision, TrainState, init_state
 
 logger = logging.getLogger(__name__)
-
-
-def build_model(config: ml_collections.ConfigDict):
-    """The network of a config."""
-    return models.build(num_classes=config.data.num_classes, **config.model)
-
-
-def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
-    """Full batches in the training split."""
-    return config.data.num_train // config.training.batch_size
-
-
-def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
-    """A trained classifier as (logits_fn, variables): logits_fn(variables, images) -> logits [B, Z].
-
-    Images are uint8, or float in [0, 1]; the normalisation is inside. Raises UserError if `run_dir` is not the folder
-    of a run with a checkpoint.
-    """
-    run_dir = epath.Path(run_dir)
-    config = workdirs.stored_config(run_dir)
-    image_shape = tuple(config.data.image_shape)
-    model = build_model(config)
-    optimizer = optimizers.build(config.optimizer, steps_per_epoch(config))
-    normalization = empty_moments(config.training.normalization, image_shape)
-    template = jax.eval_shape(lambda: init_state(model, optimizer, normalization, image_shape, jax.random.key(0)))
-    with Checkpoints(run_dir / "checkpoints") as checkpoints:
-        state = checkpoints.restore_state(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
-    return models.logits_fn(model), state.variables
-
-
-def is_finished(run_dir: epath.Path, config: ml_collections.ConfigDict) -> bool:
-    """Whether the run's last checkpoint is that of its last step."""
-    if not (run_dir / "checkpoints").exists():
-        return False
-    with Checkpoints(run_dir / "checkpoints") as checkpoints:
-        return checkpoints.latest_step() == config.training.epochs * steps_per_epoch(config)
 
 
 class Trainer:
@@ -71,8 +33,8 @@ class Trainer:
         replicas: Replicas,
     ):
         self._config, self._workdir, self._splits, self._replicas = config, workdir, splits, replicas
-        self._model = build_model(config)
-        self._optimizer = optimizers.build(config.optimizer, steps_per_epoch(config))
+        self._model = trained.build_model(config)
+        self._optimizer = optimizers.build(config.optimizer, trained.steps_per_epoch(config))
         shapes = jax.eval_shape(self._model.init, jax.random.key(0), np.zeros((1, *config.data.image_shape)))
         logger.info("%s", parameter_overview.get_parameter_overview(shapes["params"], include_stats=False))
         self._normalization = moments(splits["train"], config.training.normalization)
@@ -105,26 +67,25 @@ class Trainer:
             restored = checkpoints.restore(jax.device_get(state), supervision)
             if restored is not None:
                 state, supervision = restored
-            writer = open_writer(run_dir, int(state.step))
-            loop.train(
-                name,
-                self._train_step,
-                state,
-                supervision,
-                self._splits["train"],
-                replicas=self._replicas,
-                epochs=config.training.epochs,
-                batch_size=config.training.batch_size,
-                seed=seed,
-                key=step_key,
-                after_epoch=functools.partial(self._after_epoch, name),
-                writer=writer,
-                checkpoints=checkpoints,
-                log_every_steps=config.run.log_every_steps,
-                checkpoint_every_steps=config.run.checkpoint_every_steps,
-                run={"config": config.to_json(), "seed": seed},
-            )
-            writer.close()
+            with open_writer(run_dir, int(state.step)) as writer:
+                loop.train(
+                    name,
+                    self._train_step,
+                    state,
+                    supervision,
+                    self._splits["train"],
+                    replicas=self._replicas,
+                    epochs=config.training.epochs,
+                    batch_size=config.training.batch_size,
+                    seed=seed,
+                    key=step_key,
+                    after_epoch=functools.partial(self._after_epoch, name),
+                    writer=writer,
+                    checkpoints=checkpoints,
+                    log_every_steps=config.run.log_every_steps,
+                    checkpoint_every_steps=config.run.checkpoint_every_steps,
+                    run={"config": config.to_json(), "seed": seed},
+                )
 
     def _initial_supervision(self) -> Supervision:
         num_subsets = self._config.soft_labels.num_subsets
@@ -174,7 +135,7 @@ class Trainer:
             )
             supervision = supervision.replace(soft_labels=jax.device_get(updated))
             table = " ".join(f"{p:.3f}" for p in supervision.soft_labels.p_correct)
-            logger.info("%s: epoch %d, soft labels from least to most robust: %s", name, epoch + 1, table)
+            logger.info("%s: soft labels after epoch %d, least robust first: %s", name, epoch + 1, table)
         return supervision, {key: float(value) for key, value in scalars.items()}
 
 

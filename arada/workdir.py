@@ -12,15 +12,18 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from arada import files
+from arada import files, provenance
 from arada.errors import UserError
+
+# What a run may be called: it is the name of a folder.
+RUN_NAME = r"[\w.+-]+"
 
 
 class Workdir:
     """The paths below one experiment's folder."""
 
     def __init__(self, path: epath.PathLike):
-        self.path = epath.Path(path)
+        self.path = files.absolute(path)
 
     def create(self) -> None:
         """Makes the folder. Raises UserError if nothing can be written there."""
@@ -30,7 +33,8 @@ class Workdir:
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}; choose another") from None
+            reason = error.strerror or error
+            raise UserError(f"--workdir={self.path} cannot be written: {reason}; choose another") from None
 
     def run(self, name: str, seed: int) -> epath.Path:
         """The folder of one training run."""
@@ -38,7 +42,7 @@ class Workdir:
 
     def ranking(self, source: str) -> epath.Path:
         """The folder of a ranking: of a run of this workdir, `<name>/seed_<s>`, or any other folder."""
-        return self.path / "robustness" / source if re.fullmatch(r"[\w.-]+/seed_\d+", source) else epath.Path(source)
+        return self.path / "robustness" / source if source_run(source) else files.absolute(source)
 
     def predictions(self, name: str, seed: int) -> epath.Path:
         """The folder of one run's predictions."""
@@ -47,12 +51,19 @@ class Workdir:
     def runs(self) -> list[tuple[str, int]]:
         """(name, seed) of every run that has begun, by name, then seed."""
         found = (path.parent for path in self.path.glob("runs/*/seed_*/config.json"))
-        return sorted((path.parent.name, int(path.name.removeprefix("seed_"))) for path in found)
+        runs = (source_run(f"{path.parent.name}/{path.name}") for path in found)
+        return sorted(run for run in runs if run)
 
     @property
     def evaluation(self) -> epath.Path:
         """The metrics of all methods."""
         return self.path / "evaluation.json"
+
+
+def source_run(source: str) -> tuple[str, int] | None:
+    """`<name>/seed_<s>` as (name, seed); None for anything else."""
+    match = re.fullmatch(rf"({RUN_NAME})/seed_(\d+)", source)
+    return (match[1], int(match[2])) if match else None
 
 
 def shared_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -61,20 +72,25 @@ def shared_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def ranking_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields that decide a ranking, given its source run."""
+    """The fields that decide the distances of a ranking, given its source run."""
     ranking = config.ranking
     settings = {"source": ranking.source, "attack": ranking.attack, ranking.attack: ranking[ranking.attack]}
-    return shared_identity(config) | _plain({"ranking": settings | {"num_subsets": ranking.num_subsets}})
+    return _plain({"ranking": settings})
 
 
-def run_identity(config: ml_collections.ConfigDict, seed: int) -> dict[str, Any]:
-    """The fields that decide a run's numbers; fields that its method does not use are left out."""
+def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int) -> dict[str, Any]:
+    """The fields that decide a run's numbers; fields that its method does not use are left out.
+
+    The number of devices is one of them only where each keeps batch statistics of its own.
+    """
     soft_labels = dict(config.soft_labels)
     if not soft_labels["adaptive"]:
         del soft_labels["alpha"]
     identity = shared_identity(config) | _plain(
         {"optimizer": config.optimizer, "training": config.training, "soft_labels": soft_labels, "seed": seed}
     )
+    if config.model.batch_norm == "per_device":
+        identity["num_devices"] = num_devices
     return identity | ranking_identity(config) if config.soft_labels.num_subsets > 1 else identity
 
 
@@ -83,7 +99,8 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
     fields that differ."""
     file = path / "config.json"
     if not file.exists():
-        files.write_json(file, {"identity": identity, "config": _plain(config)})
+        made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
+        files.write_json(file, {"identity": identity, "config": _plain(config), "made_with": made})
         return
     differing = _differences(files.read_json(file)["identity"], identity)
     if differing:
@@ -107,10 +124,15 @@ def check_shared(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
 
 def stored_config(path: epath.Path) -> ml_collections.ConfigDict:
     """The config that made the output in `path`. Raises UserError if there is none."""
+    return ml_collections.ConfigDict(stored(path)["config"], convert_dict=True)
+
+
+def stored(path: epath.Path) -> dict[str, Any]:
+    """The config.json in `path`: identity, config, made_with. Raises UserError if there is none."""
     file = path / "config.json"
     if not file.exists():
-        raise UserError(f"{path} is not the folder of a run: it has no config.json")
-    return ml_collections.ConfigDict(files.read_json(file)["config"], convert_dict=True)
+        raise UserError(f"{path} holds no run: it has no config.json")
+    return files.read_json(file)
 
 
 def _plain(value: Any) -> Any:

@@ -32,7 +32,7 @@ SIZES = {
         "training.augmentation": "flip",
         "ranking.attack": "fmn",
         "ranking.agreement_examples": 256,
-        "run.ranking_batch_size": 128,
+        "run.ranking_batch_size": 64,
         "run.log_every_steps": 10,
         "run.checkpoint_every_steps": 150,
     },
@@ -60,6 +60,5 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
     config.training.batch_size = 256
     config.training.augmentation = "shift_and_flip"
     config.training.normalization = "mean_image"
-    config.run.evaluation_batch_size = 512
     methods = LAPTOP_METHODS if "laptop" in presets.split(",") else METHODS
     return base.with_presets(config, presets, methods, SIZES)

@@ -2,8 +2,10 @@
 # AR-AdaLS on real images in minutes: four methods on handwritten digits, three seeds each, one report.
 # Usage: bash launch/demo.sh [workdir]
 set -euo pipefail
-workdir=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../workdir/digits}")
+from=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+workdir=${1:-$PWD/workdir/digits}
+[[ $workdir == /* || $workdir == *://* ]] || workdir=$from/$workdir
 make_environment requirements.txt
 
 # What one method compiles, the next one finds.

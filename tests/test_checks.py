@@ -7,7 +7,7 @@ from arada.errors import UserError
 from configs import cifar10, digits
 
 MISTAKES = [
-    ({"soft_labels.alpha": ((0, 0.0),)}, r"soft_labels.alpha holds 0.0; .* above 0"),
+    ({"soft_labels.alpha": ((0, 0.0),)}, r"soft_labels.alpha holds 0.0; its values are above 0"),
     ({"soft_labels.alpha": ((0, -0.1),)}, r"soft_labels.alpha holds -0.1"),
     ({"soft_labels.alpha": ((5, 0.1),)}, r"soft_labels.alpha .* begins at epoch 0"),
     ({"soft_labels.alpha": (0.1,)}, r"soft_labels.alpha is .* \(\(0, 0.05\),\)"),
@@ -30,7 +30,17 @@ MISTAKES = [
     ({"evaluation.severities": (6,)}, r"evaluation.severities is one of 1, 2, 3, 4, 5, not 6"),
     ({"evaluation.variance_of": "logits"}, r"evaluation.variance_of is one of predicted_class"),
     ({"run.mapping": "xmap"}, r"run.mapping is one of pmap, shard_map"),
-    ({"seeds": ()}, r"seeds is empty"),
+    ({"seeds": ()}, r"seeds is \(\); name one or more"),
+    ({"seeds": (0, 0)}, r"seeds is \(0, 0\); name one or more, each once"),
+    ({"seeds": (-1,)}, r"seeds is \(-1,\)"),
+    ({"name": "a/b"}, r"name is 'a/b'; it names a folder"),
+    ({"model.depth": 12}, r"model.depth is 12; .* 11, 20, 29"),
+    ({"evaluation.num_bins": 0}, r"evaluation.num_bins is 0"),
+    ({"ranking.cw.max_iterations": 0}, r"ranking.cw.max_iterations is 0"),
+    ({"optimizer.decay": (0.1,)}, r"optimizer.decay is \(0.1,\); it takes \(\(epoch, value\), ...\)"),
+    ({"ranking.agreement_examples": 5000}, r"ranking.agreement_examples is 5000; .* data.num_train=800"),
+    ({"ranking.source": "vanila"}, r"ranking.source is 'vanila'; it is a run such as 'vanilla/seed_0', or a folder"),
+    ({"ranking.source": ""}, r"ranking.source is ''"),
 ]
 
 

@@ -26,7 +26,7 @@ def run(*arguments):
         (["--config=configs/digits.py", "--config.training.epochs=many"], "epochs"),
         (
             ["--config=configs/digits.py:adals", "--config.soft_labels.alpha=((0,0.0),)"],
-            "alpha is a learning rate above 0",
+            "soft_labels.alpha holds 0.0",
         ),
         (["--config=configs/cifar10.py", "--config.run.data_dir=/nowhere"], "python -m arada.data.prepare"),
     ],

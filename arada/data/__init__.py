@@ -34,10 +34,12 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
     raise UserError(f"data.source is 'digits' or 'tfds', not {data.source!r}")
 
 
-def load_splits(dataset: Dataset, num_classes: int) -> dict[str, Split]:
-    """The three splits, with labels checked to lie in 0..Z-1. Raises UserError."""
-    splits = dataset.splits()
+def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, Split]:
+    """The three splits, with images of the shape and labels in the range that `config.data` says. Raises UserError."""
+    splits, num_classes = dataset.splits(), data.num_classes
     for name, split in splits.items():
+        if split.image.shape[1:] != tuple(data.image_shape):
+            raise UserError(f"data.image_shape is {data.image_shape}, but {name} images are {split.image.shape[1:]}")
         low, high = int(split.label.min()), int(split.label.max())
         if low < 0 or high >= num_classes:
             raise UserError(

@@ -14,18 +14,18 @@ import dataclasses
 import functools
 
 import numpy as np
-from sklearn import datasets
 
 from arada.data import shifts
 from arada.data.splits import Split, partition
 from arada.errors import UserError
 
-NUM_CLASSES = 10
 SIZE = 8
 
 
 @functools.cache
 def _signals() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn import datasets  # a second that other data sets need not wait
+
     digits = datasets.load_digits()
     return (digits.images[..., None] / 16).astype(np.float32), digits.target.astype(np.int32)
 
@@ -33,6 +33,8 @@ def _signals() -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def _photograph_crops() -> np.ndarray:
     """Grey 8x8 crops of scikit-learn's two sample photographs, shrunk eightfold first: float32[N, 8, 8, 1]."""
+    from sklearn import datasets
+
     crops = []
     for photograph in datasets.load_sample_images().images:
         grey = photograph.mean(axis=-1) / 255
@@ -78,7 +80,7 @@ class Digits:
     def shifted(self, test: Split, name: str, severity: int) -> Split:
         """The test split under the shift `name` at `severity` 1..5."""
         signals, _ = _signals()
-        rng = np.random.default_rng((self.noise_seed, sorted(shifts.STRENGTHS).index(name), severity))
+        rng = np.random.default_rng((self.noise_seed, shifts.number(name), severity))
         seen = self._camera(shifts.in_scene(signals, name, severity, rng), 0)
         seen = shifts.in_sensor(seen, name, severity, rng, signal_range=self.contrast)
         return dataclasses.replace(test, image=seen[test.example_id])

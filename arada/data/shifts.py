@@ -4,6 +4,8 @@
 width, and no replacement for the published corruption benchmarks.
 """
 
+import zlib
+
 import numpy as np
 from scipy import ndimage
 
@@ -19,6 +21,11 @@ STRENGTHS = {
     "rotation": (10, 20, 30, 40, 50),
     "translation": (0.05, 0.1, 0.15, 0.2, 0.25),
 }
+
+
+def number(name: str) -> int:
+    """A number for `name` to seed with, the same whatever other shifts there are."""
+    return zlib.crc32(name.encode())
 
 
 def _strength(name: str, severity: int) -> float:

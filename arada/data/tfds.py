@@ -73,7 +73,7 @@ class SmallTfds:
 
     def shifted(self, test: Split, name: str, severity: int) -> Split:
         """The test split under the generated shift `name` at `severity` 1..5; noise is seeded by both."""
-        rng = np.random.default_rng((sorted(shifts.STRENGTHS).index(name), severity))
+        rng = np.random.default_rng((shifts.number(name), severity))
         images = test.image.astype(np.float32) / 255
         images = shifts.in_sensor(shifts.in_scene(images, name, severity, rng), name, severity, rng)
         return dataclasses.replace(test, image=images)

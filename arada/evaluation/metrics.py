@@ -1,8 +1,8 @@
 """Calibration, accuracy and stability of predicted probabilities.
 
 Every function takes NumPy or JAX arrays: `probabilities` float[N, Z] whose rows sum to 1, `labels` int[N], and where
-it says so `mask` bool[N], which counts only the examples it marks. Results are fractions, never percentages. The
-first five can be jitted.
+it says so `mask` bool[N], which counts only the examples it marks. Results are fractions, never percentages.
+What returns a jax.Array can be jitted.
 """
 
 import jax

@@ -2,31 +2,26 @@
 
 import datetime
 import functools
-import importlib.metadata
-import pathlib
-import subprocess
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from arada import files
+from arada import attacks, files, provenance
 from arada import workdir as workdirs
 from arada.evaluation import metrics, predictions
 
-VERSIONED = ("arada", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+SPLITS = ("train", "validation", "test")
 
 
-def summarize(
-    workdir: workdirs.Workdir, config: ml_collections.ConfigDict, devices: list[jax.Device]
-) -> dict[str, Any]:
+def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The metrics of every run with predictions, on the data sets that `config.evaluation` names.
 
     Subsets are those of the ranking `config.ranking.source` on the test split, for every method alike.
     """
     ranking_dir = workdir.ranking(config.ranking.source)
-    ranked = {name: ranking_dir / f"{name}.npz" for name in ("train", "validation", "test")}
+    ranked = {name: ranking_dir / f"{name}.npz" for name in SPLITS}
     rankings = {name: files.read_npz(path) for name, path in ranked.items() if path.exists()}
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs():
@@ -34,21 +29,25 @@ def summarize(
         if all(file.exists() for file in clean):
             by_method.setdefault(name, []).append(seed)
     return {
-        "experiment": _experiment(workdir, config, rankings, ranking_dir, devices),
+        "experiment": _experiment(workdir, config, by_method, rankings, ranking_dir),
         "methods": {
             name: _method(workdir, config, name, seeds, rankings.get("test")) for name, seeds in by_method.items()
         },
     }
 
 
-def _experiment(workdir, config, rankings, ranking_dir, devices) -> dict[str, Any]:
-    agreement = ranking_dir / "agreement.json"
-    attack = config.ranking.attack
+def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, Any]:
+    agreement = next(iter(sorted(ranking_dir.glob("agreement_*.json"))), None)
+    # The ranking's own settings: it may come from elsewhere.
+    ranked = workdirs.stored(ranking_dir)["identity"]["ranking"] if (ranking_dir / "config.json").exists() else {}
+    made_with = [
+        workdirs.stored(workdir.run(name, seed))["made_with"] for name, seeds in by_method.items() for seed in seeds
+    ]
     return {
         "dataset": config.data.get("name", config.data.source),
         "network": f"{config.model.name}-{config.model.depth}",
         "num_classes": config.data.num_classes,
-        "num_examples": {name: config.data[f"num_{name}"] for name in ("train", "validation")},
+        "num_examples": {name: len(ranking["example_id"]) for name, ranking in rankings.items()},
         "num_subsets": config.ranking.num_subsets,
         "num_bins": config.evaluation.num_bins,
         "shift_types": list(config.evaluation.shifts),
@@ -59,15 +58,16 @@ def _experiment(workdir, config, rankings, ranking_dir, devices) -> dict[str, An
         "ranking": {
             "source": config.ranking.source,
             "by": "attack",
-            "attack": attack,
-            "settings": config.ranking[attack].to_dict(),
+            "attack": ranked.get("attack"),
+            "settings": ranked.get(ranked.get("attack"), {}),
             "success_rate": {name: float(np.isfinite(r["distance"]).mean()) for name, r in rankings.items()},
             "accuracy": {name: float((r["predicted"] == r["label"]).mean()) for name, r in rankings.items()},
-            "agreement": files.read_json(agreement) if agreement.exists() else {},
+            "agreement": files.read_json(agreement) if agreement else {},
         },
-        "commit": _commit(),
-        "hardware": f"{devices[0].device_kind} x {len(devices)}",
-        "versions": {package: _version(package) for package in VERSIONED},
+        # Of training, not of this evaluation.
+        "commit": ", ".join(sorted({made["commit"] for made in made_with})),
+        "hardware": ", ".join(sorted({made["hardware"] for made in made_with})),
+        "versions": provenance.versions(),
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
@@ -95,16 +95,21 @@ def _run(config: ml_collections.ConfigDict, directory, ranking) -> dict[str, Any
             for name in evaluation.out_of_distribution
             if predictions.ood_name(name) not in predictions.missing(directory, evaluation)
         },
-        "subsets": {} if ranking is None else _by_subset(config, probabilities, labels, _subset_of(ranking, ids)),
+        "subsets": {}
+        if ranking is None
+        else _by_subset(config, probabilities, labels, _subset_of(config, ranking, ids)),
     }
 
 
 def _training(run_dir) -> dict[str, Any]:
     rows = files.read_json_lines(run_dir / "metrics.jsonl")
     speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
-    accuracies = [row["train/accuracy"] for row in rows if "train/accuracy" in row]
+    # Each row is a mean over the steps since the row before it.
+    windows = np.diff([0, *(row["step"] for row in rows)])
+    last_epoch = [row["epoch"] > rows[-1]["epoch"] - 1 for row in rows]
+    accuracy = np.average([row["train/accuracy"] for row in rows], weights=windows * last_epoch)
     return {
-        "train_accuracy": accuracies[-1] if accuracies else None,
+        "train_accuracy": float(accuracy),
         "images_per_second": float(np.median(speeds)) if speeds else None,
     }
 
@@ -145,13 +150,13 @@ def _out_of_distribution(inside: np.ndarray, directory, name: str) -> dict[str, 
     }
 
 
-def _subset_of(ranking: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
-    """Joins by id: the ranking's subset of each example."""
+def _subset_of(config, ranking: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
+    """Joins by id: the subset of each example."""
     order = np.argsort(ranking["example_id"])
     at = order[np.searchsorted(ranking["example_id"][order], ids)]
     if not np.array_equal(ranking["example_id"][at], ids):
         raise RuntimeError("predictions and ranking hold different examples")
-    return ranking["subset"][at]
+    return attacks.equal_subsets(ranking["distance"], config.ranking.num_subsets)[at]
 
 
 def _by_subset(config, probabilities, labels, subset) -> dict[str, list]:
@@ -182,7 +187,7 @@ def _variance(config, directories, ranking) -> dict[str, Any]:
     subsets = (
         None
         if ranking is None
-        else metrics.subset_means(of_test, _subset_of(ranking, ids), config.ranking.num_subsets).tolist()
+        else metrics.subset_means(of_test, _subset_of(config, ranking, ids), config.ranking.num_subsets).tolist()
     )
     return {
         "test": float(of_test.mean()),
@@ -200,23 +205,3 @@ def _shifted(config, directories) -> dict[str, list[str]]:
     missing = set().union(*(predictions.missing(directory, evaluation) for directory in directories))
     sets = {name: [f"{name}_{severity}" for severity in evaluation.severities] for name in evaluation.shifts}
     return {name: of_type for name, of_type in sets.items() if not missing.intersection(of_type)}
-
-
-def _commit() -> str:
-    """The commit of a checkout, with a plus if files differ from it; "unknown" for an installed package."""
-    here = pathlib.Path(__file__).parent
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if git("status", "--porcelain").strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "source"

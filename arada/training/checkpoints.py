@@ -11,24 +11,33 @@ from arada.training.state import Supervision, TrainState
 
 logger = logging.getLogger(__name__)
 
+# What orbax writes into a checkpoint last but its name.
+_METADATA = "_CHECKPOINT_METADATA"
+
 
 class Checkpoints:
     """The checkpoints of one run, the newest `keep` of them, numbered by step."""
 
-    def __init__(self, directory: epath.PathLike, keep: int = 2):
+    def __init__(self, directory: epath.PathLike, keep: int = 2, create: bool = True):
         options = ocp.CheckpointManagerOptions(
             # Two at least: a newest one that turns out broken must not be the only one.
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-            create=True,
+            create=create,
         )
         self._directory = epath.Path(directory)
         self._manager = ocp.CheckpointManager(
             self._directory, options=options, item_names=("state", "supervision", "run")
         )
 
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that were committed, newest first."""
+        # orbax takes any folder with a number for a name as a checkpoint.
+        committed = (step for step in self._manager.all_steps() if (self._directory / str(step) / _METADATA).exists())
+        return sorted(committed, reverse=True)
+
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        return next(iter(self.steps()), None)
 
     def save(self, step: int, state: TrainState, supervision: Supervision, run: dict) -> None:
         """Saves in the background; `run` is a JSON dict (config and seed) kept beside the arrays."""
@@ -47,35 +56,35 @@ class Checkpoints:
         A broken checkpoint is named in a warning, deleted, and the one before it is used. Raises UserError if there
         are checkpoints and none can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        step, restored = self._newest(state=state, supervision=supervision)
+        for broken in self._manager.all_steps():
+            if step is None or broken > step:
+                (self._directory / str(broken)).rmtree()
+        self._manager.reload()
+        return None if step is None else (restored["state"], restored["supervision"])
+
+    def restore_state(self, state: TrainState) -> TrainState:
+        """The newest weights alone, in the shape of `state`. Raises UserError if there are none."""
+        step, restored = self._newest(state=state)
+        if step is None:
+            raise UserError(f"there is no checkpoint in {self._directory}; train the run first")
+        return restored["state"]
+
+    def _newest(self, **templates):
+        """The newest checkpoint that can be read, as (step, items); (None, {}) if there is none at all."""
+        args = {name: ocp.args.StandardRestore(template) for name, template in templates.items()}
+        for step in self.steps():
             try:
-                restored = self._restore(step, state=state, supervision=supervision)
+                return step, self._manager.restore(step, args=ocp.args.Composite(**args))
             except Exception as error:  # orbax raises many kinds for broken files
                 logger.warning(
                     "checkpoint %s cannot be read and is passed over: %s", self._directory / str(step), error
                 )
-                continue
-            for broken in steps[: steps.index(step)]:
-                (self._directory / str(broken)).rmtree()
-            self._manager.reload()
-            return restored["state"], restored["supervision"]
-        if steps:
+        if self.steps():
             raise UserError(
                 f"none of the checkpoints in {self._directory} can be read; delete the folder to start anew"
             )
-        return None
-
-    def restore_state(self, state: TrainState) -> TrainState:
-        """The newest weights alone, in the shape of `state`. Raises UserError if there are none."""
-        step = self.latest_step()
-        if step is None:
-            raise UserError(f"there is no checkpoint in {self._directory}; train the run first")
-        return self._restore(step, state=state)["state"]
-
-    def _restore(self, step: int, **templates):
-        args = {name: ocp.args.StandardRestore(template) for name, template in templates.items()}
-        return self._manager.restore(step, args=ocp.args.Composite(**args))
+        return None, {}
 
     def close(self) -> None:
         """Waits for what is being saved. To be called before the process ends."""

@@ -4,8 +4,10 @@ Both are rewritten from their rows when a run resumes, with the rows after the r
 missing or twice, and nothing is ever appended to.
 """
 
+import contextlib
 import json
 import logging as python_logging
+from collections.abc import Iterator
 
 from clu import metric_writers
 from etils import epath
@@ -39,8 +41,9 @@ class JsonLinesWriter(metric_writers.MetricWriter):
     write_texts = write_histograms = write_pointcloud = write_hparams = _only_scalars
 
 
-def open_writer(directory: epath.PathLike, resumed_step: int) -> metric_writers.MetricWriter:
-    """The writer of a run, with what it had written up to `resumed_step`."""
+@contextlib.contextmanager
+def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[metric_writers.MetricWriter]:
+    """The writer of a run, with what it had written up to `resumed_step`; closed with all rows, also on an error."""
     directory = epath.Path(directory)
     rows = [row for row in files.read_json_lines(directory / "metrics.jsonl") if row["step"] <= resumed_step]
     for events in directory.glob("events.out.tfevents.*"):
@@ -54,4 +57,7 @@ def open_writer(directory: epath.PathLike, resumed_step: int) -> metric_writers.
         step = int(row.pop("step"))
         writer.write_scalars(step, row)
     writer.flush()
-    return writer
+    try:
+        yield writer
+    finally:
+        writer.close()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from arada.data.splits import Split
 from arada.errors import UserError
 from arada.training.checkpoints import Checkpoints
 from arada.training.progress import Progress
@@ -18,8 +17,10 @@ from arada.training.state import Supervision, TrainState
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:  # it imports TensorFlow
+if TYPE_CHECKING:  # clu's writers import TensorFlow
     from clu.metric_writers import MetricWriter
+
+    from arada.data.splits import Split
 
 # (epoch, state, supervision) -> (supervision of the next epoch, metrics of this one)
 AfterEpoch = Callable[[int, TrainState, Supervision], tuple[Supervision, dict[str, float]]]
@@ -30,7 +31,7 @@ def train(
     mapped_step: Callable,
     state: TrainState,
     supervision: Supervision,
-    split: Split,
+    split: "Split",
     *,
     replicas: Replicas,
     epochs: int,
@@ -59,7 +60,7 @@ def train(
         mean is therefore never cut in two by a kill.
       run: what to keep beside the arrays (config, seed).
 
-    Raises UserError if the loss is not finite; the last checkpoint is then the one before.
+    Raises UserError if a loss or gradient is not finite; the last checkpoint is then the one before.
     """
     steps_per_epoch = len(split) // batch_size
     total = epochs * steps_per_epoch
@@ -70,7 +71,7 @@ def train(
         logger.info("%s: resuming at step %d of %d", name, step, total)
     logger.info("%s: compiling the train step", name)
     compile_start = time.monotonic()
-    window = []
+    window, window_start = [], 0.0
     while step < total:
         epoch, skip = divmod(step, steps_per_epoch)
         soft_labels = replicas.replicate(supervision.soft_labels)
@@ -88,28 +89,34 @@ def train(
             if not (epoch_ends or (step % steps_per_epoch) % log_every_steps == 0):
                 continue
             means = _means(name, window, logged, step)
-            logged, window = step, []
+            len_window, logged, window = len(window), step, []
             progress.update(step, f"epoch {epoch + 1}/{epochs}, loss {means['train/loss']:.3f}")
             writer.write_scalars(step, means | {"epoch": step / steps_per_epoch})
-            if math.isfinite(progress.images_per_second):
-                writer.write_scalars(step, {"images_per_second": progress.images_per_second})
+            if window_start:
+                seconds = time.monotonic() - window_start
+                writer.write_scalars(step, {"images_per_second": len_window * batch_size / seconds})
             if epoch_ends:
                 supervision, of_epoch = after_epoch(epoch, state, supervision)
                 writer.write_scalars(step, of_epoch)
+                writer.flush()
             if step - saved >= checkpoint_every_steps or step == total:
                 # The log first: rows after a checkpoint are dropped on resume, rows before it must be there.
                 writer.flush()
                 checkpoints.save(step, state, supervision, run)
                 saved = step
+            # Validation, logs and checkpoints are no part of a step's speed; nor is the first window's compilation.
+            window_start = time.monotonic()
     return state, supervision
 
 
 def _means(name: str, window: list[dict], first: int, last: int) -> dict[str, float]:
     window = jax.device_get(window)
     means = {f"train/{key}": float(np.mean([metrics[key] for metrics in window])) for key in window[0]}
-    if not math.isfinite(means["train/loss"]):
+    # The loss is that before an update; a gradient that is not finite spoils the weights after it.
+    broken = [key for key, value in means.items() if not math.isfinite(value)]
+    if broken:
         raise UserError(
-            f"{name}: the loss is not finite between steps {first + 1} and {last}; lower optimizer.learning_rate "
-            f"(the last checkpoint is kept)"
+            f"{name}: {' and '.join(broken)} not finite between steps {first + 1} and {last}; lower "
+            f"optimizer.learning_rate (the last checkpoint is kept)"
         )
     return means

@@ -31,7 +31,7 @@ def train_step(
       penalty: params -> scalar, added to the mean loss.
 
     `key` is the run's; the key of step t is folded in from it, so that a resumed run draws the same numbers.
-    `metrics` are means over the global batch: loss (with the penalty), accuracy.
+    `metrics` are of the global batch: mean loss (with the penalty), accuracy, and the norm of the gradient.
     """
 
     def step(state: TrainState, batch, soft_labels, key):
@@ -52,6 +52,7 @@ def train_step(
         # where batch norm is `per_device`; elsewhere their mean changes nothing.
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
         grads, batch_stats, metrics = lax.pmean((grads, batch_stats, {"loss": loss, "accuracy": accuracy}), BATCH_AXIS)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)

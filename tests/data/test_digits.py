@@ -156,10 +156,16 @@ def test_unknown_source():
         data.build(fields, "")
 
 
-def test_labels_outside_the_classes_are_refused(digits):
-    with pytest.raises(UserError, match=r"data\.num_classes is 9"):
-        data.load_splits(digits, 9)
-    assert set(data.load_splits(digits, 10)) == {"train", "validation", "test"}
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"num_classes": 9}, r"data\.num_classes is 9.*0\.\.8"), ({"image_shape": (8, 8, 3)}, r"data\.image_shape")],
+)
+def test_a_config_that_contradicts_the_data_is_refused(digits, fields, named):
+    fields_of_data = config.get_config().data
+    assert set(data.load_splits(digits, fields_of_data)) == {"train", "validation", "test"}
+    fields_of_data.update(fields)
+    with pytest.raises(UserError, match=named):
+        data.load_splits(digits, fields_of_data)
 
 
 def test_digits_are_scikit_learns_own():

@@ -100,9 +100,19 @@ def test_nothing_to_restore(tmp_path, empty):
             checkpoints.restore_state(empty[0])
 
 
-def test_weights_alone(folder, states, empty):
-    with Checkpoints(folder) as checkpoints:
+@pytest.mark.parametrize("read_only", [True, False])
+def test_weights_alone(folder, states, empty, read_only):
+    with Checkpoints(folder, read_only=read_only) as checkpoints:
         assert_bit_equal(checkpoints.restore_state(empty[0]), states[3])
+
+
+def test_weights_of_a_broken_newest_are_passed_over(folder, states, empty, caplog):
+    break_all(folder / "3", truncate)
+    with Checkpoints(folder, read_only=True) as checkpoints, caplog.at_level(logging.WARNING, logger="arada"):
+        assert_bit_equal(checkpoints.restore_state(empty[0]), states[2])
+    assert f"{folder / '3'} cannot be read" in caplog.text
+    # Reading changes nothing.
+    assert (folder / "3").exists()
 
 
 @pytest.mark.parametrize("how", [truncate, garble, lambda path: path.unlink()], ids=["truncated", "garbled", "emptied"])
@@ -145,16 +155,33 @@ def test_all_broken(folder, empty):
     assert {path.name for path in folder.iterdir() if path.name.isdigit()} == {"2", "3"}
 
 
-def test_what_a_kill_leaves_is_no_checkpoint(folder, states, empty):
-    # orbax writes to a folder with another name first.
-    shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp-0")
+@pytest.mark.parametrize("leftover", ["4.orbax-checkpoint-tmp-0", "4"])
+def test_what_a_kill_leaves_is_no_checkpoint(folder, states, empty, leftover):
+    shutil.copytree(folder / "3", folder / leftover)
+    # orbax writes this last; it then gives the folder its name, where the store can.
+    (folder / leftover / "_CHECKPOINT_METADATA").unlink()
     with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == [3, 2]
         assert checkpoints.latest_step() == 3
         assert_bit_equal(checkpoints.restore(*empty)[0], states[3])
+        checkpoints.save(4, states[0], supervision_of(4), RUN)
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == [4, 3]
+        assert_bit_equal(checkpoints.restore(*empty)[0], states[0])
+
+
+def test_a_kill_in_the_very_first_checkpoint(tmp_path, folder, states, empty):
+    shutil.copytree(folder / "3" / "state", tmp_path / "first" / "1" / "state")
+    with Checkpoints(tmp_path / "first") as checkpoints:
+        assert checkpoints.latest_step() is None
+        assert checkpoints.restore(*empty) is None
+        checkpoints.save(1, states[1], supervision_of(1), RUN)
+    with Checkpoints(tmp_path / "first") as checkpoints:
+        assert_bit_equal(checkpoints.restore(*empty)[0], states[1])
 
 
 @pytest.mark.parametrize(("devices", "mapping"), [(1, "pmap"), (4, "shard_map")])
-def test_restores_onto_another_number_of_devices(folder, states, empty, training, batches, devices, mapping):
+def test_restores_onto_another_number_of_devices(folder, states, empty, training, devices, mapping):
     with Checkpoints(folder) as checkpoints:
         state, _ = checkpoints.restore(*empty)
     replicas = training(devices, mapping).replicas

@@ -46,26 +46,25 @@ def run(task, split):
         with Checkpoints(directory / "checkpoints") as checkpoints:
             template = jax.device_get(task.fresh())
             state, supervision = checkpoints.restore(template, start) or (task.fresh(), start)
-            writer = around_writer(open_writer(directory, int(state.step)))
-            state, supervision = loop.train(
-                "run/seed_0",
-                step,
-                state,
-                supervision,
-                split,
-                replicas=task.replicas,
-                epochs=EPOCHS,
-                batch_size=BATCH,
-                seed=0,
-                key=jax.random.key(5),
-                after_epoch=hook,
-                writer=writer,
-                checkpoints=checkpoints,
-                log_every_steps=log_every,
-                checkpoint_every_steps=save_every,
-                run={"seed": 0},
-            )
-            writer.close()
+            with open_writer(directory, int(state.step)) as writer:
+                state, supervision = loop.train(
+                    "run/seed_0",
+                    step,
+                    state,
+                    supervision,
+                    split,
+                    replicas=task.replicas,
+                    epochs=EPOCHS,
+                    batch_size=BATCH,
+                    seed=0,
+                    key=jax.random.key(5),
+                    after_epoch=hook,
+                    writer=around_writer(writer),
+                    checkpoints=checkpoints,
+                    log_every_steps=log_every,
+                    checkpoint_every_steps=save_every,
+                    run={"seed": 0},
+                )
         return jax.device_get((state, supervision))
 
     return run
@@ -114,7 +113,7 @@ def test_every_step_has_its_row_and_every_epoch_its_metrics(whole):
     assert logged[-1]["soft_label"] == supervision.soft_labels.p_correct[0]
     assert logged[-1]["train/loss"] < logged[0]["train/loss"]
     speeds = [row.get("images_per_second") for row in files.read_json_lines(directory / "metrics.jsonl")]
-    # The first step only starts the clock.
+    # The first window is that of compiling.
     assert speeds[0] is None
     assert all(speed > 0 for speed in speeds[1:])
     assert saved_steps(directory) == [9, 12]
@@ -128,7 +127,7 @@ def test_windows_are_means_and_end_with_the_epoch(run, whole, tmp_path):
     logged = {row["step"]: row for row in rows(tmp_path / "windows")}
     assert logged.keys() == windows.keys()
     for step, window in windows.items():
-        for name in ("train/loss", "train/accuracy"):
+        for name in ("train/loss", "train/accuracy", "train/gradient_norm"):
             mean = np.mean([by_step[of][name] for of in window])
             # The steps' float32 values are averaged in float32.
             assert logged[step][name] == pytest.approx(mean, rel=2e-7)
@@ -246,17 +245,18 @@ def test_a_finished_run_does_nothing(run, whole, task):
     assert rows(directory) == before
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_stops_the_run(run, task, tmp_path, value):
+@pytest.mark.parametrize(("metric", "value"), [("loss", np.nan), ("loss", np.inf), ("gradient_norm", np.nan)])
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run(run, task, tmp_path, metric, value):
     def diverging(state, batch, labels, key):
         step = int(state.step) + 1
         state, metrics = task.step(state, batch, labels, key)
-        return state, metrics | {"loss": np.float32(value)} if step == 7 else metrics
+        return state, metrics | {metric: np.float32(value)} if step == 7 else metrics
 
-    with pytest.raises(UserError, match=r"run/seed_0.*not finite between steps 7 and 8.*optimizer\.learning_rate"):
+    with pytest.raises(UserError, match=rf"run/seed_0.*{metric}.*not finite between steps 7 and 8.*learning_rate"):
         run(tmp_path, step=diverging, log_every=2, save_every=2)
     # The last checkpoint is from before the window, and from it the run goes on.
     assert saved_steps(tmp_path) == [4, 6]
+    assert [row["step"] for row in rows(tmp_path)] == [2, 4, 6]
     assert run(tmp_path)[0].step == TOTAL
 
 

@@ -51,6 +51,8 @@ def test_device_counts_change_nothing(training, batches, devices, mapping):
         assert actual["accuracy"] == expected["accuracy"]
         # One or two roundings of a loss between 1 and 2.
         assert actual["loss"] == pytest.approx(expected["loss"], rel=2 * EPS)
+        # Of thousands of numbers that have a few roundings each.
+        assert actual["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=8 * EPS)
     # The first momentum is the gradient: sums of 16 images in another order, a few roundings of the largest entry.
     gradient, expected = (s[1].opt_state[0].trace for s in (states, expected_states))
     assert largest(expected) > 0.05
@@ -166,16 +168,23 @@ def test_every_step_and_run_draws_its_own_augmentation(training, batches):
     assert len({float(loss) for loss in losses}) == 3
 
 
+class Affine(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(3)(x)
+
+
 def test_a_fresh_state_is_a_function_of_its_key():
-    model, optimizer = nn.Dense(3), optax.sgd(0.1, momentum=0.9)
+    model, optimizer = Affine(), optax.sgd(0.1, momentum=0.9)
     normalization = {"mean": np.ones(4, np.float32), "scale": np.full(1, 2, np.float32)}
     first, again, other = (
         init_state(model, optimizer, normalization, (2, 4), jax.random.key(seed)) for seed in (0, 0, 1)
     )
     assert_equal(first, again)
     assert first.step == 0
-    assert first.params["kernel"].shape == (4, 3)
-    assert not np.array_equal(first.params["kernel"], other.params["kernel"])
+    kernel, of_other = (state.params["Dense_0"]["kernel"] for state in (first, other))
+    assert kernel.shape == (4, 3)
+    assert not np.array_equal(kernel, of_other)
     assert_equal(first.opt_state, optimizer.init(first.params))
     assert_equal(first.variables, {"params": first.params, "batch_stats": {}, "normalization": normalization})
 
@@ -196,7 +205,7 @@ def test_a_batch_that_cannot_be_cut(training, batches, mapping):
 def test_loss_is_that_of_each_subsets_soft_label(training, batches):
     task = training(1, "pmap", "descent", augmentation="none", l2=0.0)
     batch, p_correct = batches[0], np.array([0.9, 0.4], np.float32)
-    (state, _), (metrics,) = task.run(batches[:1], labels=soft_labels.SoftLabelState(p_correct, 3))
+    (state, after), (metrics,) = task.run(batches[:1], labels=soft_labels.SoftLabelState(p_correct, 3))
     axis = functools.partial(jax.vmap, axis_name=models.BATCH_AXIS)
     apply = axis(lambda images: task.model.apply(weights, images, train=True, mutable=["batch_stats"]))
     weights = {"params": state.params, "batch_stats": state.batch_stats}
@@ -206,6 +215,9 @@ def test_loss_is_that_of_each_subsets_soft_label(training, batches):
     targets[np.arange(16), batch["label"]] = p
     losses = -np.sum(targets * scipy.special.log_softmax(logits, axis=-1), axis=-1)
     assert metrics["loss"] == pytest.approx(losses.mean(), rel=1e-6)
+    # A step of plain descent at rate 0.1 is as long as a tenth of the gradient.
+    moved = jax.tree.map(lambda a, b: np.sum(np.square(a.astype(np.float64) - b)), after.params, state.params)
+    assert metrics["gradient_norm"] == pytest.approx(10 * np.sqrt(sum(jax.tree.leaves(moved))), rel=1e-5)
     assert metrics["accuracy"] == np.mean(logits.argmax(axis=-1) == batch["label"])
 
 

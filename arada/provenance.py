@@ -1,0 +1,42 @@
+"""What made a result: the commit, the hardware and the versions."""
+
+import importlib.metadata
+import pathlib
+import subprocess
+
+import jax
+
+PACKAGES = ("arada", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def commit() -> str:
+    """The commit of a checkout, with a plus if files differ from it; "unknown" for an installed package."""
+    here = pathlib.Path(__file__)
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(here.parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's checkout.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def hardware() -> str:
+    """The devices that JAX sees, such as "TPU v4 x 8"."""
+    return f"{jax.devices()[0].device_kind} x {jax.device_count()}"
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that numbers depend on."""
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
