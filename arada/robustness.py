@@ -96,7 +96,8 @@ def rank(
         )
     whole["subset"] = attacks.equal_subsets(whole["distance"], num_subsets)
     files.write_npz(file, whole)
-    for path in parts.glob(f"{name}_*.npz"):
+    # Those of another batch size and the half-written too.
+    for path in parts.glob(f"{name}_*.npz*"):
         path.unlink()
     return whole
 

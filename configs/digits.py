@@ -2,14 +2,22 @@
 
     python -m arada.main --config=configs/digits.py:ar_adals --workdir=workdir/digits
 
-1,797 real 8x8 images, 800 to train, 500 to validate, 497 to test; a pre-activation ResNet of depth 11.
+1,797 real 8x8 images, 800 to train, 500 to validate, 497 to test; a pre-activation ResNet of depth 11. Expect an
+accuracy of 61 to 67 % and an ECE of 5 to 12 %.
+
+Smoothing and alpha are those of the lowest validation ECE, mean of seeds 0, 1 and 2, in percent. With 500 images it
+moves by one or two points from split to split:
+
+    label smoothing   epsilon  0.02:  5.1   0.05: 10.6   0.1: 17.8
+    AdaLS             alpha    0.05:  6.8   0.1:   6.2   0.2:  4.0
+    AR-AdaLS          alpha    0.05:  5.3   0.1:   6.1   0.2:  5.6
 """
 
 import ml_collections
 
 from configs import base
 
-METHODS = base.methods(label_smoothing=0.05, adals=0.1, ar_adals=0.05)
+METHODS = base.methods(label_smoothing=0.02, adals=0.2, ar_adals=0.05)
 
 SIZES = {
     # For tests: seconds, and no number worth quoting.

@@ -16,7 +16,7 @@ from arada.workdir import Workdir
 MOMENTS = ("compiling the train step", "epoch 2, soft labels", "ranking validation", "compiled in", "predicting")
 
 
-def start(workdir, cache):
+def start(workdir):
     command = [
         sys.executable,
         "-m",
@@ -27,23 +27,23 @@ def start(workdir, cache):
     overrides = ["--config.seeds=(0,)", "--config.run.checkpoint_every_steps=1", "--config.run.log_every_steps=1"]
     return subprocess.Popen(
         command + overrides,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": ""},
+        env=os.environ | {"XLA_FLAGS": ""},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
 
 
-def finish(workdir, cache):
-    process = start(workdir, cache)
+def finish(workdir):
+    process = start(workdir)
     _, log = process.communicate()
     assert process.returncode == 0, log
     return log
 
 
-def kill_at(moment, delay, workdir, cache):
+def kill_at(moment, delay, workdir):
     """Starts the command and kills it `delay` seconds after it said `moment`; False if it never did."""
-    process = start(workdir, cache)
+    process = start(workdir)
     for line in process.stderr:
         if moment in line:
             time.sleep(delay)
@@ -57,22 +57,17 @@ def kill_at(moment, delay, workdir, cache):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory, cache):
+def untouched(tmp_path_factory):
     """A workdir whose command ran through at once."""
     path = tmp_path_factory.mktemp("untouched")
-    finish(path, cache)
+    finish(path)
     return Workdir(path)
 
 
-def test_killed_runs_end_with_the_same_numbers(untouched, tmp_path, cache):
-    killed = sum(kill_at(moment, 0.05 * number, tmp_path, cache) for number, moment in enumerate(MOMENTS))
+def test_killed_runs_end_with_the_same_numbers(untouched, tmp_path):
+    killed = sum(kill_at(moment, 0.05 * number, tmp_path) for number, moment in enumerate(MOMENTS))
     assert killed == len(MOMENTS)
-    finish(tmp_path, cache)
+    finish(tmp_path)
     resumed = Workdir(tmp_path)
     for name in ("vanilla", "ar_adals"):
         of_both = [files.read_json_lines(w.run(name, 0) / "metrics.jsonl") for w in (untouched, resumed)]

@@ -33,7 +33,8 @@ def test_python_snippets_run():
 
 
 def test_links_and_files_exist():
-    local = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    linked = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", README)
+    local = [link or source for link, source in linked if not link.startswith("http")]
     assert local
     named = re.findall(r"(?:configs|launch)/\w+\.(?:py|sh)", README)
     for name in {*local, *named}:

@@ -76,6 +76,7 @@ def header(evaluation: dict) -> dict[str, str]:
     classes = experiment.get("num_classes")
     facts = {
         "Data set": f"{experiment.get('dataset') or UNKNOWN}" + (f" ({classes} classes)" if classes else ""),
+        "Images": ", ".join(f"{split} {count:,}" for split, count in _values(experiment.get("num_examples"))),
         "Network": experiment.get("network"),
         "Methods": ", ".join(seeds),
         "Seeds": next(iter(seeds.values())) if same else "; ".join(f"{name}: {of}" for name, of in seeds.items()),

@@ -116,6 +116,8 @@ def results(evaluation: dict) -> Table:
         Column("ECE under shift x100 ↓", lambda run: under_shift(run, "ece"), 100, 2),
         Column("NLL ↓", _test("nll"), 1, 3),
         Column("Brier ↓", _test("brier"), 1, 3),
+        Column("ECE of equal mass x100 ↓", _test("ece_quantile"), 100, 2),
+        Column("training accuracy x100", lambda run: run.get("train_accuracy"), 100, 2),
     ]
     runs = [run for method in evaluation["methods"].values() for run in method["runs"].values()]
     for name in dict.fromkeys(name for run in runs for name in run.get("ood") or {}):

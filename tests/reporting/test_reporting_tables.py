@@ -8,7 +8,7 @@ from arada.reporting import tables
 def test_results_are_means_and_deviations_over_seeds(evaluation):
     table = tables.results(evaluation)
     assert [label for label, _ in table.rows] == ["Vanilla", "AR-AdaLS"]
-    accuracy, ece, shifted, nll, brier, by_confidence, by_entropy = table.rows[0][1]
+    accuracy, ece, shifted, nll, brier, equal_mass, training, by_confidence, by_entropy = table.rows[0][1]
     # Two values a and b have mean (a + b) / 2 and deviation |a - b| / sqrt(2).
     assert str(accuracy) == "91.00 ± 1.41"  # 90 and 92
     assert str(ece) == "5.00 ± 1.41"  # 4 and 6
@@ -18,7 +18,8 @@ def test_results_are_means_and_deviations_over_seeds(evaluation):
     assert str(brier) == "0.180 ± 0.028"  # 0.20 and 0.16
     assert str(by_confidence) == "0.900 ± 0.000"
     assert str(by_entropy) == "0.930 ± 0.014"
-    assert table.columns[5:] == ["AUROC photographs (confidence) ↑", "AUROC photographs (entropy) ↑"]
+    assert (str(equal_mass), str(training)) == ("5.00 ± 1.41", "99.00 ± 0.00")
+    assert table.columns[7:] == ["AUROC photographs (confidence) ↑", "AUROC photographs (entropy) ↑"]
 
 
 def test_ece_by_severity(evaluation):
@@ -50,7 +51,7 @@ def test_what_is_missing_was_not_run(evaluation, absent):
         for run in method["runs"].values():
             run["shift"] = run["ood"] = absent
     table = tables.results(evaluation)
-    assert len(table.columns) == 5
+    assert len(table.columns) == 7
     assert str(table.rows[0][1][2]) == "not run"
     assert [str(cell) for cell in tables.variance(evaluation).rows[0][1]] == ["not run", "not run"]
     severities = [str(cell) for cell in tables.ece_by_severity(evaluation).rows[0][1]]
