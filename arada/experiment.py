@@ -86,7 +86,7 @@ class Experiment:
         if not wanted and not compare:
             logger.info("rank: %s is complete", directory)
             return
-        _, variables = trained.load(source_dir)
+        variables = trained.final_variables(source_dir)
         model = trained.build_model(config)
         for name in wanted:
             robustness.check(name, model, variables, self.splits[name])
@@ -110,7 +110,8 @@ class Experiment:
         train = self.splits["train"]
         chosen = np.random.default_rng(0).choice(len(train), self.config.ranking.agreement_examples, replace=False)
         sample = train.take(chosen)
-        mapped = self._map(robustness.attack_step(model, "cw", ml_collections.ConfigDict()))
+        paper = ml_collections.ConfigDict()  # the attack's defaults
+        mapped = self._map(robustness.attack_step(model, "cw", paper))
         reference = rank(f"agreement_cw_{len(sample)}", mapped, split=sample)
         ranked = files.read_npz(directory / "train.npz")
         distance = ranked["distance"][np.searchsorted(ranked["example_id"], sample.example_id)]
@@ -143,7 +144,7 @@ class Experiment:
                 raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
             workdirs.claim(directory, identity, config)
             if predictions.missing(directory, config.evaluation):
-                incomplete[directory] = self.replicas.replicate(trained.load(run_dir)[1])
+                incomplete[directory] = self.replicas.replicate(trained.final_variables(run_dir))
         if incomplete:
             logits_fn = models.logits_fn(trained.build_model(config))
             mapped = self._map(lambda variables, batch: {"logits": logits_fn(variables, batch["image"])})

@@ -125,7 +125,7 @@ class Trainer:
             "validation/ece": metrics.binned_error(confidence, correct, num_bins=config.evaluation.num_bins),
         }
         for quantity, values in by_subset.items():
-            scalars |= {f"{quantity}/subset_{subset:02}": value for subset, value in enumerate(values)}
+            scalars |= {f"{quantity}/subset_{r:02}": value for r, value in enumerate(values)}
         if config.soft_labels.adaptive:
             updated = soft_labels.update(
                 supervision.soft_labels,

@@ -86,8 +86,10 @@ def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
     if kind == "mean_image":
         return {"mean": mean.astype(np.float32), "scale": np.ones(1, np.float32)}
     channel_mean = mean.mean(axis=(0, 1))
+    # A channel without variance is only shifted.
     variance = (squares / len(split)).mean(axis=(0, 1)) - np.square(channel_mean)
-    return {"mean": channel_mean.astype(np.float32), "scale": np.sqrt(variance).astype(np.float32)}
+    scale = np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 0)), 1)
+    return {"mean": channel_mean.astype(np.float32), "scale": scale.astype(np.float32)}
 
 
 def empty_moments(kind: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:

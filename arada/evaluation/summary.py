@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -10,7 +11,10 @@ import numpy as np
 
 from arada import attacks, files, provenance
 from arada import workdir as workdirs
+from arada.errors import UserError
 from arada.evaluation import metrics, predictions
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 
@@ -26,8 +30,18 @@ def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> d
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs():
         clean = (workdir.predictions(name, seed) / f"{split}.npz" for split in ("test", "validation"))
-        if all(file.exists() for file in clean):
-            by_method.setdefault(name, []).append(seed)
+        if not all(file.exists() for file in clean):
+            continue
+        made_by, now = (workdirs.stored(of(name, seed))["identity"] for of in (workdir.predictions, workdir.run))
+        if made_by != now:
+            logger.warning(
+                "%s/seed_%d was trained anew since it was evaluated and is left out; delete %s and evaluate it again",
+                name,
+                seed,
+                workdir.predictions(name, seed),
+            )
+            continue
+        by_method.setdefault(name, []).append(seed)
     return {
         "experiment": _experiment(workdir, config, by_method, rankings, ranking_dir),
         "methods": {
@@ -153,10 +167,14 @@ def _out_of_distribution(inside: np.ndarray, directory, name: str) -> dict[str, 
 def _subset_of(config, ranking: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
     """Joins by id: the subset of each example."""
     order = np.argsort(ranking["example_id"])
-    at = order[np.searchsorted(ranking["example_id"][order], ids)]
-    if not np.array_equal(ranking["example_id"][at], ids):
-        raise RuntimeError("predictions and ranking hold different examples")
-    return attacks.equal_subsets(ranking["distance"], config.ranking.num_subsets)[at]
+    ranked = ranking["example_id"][order]
+    at = np.minimum(np.searchsorted(ranked, ids), len(ranked) - 1)
+    if not np.array_equal(ranked[at], ids):
+        raise UserError(
+            f"ranking.source: {config.ranking.source} ranks other images than those of the test split; "
+            f"choose one of this data set and data.split_seed"
+        )
+    return attacks.equal_subsets(ranking["distance"][order], config.ranking.num_subsets)[at]
 
 
 def _by_subset(config, probabilities, labels, subset) -> dict[str, list]:

@@ -57,10 +57,7 @@ class Checkpoints:
         are checkpoints and none can be read.
         """
         step, restored = self._newest(state=state, supervision=supervision)
-        for broken in self._manager.all_steps():
-            if step is None or broken > step:
-                (self._directory / str(broken)).rmtree()
-        self._manager.reload()
+        self.drop_after(-1 if step is None else step)
         return None if step is None else (restored["state"], restored["supervision"])
 
     def restore_state(self, state: TrainState) -> TrainState:
@@ -69,6 +66,13 @@ class Checkpoints:
         if step is None:
             raise UserError(f"there is no checkpoint in {self._directory}; train the run first")
         return restored["state"]
+
+    def drop_after(self, step: int) -> None:
+        """Deletes what lies there for later steps: broken, or they would have been restored."""
+        for broken in self._manager.all_steps():
+            if broken > step:
+                (self._directory / str(broken)).rmtree()
+        self._manager.reload()
 
     def _newest(self, **templates):
         """The newest checkpoint that can be read, as (step, items); (None, {}) if there is none at all."""

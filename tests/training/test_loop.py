@@ -231,6 +231,18 @@ def test_a_checkpoint_at_the_end_of_an_epoch_does_not_repeat_the_hook(run, task,
     assert epochs == [0, 1, 2]
 
 
+def test_the_log_is_on_disk_before_its_checkpoint(run, tmp_path, monkeypatch):
+    on_disk, save = {}, Checkpoints.save
+
+    def save_and_look(self, step, *args):
+        on_disk[step] = [row["step"] for row in rows(tmp_path)]
+        save(self, step, *args)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_look)
+    run(tmp_path)
+    assert on_disk == {step: list(range(1, step + 1)) for step in (3, 6, 9, 12)}
+
+
 def test_cadences_change_no_result(run, task, whole, tmp_path):
     with pytest.raises(Killed):
         run(tmp_path / "other", log_every=2, save_every=4, **stop_at("step", 7)(task))

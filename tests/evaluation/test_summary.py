@@ -1,0 +1,208 @@
+import functools
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from arada import files
+from arada import workdir as workdirs
+from arada.errors import UserError
+from arada.evaluation import metrics, summary
+from arada.workdir import Workdir
+from configs import digits
+
+# Six test images by id, two classes; the label is 1 for the odd ones.
+IDS = np.array([10, 11, 20, 21, 30, 31], np.int32)
+LABELS = np.array([0, 1, 0, 1, 0, 1], np.int32)
+# The probability of class 1.
+TEST = {0: [0.1, 0.9, 0.2, 0.8, 0.6, 0.4], 1: [0.1, 0.5001, 0.2, 0.8, 0.2, 0.4]}
+SETS = ("validation", "noise_1", "noise_2", "blur_1", "blur_2", "ood_photographs")
+
+
+def config_of(name="vanilla", **overrides):
+    config = digits.get_config("testing")
+    fields = {
+        "name": name,
+        "ranking.num_subsets": 3,
+        "evaluation.shifts": ("noise", "blur"),
+        "evaluation.severities": (1, 2),
+        "evaluation.out_of_distribution": ("photographs",),
+        "evaluation.num_bins": 5,
+    }
+    config.update_from_flattened_dict({**fields, **overrides})
+    return config
+
+
+def both(of_one):
+    """Probabilities [N, 2] from those of class 1."""
+    return np.stack([1 - np.asarray(of_one), of_one], axis=-1)
+
+
+def predict(workdir, name, seed, dataset, of_one, labels=LABELS):
+    arrays = {"example_id": IDS, "label": labels, "logits": np.log(both(of_one))[None].astype(np.float32)}
+    files.write_npz(workdir.predictions(name, seed) / f"{dataset}.npz", arrays)
+
+
+def add_run(workdir, name, seed, sets=SETS, rows=({"step": 4, "epoch": 1.0, "train/accuracy": 0.5},)):
+    """The files of a trained run with predictions on the test images and on `sets`."""
+    config = config_of(name)
+    identity = workdirs.run_identity(config, seed, 1)
+    for folder in (workdir.run(name, seed), workdir.predictions(name, seed)):
+        workdirs.claim(folder, identity, config)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    files.write_bytes(workdir.run(name, seed) / "metrics.jsonl", lines.encode())
+    predict(workdir, name, seed, "test", TEST[seed])
+    for dataset in sets:
+        outside = dataset.startswith("ood")
+        predict(workdir, name, seed, dataset, [0.45] * 6, labels=LABELS * 0 - 1 if outside else LABELS)
+
+
+def rank(workdir, rows=(0, 1, 2, 3, 4, 5), distance=(np.inf, 5, 4, 3, 2, 1)):
+    """A ranking in which robustness falls with the id, and 10 withstood the attack."""
+    rows = np.array(rows)
+    arrays = {"example_id": IDS, "distance": np.array(distance, np.float32), "label": LABELS, "predicted": LABELS}
+    files.write_npz(workdir.ranking("vanilla/seed_0") / "test.npz", {key: x[rows] for key, x in arrays.items()})
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return Workdir(tmp_path)
+
+
+def test_measure_is_the_metrics_called_one_by_one():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(4), 50)
+    # Right where sure, wrong elsewhere: too sure in some bins and not enough in others.
+    labels = (probabilities.argmax(axis=-1) + (probabilities.max(axis=-1) < 0.5)) % 4
+    error = functools.partial(metrics.expected_calibration_error, probabilities, labels, num_bins=7)
+    confidence, correct = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
+    expected = {
+        "accuracy": metrics.accuracy(probabilities, labels),
+        "confidence": confidence.mean(),
+        "ece": error(),
+        "ece_quantile": error(binning="quantile"),
+        "classwise_ece": metrics.classwise_calibration_error(probabilities, labels, num_bins=7),
+        "nll": metrics.negative_log_likelihood(probabilities, labels),
+        "brier": metrics.brier_score(probabilities, labels),
+        "aurc": metrics.risk_coverage(confidence, correct)[2],
+    }
+    found = summary.measure(probabilities, labels, 7)
+    assert {type(value) for value in found.values()} == {float}
+    assert found == pytest.approx({key: float(value) for key, value in expected.items()}, rel=1e-5)
+    assert summary.measure(probabilities, labels, 1)["ece"] < 0.9 * found["ece"]
+
+
+def test_a_method_by_hand(workdir):
+    rank(workdir)
+    for seed in (0, 1):
+        add_run(workdir, "adals", seed)
+    evaluation = summary.summarize(workdir, config_of("vanilla"))
+    method = evaluation["methods"]["adals"]
+    assert method["seeds"] == [0, 1]
+    # Seed 0 is wrong on 30 and 31, at confidence 0.6 each.
+    test = method["runs"]["0"]["test"]
+    assert test["accuracy"] == pytest.approx(4 / 6)
+    assert test["confidence"] == pytest.approx((0.9 + 0.9 + 0.8 + 0.8 + 0.6 + 0.6) / 6)
+    # Bins of a fifth: 0.6 lies in [0.6, 0.8), the others above it.
+    assert test["ece"] == pytest.approx((2 * 0.6 + abs(3.4 - 4)) / 6, rel=1e-5)
+    assert test["aurc"] == pytest.approx((1 / 5 + 2 / 6) / 6)
+    # Class 0 everywhere, with 0.55.
+    shifted = method["runs"]["1"]["shift"]
+    assert [[of["accuracy"] for of in sets] for sets in shifted.values()] == [[0.5, 0.5], [0.5, 0.5]]
+    assert method["runs"]["0"]["validation"]["confidence"] == pytest.approx(0.55)
+    # All photographs are less sure than all digits.
+    assert method["runs"]["0"]["ood"] == {"photographs": {"auroc_confidence": 1.0, "auroc_entropy": 1.0}}
+    # The least robust third is 31 and 30, both wrong.
+    subsets = method["runs"]["0"]["subsets"]
+    assert subsets["count"] == [2, 2, 2]
+    assert subsets["accuracy"] == [0.0, 1.0, 1.0]
+    assert subsets["confidence"] == pytest.approx([0.6, 0.8, 0.9])
+    assert subsets["ece"] == pytest.approx([0.6, 0.2, 0.1], rel=1e-5)
+    # The two runs differ on 11 (0.9 and 0.5001) and on 30 (0.6 and 0.2); of two numbers the variance is half the
+    # square of their difference.
+    by_image = [0, 0.3999**2 / 2, 0, 0, 0.4**2 / 2, 0]
+    variance = method["variance"]
+    assert variance["test"] == pytest.approx(np.mean(by_image), rel=1e-5)
+    assert variance["subsets"] == pytest.approx([by_image[4] / 2, 0, by_image[1] / 2], rel=1e-5, abs=1e-12)
+    assert variance["shift"] == {"noise": [0.0, 0.0], "blur": [0.0, 0.0]}
+    experiment = evaluation["experiment"]
+    assert experiment["num_examples"] == {"test": 6}
+    assert experiment["ranking"]["success_rate"] == {"test": pytest.approx(5 / 6)}
+    files.write_json(workdir.evaluation, evaluation)
+
+
+@pytest.mark.parametrize("distance", [(np.inf, 5, 4, 3, 2, 1), [np.inf] * 6], ids=["distinct", "ties"])
+def test_subsets_are_joined_by_id(workdir, distance):
+    rank(workdir, distance=distance)
+    add_run(workdir, "vanilla", 0)
+    in_order = summary.summarize(workdir, config_of())["methods"]["vanilla"]["runs"]["0"]["subsets"]
+    assert len(set(in_order["confidence"])) == 3
+    rank(workdir, (3, 0, 5, 1, 4, 2), distance)
+    permuted = summary.summarize(workdir, config_of())["methods"]["vanilla"]["runs"]["0"]["subsets"]
+    assert permuted == in_order
+
+
+@pytest.mark.parametrize("rows", [(0, 1, 2, 3, 4), (1, 2, 3, 4, 5), (0, 2, 3, 4, 5)])
+def test_a_ranking_of_other_images_is_refused(workdir, rows):
+    rank(workdir, rows)
+    add_run(workdir, "vanilla", 0)
+    with pytest.raises(UserError, match=r"ranking\.source: vanilla/seed_0 ranks other images .* the test split"):
+        summary.summarize(workdir, config_of())
+
+
+def test_without_a_ranking_there_are_no_subsets(workdir):
+    for seed in (0, 1):
+        add_run(workdir, "vanilla", seed)
+    method = summary.summarize(workdir, config_of())["methods"]["vanilla"]
+    assert method["runs"]["0"]["subsets"] == {}
+    assert method["variance"]["subsets"] is None
+
+
+def test_one_run_has_no_variance(workdir):
+    add_run(workdir, "vanilla", 1)
+    method = summary.summarize(workdir, config_of())["methods"]["vanilla"]
+    assert method["seeds"] == [1]
+    assert method["variance"] is None
+
+
+def test_what_some_runs_were_not_predicted_on_is_left_out(workdir):
+    add_run(workdir, "adals", 0)
+    add_run(workdir, "adals", 1, sets=[name for name in SETS if name not in ("blur_2", "ood_photographs")])
+    add_run(workdir, "vanilla", 0, sets=["validation"])
+    # Begun, and not evaluated to the end.
+    add_run(workdir, "ar_adals", 0, sets=["noise_1"])
+    methods = summary.summarize(workdir, config_of())["methods"]
+    assert list(methods) == ["adals", "vanilla"]
+    of_adals = methods["adals"]["runs"]
+    assert {seed: list(run["shift"]) for seed, run in of_adals.items()} == {"0": ["noise", "blur"], "1": ["noise"]}
+    assert {seed: list(run["ood"]) for seed, run in of_adals.items()} == {"0": ["photographs"], "1": []}
+    assert list(methods["adals"]["variance"]["shift"]) == ["noise"]
+    assert methods["vanilla"]["runs"]["0"]["shift"] == {}
+    assert methods["vanilla"]["runs"]["0"]["ood"] == {}
+
+
+def test_train_accuracy_is_the_mean_over_the_last_epoch_s_steps(workdir):
+    # Three steps an epoch: the last one's rows are means over two steps and over one.
+    rows = [
+        {"step": 2, "epoch": 2 / 3, "train/accuracy": 0.1},
+        {"step": 3, "epoch": 1.0, "train/accuracy": 0.2, "images_per_second": 100.0},
+        {"step": 5, "epoch": 5 / 3, "train/accuracy": 0.5, "images_per_second": 300.0},
+        {"step": 6, "epoch": 2.0, "train/accuracy": 0.8, "images_per_second": 500.0},
+    ]
+    add_run(workdir, "vanilla", 0, rows=rows)
+    run = summary.summarize(workdir, config_of())["methods"]["vanilla"]["runs"]["0"]
+    assert run["train_accuracy"] == pytest.approx((2 * 0.5 + 0.8) / 3)
+    assert run["images_per_second"] == 300.0
+
+
+def test_predictions_of_weights_that_are_gone_are_left_out(workdir, caplog):
+    for name in ("adals", "vanilla"):
+        add_run(workdir, name, 0)
+    shutil.rmtree(workdir.run("adals", 0))
+    config = config_of("adals", **{"optimizer.learning_rate": 0.5})
+    workdirs.claim(workdir.run("adals", 0), workdirs.run_identity(config, 0, 1), config)
+    with caplog.at_level(logging.WARNING, logger="arada"):
+        assert list(summary.summarize(workdir, config_of())["methods"]) == ["vanilla"]
+    assert "adals/seed_0 was trained anew" in caplog.text

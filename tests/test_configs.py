@@ -1,0 +1,151 @@
+import itertools
+import pathlib
+
+import ml_collections
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from arada.training import optimizers
+from configs import base, cifar10, digits
+
+CONFIGS = pathlib.Path(base.__file__).parent
+FILES = {"cifar10": cifar10, "digits": digits}
+PRESETS = [
+    (name, ",".join(filter(None, presets)))
+    for name, file in FILES.items()
+    for presets in itertools.product(("", *file.METHODS), ("", *file.SIZES))
+]
+
+
+def fields_of(config, prefix=""):
+    """{"section.field": value} of all fields that are no sections."""
+    fields = {}
+    for key, value in config.items():
+        nested = isinstance(value, ml_collections.ConfigDict)
+        fields |= fields_of(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return fields
+
+
+def parsed(config, *arguments):
+    """What the command line makes of these arguments; the file itself is loaded in test_main.py."""
+    values = flags.FlagValues()
+    argv = ["main", *arguments]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=argv)
+    values(argv)
+    return values.config
+
+
+def another(value):
+    """A value of the same type that is not the same, and the flag that sets it."""
+    if isinstance(value, bool):
+        return not value, str(not value)
+    if isinstance(value, tuple):
+        value = (*value, value[-1] if value else 1)
+        return value, repr(value).replace(" ", "")
+    value = {int: lambda x: x + 1, float: lambda x: x + 0.25, str: lambda x: x + "x"}[type(value)](value)
+    return value, str(value)
+
+
+def test_there_is_no_other_config():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {"__init__", "base", *FILES}
+
+
+@pytest.mark.parametrize(("name", "presets"), PRESETS)
+def test_every_field_can_be_overridden(name, presets):
+    config = FILES[name].get_config(presets)
+    fields = fields_of(config)
+    # Neither None nor a list could be overridden.
+    assert {type(value) for value in fields.values()} == {bool, int, float, str, tuple}
+    new = {field: another(value) for field, value in fields.items()}
+    after = fields_of(parsed(config, *(f"--config.{field}={flag}" for field, (_, flag) in new.items())))
+    assert after == {field: value for field, (value, _) in new.items()}
+    assert all(after[field] != value and type(after[field]) is type(value) for field, value in fields.items())
+
+
+@pytest.mark.parametrize("argument", ["--config.training.epochs=many", "--config.training.epochs=2.5"])
+def test_a_value_of_another_type_is_refused(argument):
+    with pytest.raises((flags.IllegalFlagValueError, TypeError)):
+        parsed(digits.get_config(), argument)
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(AttributeError, match="epoch"):
+        parsed(digits.get_config(), "--config.training.epoch=2")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_all_data_sets_have_the_same_methods(name):
+    file = FILES[name]
+    assert set(file.METHODS) == {"vanilla", "label_smoothing", "adals", "ar_adals"}
+    for method in file.METHODS:
+        config = file.get_config(method)
+        assert config.name == method
+        labels = config.soft_labels
+        assert labels.adaptive == (method in ("adals", "ar_adals"))
+        assert labels.num_subsets == (10 if method == "ar_adals" else 1)
+        assert (labels.epsilon > 0) == (method == "label_smoothing")
+    assert file.get_config().name == "vanilla"
+    assert fields_of(file.get_config()) == fields_of(file.get_config("vanilla"))
+
+
+def test_configs_share_nothing():
+    first = cifar10.get_config("ar_adals")
+    first.soft_labels.num_subsets = 3
+    first.evaluation.num_bins = 3
+    assert cifar10.get_config("ar_adals").soft_labels.num_subsets == 10
+    assert cifar10.get_config().evaluation.num_bins == 15
+
+
+@pytest.mark.parametrize("presets", ["small,mine", "mine,small"])
+def test_sizes_come_first_then_the_method(presets):
+    methods = {"mine": {"training.epochs": 7, "soft_labels.epsilon": 0.5}}
+    sizes = {"small": {"training.epochs": 2, "training.batch_size": 8}}
+    config = base.with_presets(base.config(), presets, methods, sizes)
+    assert config.name == "mine"
+    assert (config.training.epochs, config.training.batch_size, config.soft_labels.epsilon) == (7, 8, 0.5)
+
+
+def test_a_size_alone_is_no_method():
+    config = base.with_presets(base.config(), "small", {}, {"small": {"training.epochs": 2}})
+    assert (config.name, config.training.epochs) == ("vanilla", 2)
+
+
+@pytest.mark.parametrize(
+    ("presets", "message"),
+    [
+        ("mine,tiny", r"unknown preset 'tiny'; there are mine, yours, small"),
+        ("mine,yours", r"one method at a time, not mine and yours"),
+        ("mine,mine", r"one method at a time, not mine and mine"),
+    ],
+)
+def test_wrong_presets_are_told(presets, message):
+    with pytest.raises(ValueError, match=message):
+        base.with_presets(base.config(), presets, {"mine": {}, "yours": {}}, {"small": {}})
+
+
+@pytest.mark.parametrize(("name", "presets"), PRESETS)
+def test_presets_bring_no_fields_of_their_own(name, presets):
+    # A misspelt field would be one.
+    assert fields_of(FILES[name].get_config(presets)).keys() == fields_of(FILES[name].get_config()).keys()
+
+
+def test_cifar10_is_trained_as_the_paper_says():
+    config = cifar10.get_config("ar_adals")
+    assert (config.model.name, config.model.depth, config.model.width) == ("resnet_v2", 29, 16)
+    assert (config.data.num_train, config.data.num_validation, config.data.num_test) == (45_000, 5_000, 10_000)
+    assert (config.training.epochs, config.training.batch_size) == (200, 256)
+    assert config.soft_labels.alpha == ((0, 0.005),)
+    cw = config.ranking.cw
+    assert (cw.binary_search_steps, cw.max_iterations, cw.learning_rate) == (3, 500, 0.005)
+
+
+def test_cifar10_s_learning_rate_falls_after_epoch_80():
+    steps_per_epoch = 45_000 // 256
+    rate = optimizers.learning_rate_schedule(cifar10.get_config().optimizer, steps_per_epoch)
+    last_of_80, first_of_81 = 81 * steps_per_epoch - 1, 81 * steps_per_epoch
+    assert float(rate(0)) == pytest.approx(1e-3, rel=1e-6)
+    assert float(rate(80 * steps_per_epoch)) == pytest.approx(1e-3, rel=1e-6)
+    assert float(rate(last_of_80)) == pytest.approx(1e-3, rel=1e-6)
+    assert float(rate(first_of_81)) == pytest.approx(1e-4, rel=1e-6)
+    assert float(rate(200 * steps_per_epoch - 1)) == pytest.approx(0.5e-6, rel=1e-6)
