@@ -88,8 +88,7 @@ class Experiment:
             return
         variables = trained.final_variables(source_dir)
         model = trained.build_model(config)
-        for name in wanted:
-            robustness.check(name, model, variables, self.splits[name])
+        robustness.check(model, variables, {name: self.splits[name] for name in wanted})
         variables = self.replicas.replicate(variables)
         rank = functools.partial(
             robustness.rank,

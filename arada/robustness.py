@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
@@ -37,16 +37,17 @@ def attack_step(model, attack: str, settings: ml_collections.ConfigDict) -> Call
     return step
 
 
-def check(name: str, model, variables, split: Split) -> None:
+def check(model, variables, splits: Mapping[str, Split]) -> None:
     """Looks at images and classifier before hours are spent: raises UserError, or warns."""
-    try:
-        if split.image.dtype != np.uint8:
-            attacks.check_images(split.image)
-        of_images = jax.jit(functools.partial(models.logits_fn(model), variables))
-        for warning in attacks.classifier_warnings(of_images, models.unit_range(split.image[:16])):
-            logger.warning("ranking %s: %s", name, warning)
-    except ValueError as error:
-        raise UserError(f"ranking {name}: {error}") from None
+    of_images = jax.jit(functools.partial(models.logits_fn(model), variables))
+    for name, split in splits.items():
+        try:
+            if split.image.dtype != np.uint8:
+                attacks.check_images(split.image)
+            for warning in attacks.classifier_warnings(of_images, models.unit_range(split.image[:16])):
+                logger.warning("ranking %s: %s", name, warning)
+        except ValueError as error:
+            raise UserError(f"ranking {name}: {error}") from None
 
 
 def rank(

@@ -197,14 +197,14 @@ def test_images_out_of_range_are_refused(low, high, reach):
     image[-2], image[-1, 0, 0] = low, high
     model = Linear()
     with pytest.raises(UserError, match=rf"ranking validation: attacks take images in \[0, 1\].* from {reach}"):
-        robustness.check("validation", model, Linear.variables(), split_of(image))
+        robustness.check(model, Linear.variables(), {"validation": split_of(image)})
     assert model.calls == 0
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_a_fit_classifier_is_not_remarked_on(split, caplog, dtype):
     image = (split.image * 255).astype(np.uint8) if dtype == np.uint8 else split.image
-    robustness.check("train", Linear(), Linear.variables(), split_of(image))
+    robustness.check(Linear(), Linear.variables(), {"train": split_of(image)})
     assert caplog.text == ""
 
 
@@ -221,13 +221,13 @@ def test_a_fit_classifier_is_not_remarked_on(split, caplog, dtype):
 )
 def test_a_classifier_unfit_for_attacks_is_told(split, caplog, output, remark):
     with caplog.at_level(logging.WARNING, logger="arada"):
-        robustness.check("train", Linear(output), Linear.variables(), split)
+        robustness.check(Linear(output), Linear.variables(), {"train": split})
     assert remark in caplog.text
 
 
 def test_a_classifier_of_nan_is_refused(split):
     with pytest.raises(UserError, match="ranking test: the classifier returns values that are not finite"):
-        robustness.check("test", Linear(lambda logits: logits * jnp.nan), Linear.variables(), split)
+        robustness.check(Linear(lambda logits: logits * jnp.nan), Linear.variables(), {"test": split})
 
 
 @pytest.fixture
