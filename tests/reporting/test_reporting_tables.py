@@ -8,7 +8,7 @@ from arada.reporting import tables
 def test_results_are_means_and_deviations_over_seeds(evaluation):
     table = tables.results(evaluation)
     assert [label for label, _ in table.rows] == ["Vanilla", "AR-AdaLS"]
-    accuracy, ece, shifted, nll, brier, equal_mass, training, by_confidence, by_entropy = table.rows[0][1]
+    accuracy, ece, shifted, nll, brier, equal_mass, training = table.rows[0][1]
     # Two values a and b have mean (a + b) / 2 and deviation |a - b| / sqrt(2).
     assert str(accuracy) == "91.00 ± 1.41"  # 90 and 92
     assert str(ece) == "5.00 ± 1.41"  # 4 and 6
@@ -16,10 +16,13 @@ def test_results_are_means_and_deviations_over_seeds(evaluation):
     assert str(shifted) == "20.00 ± 5.66"
     assert str(nll) == "0.500 ± 0.141"
     assert str(brier) == "0.180 ± 0.028"  # 0.20 and 0.16
-    assert str(by_confidence) == "0.900 ± 0.000"
-    assert str(by_entropy) == "0.930 ± 0.014"
     assert (str(equal_mass), str(training)) == ("5.00 ± 1.41", "99.00 ± 0.00")
-    assert table.columns[7:] == ["AUROC photographs (confidence) ↑", "AUROC photographs (entropy) ↑"]
+
+
+def test_out_of_distribution(evaluation):
+    table = tables.out_of_distribution(evaluation)
+    assert table.columns == ["AUROC photographs (confidence) ↑", "AUROC photographs (entropy) ↑"]
+    assert [str(cell) for cell in table.rows[0][1]] == ["0.900 ± 0.000", "0.930 ± 0.014"]
 
 
 def test_ece_by_severity(evaluation):
