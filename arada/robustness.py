@@ -68,6 +68,8 @@ def rank(
     file = directory / f"{name}.npz"
     if file.exists():
         return files.read_npz(file)
+    if num_subsets > len(split):
+        raise UserError(f"ranking.num_subsets is {num_subsets}, but the {name} split has {len(split)} images")
     parts = directory / "parts"
     # The batch size is part of the name: a job that goes on with another one starts anew.
     path_of = [parts / f"{name}_{batch_size}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]

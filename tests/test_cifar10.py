@@ -21,6 +21,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quickly_compiled():
+    """Two steps of a program are over before XLA has made it faster."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def small(**overrides):
     config = cifar10.get_config("ar_adals")
     fewer = {"data.num_train": 64, "data.num_validation": 40, "data.num_test": 20}

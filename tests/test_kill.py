@@ -12,8 +12,8 @@ import pytest
 from arada import files
 from arada.workdir import Workdir
 
-# What a process says just before each kind of work, so that kills fall into all of them.
-MOMENTS = ("compiling the train step", "epoch 2, soft labels", "ranking validation", "compiled in", "predicting")
+# What a process says just before each kind of work, in the order of a run, so that kills fall into all of them.
+MOMENTS = ("compiling the train step", "compiled in", "ranking validation", "soft labels after epoch 2", "predicting")
 
 
 def start(workdir):

@@ -175,6 +175,12 @@ def test_failures_sort_as_most_robust_by_id(rank, split):
     np.testing.assert_array_equal(whole["subset"][[17, 16, 15, 1]], [0, 0, 1, 6])
 
 
+def test_more_subsets_than_images_are_refused_before_the_attack(rank):
+    with pytest.raises(UserError, match=r"ranking\.num_subsets is 19, but the train split has 18 images"):
+        rank(num_subsets=19)
+    assert rank.attacked == []
+
+
 @pytest.mark.parametrize(("failures", "warns"), [(6, False), (7, True)])
 def test_more_failures_than_a_subset_holds_are_told(rank, split, caplog, failures, warns):
     image = split.image.copy()

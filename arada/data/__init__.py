@@ -38,6 +38,8 @@ def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, 
     """The three splits, with images of the shape and labels in the range that `config.data` says. Raises UserError."""
     splits, num_classes = dataset.splits(), data.num_classes
     for name, split in splits.items():
+        if not len(split):
+            raise UserError(f"data.num_{name} leaves the {name} split without images; it must be above 0")
         if split.image.shape[1:] != tuple(data.image_shape):
             raise UserError(f"data.image_shape is {data.image_shape}, but {name} images are {split.image.shape[1:]}")
         low, high = int(split.label.min()), int(split.label.max())

@@ -117,6 +117,8 @@ def _run(config: ml_collections.ConfigDict, directory, ranking) -> dict[str, Any
 
 def _training(run_dir) -> dict[str, Any]:
     rows = files.read_json_lines(run_dir / "metrics.jsonl")
+    if not rows:
+        return {"train_accuracy": None, "images_per_second": None}
     speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
     # Each row is a mean over the steps since the row before it.
     windows = np.diff([0, *(row["step"] for row in rows)])
