@@ -4,11 +4,12 @@ import re
 
 import ml_collections
 
-from arada import attacks, files, models
+from arada import attacks, files, models, robustness
 from arada import workdir as workdirs
 from arada.data import augmentation, shifts
 from arada.errors import UserError
 from arada.evaluation import metrics
+from arada.models import resnet_v1
 from arada.training import optimizers
 from arada.training.replication import MAPPINGS
 
@@ -21,7 +22,13 @@ POSITIVE = (
     "optimizer.learning_rate",
     "ranking.cw.binary_search_steps",
     "ranking.cw.max_iterations",
+    "ranking.cw.learning_rate",
+    "ranking.cw.initial_const",
     "ranking.fmn.steps",
+    "ranking.sdf.rounds",
+    "ranking.sdf.steps",
+    "ranking.sdf.candidates",
+    "ranking.first_order.candidates",
     "evaluation.num_bins",
     "run.log_every_steps",
     "run.checkpoint_every_steps",
@@ -37,8 +44,10 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _one_of("optimizer.name", config.optimizer.name, ("adam", "sgd"))
     _one_of("optimizer.l2_on", config.optimizer.l2_on, optimizers.L2_TARGETS)
     _one_of("training.augmentation", config.training.augmentation, augmentation.BY_NAME)
-    _one_of("training.normalization", config.training.normalization, ("mean_image", "standardize"))
+    _one_of("training.normalization", config.training.normalization, ("mean_image", "standardize", "cifar"))
+    _one_of("ranking.by", config.ranking.by, robustness.BY)
     _one_of("ranking.attack", config.ranking.attack, attacks.BY_NAME)
+    _one_of("ranking.before_refresh", config.ranking.before_refresh, ("precomputed", "one_subset"))
     _one_of("evaluation.variance_of", config.evaluation.variance_of, metrics.VARIANCES)
     _one_of("run.mapping", config.run.mapping, MAPPINGS)
     for name in config.evaluation.shifts:
@@ -63,8 +72,18 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
         raise UserError(f"seeds is {config.seeds}; name one or more, each once and 0 or above, such as (0, 1, 2)")
     if not re.fullmatch(workdirs.RUN_NAME, config.name):
         raise UserError(f"name is {config.name!r}; it names a folder: letters, digits and any of _ . + -")
+    if config.model.name == "resnet_v1":
+        _one_of("model.depth", config.model.depth, resnet_v1.BLOCKS)
+        _one_of("model.stride_on", config.model.get("stride_on", "3x3"), resnet_v1.STRIDE_ON)
     if config.model.name == "resnet_v2" and (config.model.depth < 11 or (config.model.depth - 2) % 9):
         raise UserError(f"model.depth is {config.model.depth}; a ResNet v2 has 9n + 2 layers: 11, 20, 29 ...")
+    if config.model.name == "wide_resnet" and (config.model.depth < 10 or (config.model.depth - 4) % 6):
+        raise UserError(f"model.depth is {config.model.depth}; a wide ResNet has 6n + 4 layers: 10, 16, 22, 28 ...")
+    if config.training.normalization == "cifar" and config.data.image_shape[-1] != 3:
+        raise UserError(
+            f"training.normalization is 'cifar', three channels' constants, but data.image_shape="
+            f"{config.data.image_shape}; take 'standardize' or 'mean_image'"
+        )
     _check_pairs("optimizer.decay", config.optimizer.decay)
     _check_soft_labels(config)
     _check_ranking(config)
@@ -98,12 +117,39 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
             f"ranking.source is {ranking.source!r}; it is a run such as 'vanilla/seed_0', or a folder that holds "
             f"train.npz and validation.npz"
         )
-    examples = ranking.agreement_examples
-    if examples and not ranking.num_subsets <= examples <= config.data.num_train:
+    if not source and ranking.by != "attack":
         raise UserError(
-            f"ranking.agreement_examples is {examples}; it lies between ranking.num_subsets={ranking.num_subsets} "
-            f"and data.num_train={config.data.num_train}, or is 0 for no comparison"
+            f"ranking.by is {ranking.by!r}, but ranking.source={ranking.source!r} is a folder, whose ranks are used as "
+            f"they are; leave ranking.by at 'attack', or name a run"
         )
+    if ranking.first_order.refine_steps < 0:
+        raise UserError(f"ranking.first_order.refine_steps is {ranking.first_order.refine_steps}; 0 refines nothing")
+    if ranking.refresh_attack:
+        _one_of("ranking.refresh_attack", ranking.refresh_attack, attacks.BY_NAME)
+    if not (ranking.refresh_epochs or ranking.refresh_every):
+        if ranking.before_refresh == "one_subset":
+            raise UserError(
+                "ranking.before_refresh is 'one_subset', but there is no refresh; set ranking.refresh_epochs or "
+                "ranking.refresh_every, or take the preset adals"
+            )
+        return
+    epochs = config.training.epochs
+    chosen = (*ranking.refresh_epochs, ranking.refresh_every or 1)
+    outside = [epoch for epoch in chosen if not (isinstance(epoch, int) and 1 <= epoch < epochs)]
+    if outside:
+        raise UserError(
+            f"ranking.refresh_epochs is {ranking.refresh_epochs} and ranking.refresh_every {ranking.refresh_every}, "
+            f"but {outside[0]} is no epoch from 1 to {epochs - 1}, after which another follows; set them to such epochs"
+        )
+    if config.soft_labels.num_subsets == 1:
+        raise UserError(
+            "ranking.refresh_epochs or ranking.refresh_every is set, but soft_labels.num_subsets is 1: there is "
+            "nothing to rank; take a preset of AR-AdaLS, or leave them at () and 0"
+        )
+    if ranking.by == "random":
+        raise UserError("ranking.by is 'random': ranks drawn anew would be the same; set ranking.refresh_epochs=()")
+    if ranking.by != "attack" and ranking.refresh_attack:
+        raise UserError(f"ranking.by is {ranking.by!r}, which needs no ranking.refresh_attack; leave it empty")
 
 
 def _check_pairs(field: str, pairs) -> None:

@@ -8,9 +8,8 @@ import logging
 
 import jax
 import ml_collections
-import numpy as np
 
-from arada import attacks, checks, data, files, models, robustness, runs, trained
+from arada import checks, data, files, models, robustness, runs, trained
 from arada import workdir as workdirs
 from arada.errors import UserError
 from arada.evaluation import predictions, summary
@@ -67,12 +66,17 @@ class Experiment:
             self._train(vanilla_config(self.config), (source[1],))
 
     def rank(self) -> None:
-        """Attacks every image of the three splits with the source run's weights."""
+        """Ranks every image of the three splits by the source run's weights, or by a control."""
         config, ranking = self.config, self.config.ranking
-        directory = self.workdir.ranking(ranking.source)
+        directory = self.workdir.ranking(ranking.source, ranking.by)
         source = workdirs.source_run(ranking.source)
         if not source:
             logger.info("rank: using the ranking in %s", directory)
+            return
+        if ranking.by == "random":
+            workdirs.claim(directory, workdirs.ranking_identity(config), config)
+            for name, split in self.splits.items():
+                robustness.rank_at_random(name, split, directory=directory, num_subsets=ranking.num_subsets)
             return
         source_dir = self.workdir.run(*source)
         of_source = workdirs.stored(source_dir)["identity"]
@@ -81,50 +85,24 @@ class Experiment:
         # The weights that are attacked are part of what makes a ranking.
         workdirs.claim(directory, workdirs.ranking_identity(config) | {"source_run": of_source}, config)
         wanted = [name for name in ("train", "validation", "test") if not (directory / f"{name}.npz").exists()]
-        agreement = directory / f"agreement_{ranking.agreement_examples}.json"
-        compare = ranking.agreement_examples and not agreement.exists()
-        if not wanted and not compare:
+        if not wanted:
             logger.info("rank: %s is complete", directory)
             return
         variables = trained.final_variables(source_dir)
         model = trained.build_model(config)
-        robustness.check(model, variables, {name: self.splits[name] for name in wanted})
-        variables = self.replicas.replicate(variables)
-        rank = functools.partial(
-            robustness.rank,
-            variables=variables,
-            directory=directory,
+        if ranking.by == "attack":
+            robustness.check(model, variables, {name: self.splits[name] for name in wanted})
+        ranker = robustness.Ranker(
+            model,
+            ranking,
+            attack=ranking.attack,
             num_subsets=ranking.num_subsets,
             batch_size=config.run.ranking_batch_size,
             replicas=self.replicas,
         )
-        mapped = self._map(robustness.attack_step(model, ranking.attack, ranking[ranking.attack]))
+        variables = self.replicas.replicate(variables)
         for name in wanted:
-            rank(name, mapped, split=self.splits[name])
-        if compare:
-            self._compare_with_paper(model, rank, directory, agreement)
-
-    def _compare_with_paper(self, model, rank, directory, file) -> None:
-        """How well the ranking agrees with Carlini-Wagner at the paper's settings, on some training images."""
-        train = self.splits["train"]
-        chosen = np.random.default_rng(0).choice(len(train), self.config.ranking.agreement_examples, replace=False)
-        sample = train.take(chosen)
-        paper = ml_collections.ConfigDict()  # the attack's defaults
-        mapped = self._map(robustness.attack_step(model, "cw", paper))
-        reference = rank(f"agreement_cw_{len(sample)}", mapped, split=sample)
-        ranked = files.read_npz(directory / "train.npz")
-        distance = ranked["distance"][np.searchsorted(ranked["example_id"], sample.example_id)]
-        agreement = attacks.agreement(distance, reference["distance"], self.config.ranking.num_subsets)
-        logger.info(
-            "rank: agreement with Carlini-Wagner 3x500 on %d images: Spearman %.4f, same subset %.1f %%, same or "
-            "neighbouring %.1f %%, median ratio of distances %.3f",
-            len(sample),
-            agreement["spearman"],
-            100 * agreement["same_subset"],
-            100 * agreement["adjacent_subset"],
-            agreement["median_ratio"],
-        )
-        files.write_json(file, agreement | {"reference": "cw 3x500", "examples": len(sample)})
+            ranker.rank(name, variables, self.splits[name], directory)
 
     def train(self) -> None:
         """Trains the config's method with each of its seeds."""
@@ -146,7 +124,9 @@ class Experiment:
                 incomplete[directory] = self.replicas.replicate(trained.final_variables(run_dir))
         if incomplete:
             logits_fn = models.logits_fn(trained.build_model(config))
-            mapped = self._map(lambda variables, batch: {"logits": logits_fn(variables, batch["image"])})
+            mapped = self.replicas.map(
+                lambda variables, batch: {"logits": logits_fn(variables, batch["image"])}, in_axes=(None, 0), out_axes=0
+            )
             predictions.predict(config.name, mapped, incomplete, config, self.dataset, self.splits, self.replicas)
         evaluation = summary.summarize(self.workdir, self.config)
         files.write_json(self.workdir.evaluation, evaluation)
@@ -169,9 +149,6 @@ class Experiment:
                 continue
             trainer = trainer or runs.Trainer(config, self.workdir, self.splits, self.replicas)
             trainer.train(seed)
-
-    def _map(self, step):
-        return self.replicas.map(step, in_axes=(None, 0), out_axes=0)
 
 
 def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -5,14 +5,12 @@
 Kept free of logic, so that everything else can be imported.
 """
 
-import logging
-import os
 import sys
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from arada import console
 from arada.errors import UserError
 from arada.experiment import STAGES, Experiment
 
@@ -23,17 +21,7 @@ _STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "The stage to run."
 
 def main(_) -> None:
     """Runs the stages; a user's mistake ends in one line and exit code 1."""
-    # TensorFlow reads data and writes event files here, and would greet at every start.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("arada")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    # orbax tells of every file it touches.
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    console.start_logging()
     try:
         Experiment(_CONFIG.value, _WORKDIR.value).run(_STAGE.value)
     except UserError as error:

@@ -8,6 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from arada import attacks, files, models, streaming
 from arada.data.splits import Split
@@ -17,14 +18,19 @@ from arada.training.replication import Replicas
 
 logger = logging.getLogger(__name__)
 
+# What `config.ranking.by` may be: the paper's way, and two controls that rank without an attack.
+BY = ("attack", "confidence", "random")
+# Images that a refined ranking measures although they seem decided, chosen at random: an estimate of what it misses.
+AUDIT = 0.02
 
-def attack_step(model, attack: str, settings: ml_collections.ConfigDict) -> Callable:
+
+def attack_step(model, attack: str, settings: Mapping) -> Callable:
     """Builds step(variables, batch) -> {"distance", "predicted"}, each [B], for `Replicas.map`.
 
-    The logits function is made of the step's arguments: new weights never recompile.
+    The first-order attack adds its "estimate". The logits function is made of the step's arguments: new weights never
+    recompile.
     """
     logits_fn = models.logits_fn(model)
-    run = functools.partial(attacks.BY_NAME[attack], **settings)
 
     def step(variables, batch):
         images = models.unit_range(batch["image"])
@@ -32,9 +38,78 @@ def attack_step(model, attack: str, settings: ml_collections.ConfigDict) -> Call
         # As inside the attack: a label found at lower precision could differ, and its distance be 0.
         with jax.default_matmul_precision("float32"):
             predicted = of_images(images).argmax(axis=-1).astype(np.int32)
-        return {"distance": run(of_images, images, predicted).distance, "predicted": predicted}
+        if attack == "first_order":
+            result, estimate = attacks.first_order(of_images, images, predicted, **settings)
+            return {"distance": result.distance, "predicted": predicted, "estimate": estimate}
+        return {
+            "distance": attacks.BY_NAME[attack](of_images, images, predicted, **settings).distance,
+            "predicted": predicted,
+        }
 
     return step
+
+
+def confidence_step(model) -> Callable:
+    """Builds step(variables, batch) -> {"score", "predicted"}: the log-odds of the predicted class, a control.
+
+    They rank as the confidence does, but do not saturate at 1 in float32.
+    """
+    logits_fn = models.logits_fn(model)
+
+    def step(variables, batch):
+        logits = logits_fn(variables, batch["image"])
+        predicted = logits.argmax(axis=-1).astype(np.int32)
+        is_predicted = jax.nn.one_hot(predicted, logits.shape[-1], dtype=bool)
+        others = jax.nn.logsumexp(logits, axis=-1, where=~is_predicted)
+        return {"score": logits.max(axis=-1) - others, "predicted": predicted}
+
+    return step
+
+
+class Ranker:
+    """Ranks splits by an attack or by confidence, compiled once: any weights of `model` may follow one another.
+
+    `mapped` is the program that scores a batch, `refine` the dearer attack on what that leaves in doubt; None for none.
+    """
+
+    def __init__(
+        self,
+        model,
+        ranking: ml_collections.ConfigDict,
+        *,
+        attack: str,
+        num_subsets: int,
+        batch_size: int,
+        replicas: Replicas,
+    ):
+        self._num_subsets, self._batch_size, self._replicas = num_subsets, batch_size, replicas
+        self.refine = None
+        if ranking.by == "attack":
+            settings = ranking[attack].to_dict()
+            refine_steps = settings.pop("refine_steps", 0)
+            if refine_steps:
+                self.refine = self._map(attack_step(model, "fmn", {"steps": refine_steps}))
+            self.mapped = self._map(attack_step(model, attack, settings))
+        else:
+            self.mapped = self._map(confidence_step(model))
+        logger.info("ranking by %s; the first batch compiles", attack if ranking.by == "attack" else ranking.by)
+
+    def rank(self, name: str, variables, split: Split, directory: epath.Path) -> dict[str, np.ndarray]:
+        """`arada.robustness.rank` with this way of ranking; `variables` are replicated."""
+        return rank(
+            name,
+            self.mapped,
+            variables,
+            split,
+            directory=directory,
+            num_subsets=self._num_subsets,
+            batch_size=self._batch_size,
+            replicas=self._replicas,
+            refine=self.refine,
+        )
+
+    def _map(self, step):
+        return self._replicas.map(step, in_axes=(None, 0), out_axes=0)
 
 
 def check(model, variables, splits: Mapping[str, Split]) -> None:
@@ -60,49 +135,136 @@ def rank(
     num_subsets: int,
     batch_size: int,
     replicas: Replicas,
+    refine: Callable | None = None,
 ) -> dict[str, np.ndarray]:
-    """Attacks every image of `split` and writes `directory`/`name`.npz; goes on where a killed job stopped.
+    """Scores every image of `split` and writes `directory`/`name`.npz; goes on where a killed job stopped.
 
-    Returns the file's arrays: example_id, distance, subset (0 = least robust), label, predicted.
+    Each host takes its share of the batches, on its own devices; they exchange the scores alone. With `refine`, a
+    mapped attack dearer than `mapped`, the images that `arada.attacks.undecided` names are attacked again.
+
+    Returns the file's arrays: example_id, distance (or score, from a control), subset (0 = least robust), label,
+    predicted; with `refine` also estimate, and refined bool[N]: where it is False, distance is what `refine` would be
+    expected to find.
     """
     file = directory / f"{name}.npz"
     if file.exists():
+        _tidy(directory, name)
         return files.read_npz(file)
     if num_subsets > len(split):
-        raise UserError(f"ranking.num_subsets is {num_subsets}, but the {name} split has {len(split)} images")
-    parts = directory / "parts"
-    # The batch size is part of the name: a job that goes on with another one starts anew.
-    path_of = [parts / f"{name}_{batch_size}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
-    done = next((number for number, path in enumerate(path_of) if not path.exists()), len(path_of))
-    progress = Progress(f"ranking {name}", "batch", len(path_of), batch_size)
-    there = f", {done} batches are there" if done else ""
-    logger.info("ranking %s: %d images%s; the first batch compiles", name, len(split), there)
-    stream = streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, first=done)
-    for number, part in enumerate(stream, start=done):
-        files.write_npz(path_of[number], part)
-        progress.update(number + 1)
-    whole = streaming.joined([files.read_npz(path) for path in path_of], split)
-    failed = int(np.isinf(whole["distance"]).sum())
-    logger.info(
-        "ranking %s: %.1f %% success, median distance %.4f",
-        name,
-        100 * (1 - failed / len(split)),
-        np.median(whole["distance"]),
+        raise UserError(f"{num_subsets} subsets cannot be cut out of the {len(split)} images of the {name} split")
+    passed = functools.partial(
+        _pass, variables=variables, directory=directory / "parts", batch_size=batch_size, replicas=replicas
     )
-    if failed > len(split) / num_subsets:
+    whole = passed(name, mapped, split=split)
+    if refine:
+        whole |= _refined(name, whole, num_subsets, lambda some: passed(f"{name}_refined", refine, split=some), split)
+    if "distance" in whole:
+        _tell_failures(name, whole["distance"], num_subsets)
+    whole["subset"] = attacks.equal_subsets(scores(whole), num_subsets)
+    if jax.process_index() == 0:
+        files.write_npz(file, whole)
+        _tidy(directory, name)
+    if jax.process_count() > 1:  # who comes next may read the file
+        multihost_utils.sync_global_devices(f"ranked {file}")
+    return whole
+
+
+def _tidy(directory: epath.Path, name: str) -> None:
+    # Parts of another batch size and half-written ones too.
+    if jax.process_index() == 0:
+        for path in (directory / "parts").glob(f"{name}_*.npz*"):
+            path.unlink()
+
+
+def rank_at_random(name: str, split: Split, *, directory: epath.Path, num_subsets: int) -> dict[str, np.ndarray]:
+    """A control: subsets that say nothing of robustness. Writes `directory`/`name`.npz unless it is there."""
+    file = directory / f"{name}.npz"
+    if file.exists():
+        return files.read_npz(file)
+    score = np.random.default_rng(0).random(len(split), np.float32)
+    whole = {"example_id": split.example_id, "label": split.label, "score": score}
+    whole["subset"] = attacks.equal_subsets(score, num_subsets)
+    if jax.process_index() == 0:
+        files.write_npz(file, whole)
+    return whole
+
+
+def scores(ranking: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a ranking's arrays are ordered by, ascending."""
+    return ranking["distance"] if "distance" in ranking else ranking["score"]
+
+
+def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) -> dict[str, np.ndarray]:
+    """mapped(variables, batch) of a whole split, batch by batch into part files; what is there is not made again."""
+    # The batch size is part of the name: a job that goes on with another one starts anew.
+    path_of = [directory / f"{name}_{batch_size}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
+    mine = range(jax.process_index(), len(path_of), jax.process_count())
+    missing = [number for number in mine if not path_of[number].exists()]
+    there = len(mine) - len(missing)
+    progress = Progress(f"ranking {name}", "batch", len(mine), batch_size * jax.process_count())
+    already = f", {there} of {len(mine)} batches are there" if there else ""
+    logger.info("ranking %s: %d images%s", name, len(split), already)
+    stream = streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=missing)
+    for done, (number, part) in enumerate(zip(missing, stream, strict=True), start=there + 1):
+        files.write_npz(path_of[number], part)
+        progress.update(done)
+    parts = [files.read_npz(path_of[number]) for number in mine]
+    if not parts:
+        # More hosts than batches: this one must know the outputs to exchange them. What it repeats is cut off.
+        parts = list(
+            streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=[0])
+        )
+    return streaming.joined(_exchanged(parts, len(split), batch_size), split)
+
+
+def _exchanged(parts: list[dict[str, np.ndarray]], count: int, size: int) -> list[dict[str, np.ndarray]]:
+    """The parts of all hosts in order, from those of this one, which holds every so-many-th. A few numbers an image."""
+    hosts = jax.process_count()
+    if hosts == 1:
+        return parts
+    # Of one shape on every host: the last batch is shorter, and some hosts have one batch less.
+    rounds = -(-count // (size * hosts))
+    padded = {key: np.zeros((rounds, size), value.dtype) for key, value in parts[0].items()}
+    for number, part in enumerate(parts):
+        for key, value in part.items():
+            padded[key][number, : len(value)] = value
+    gathered = multihost_utils.process_allgather(padded)
+    return [{key: value.swapaxes(0, 1).reshape(-1)[:count] for key, value in gathered.items()}]
+
+
+def _refined(name, cheap, num_subsets, measure, split) -> dict[str, np.ndarray]:
+    """Measures again what is undecided, and a few images more to see how far the rest can be trusted."""
+    undecided = attacks.undecided(cheap["estimate"], cheap["distance"], num_subsets)
+    audited = ~undecided & (np.random.default_rng(0).random(len(split)) < AUDIT)
+    measured = np.full(len(split), np.nan, np.float32)
+    if (undecided | audited).any():
+        measured[undecided | audited] = measure(split.take(np.flatnonzero(undecided | audited)))["distance"]
+    distance = attacks.refined(cheap["distance"], measured)
+    logger.info("ranking %s: %.1f %% of the images were attacked again", name, 100 * np.mean(undecided | audited))
+    if audited.any():
+        expected = attacks.refined(cheap["distance"], np.where(audited, np.nan, measured))
+        same = attacks.equal_subsets(expected, num_subsets) == attacks.equal_subsets(distance, num_subsets)
+        logger.info(
+            "ranking %s: audit of %d images that were not in doubt: %.1f %% keep their subset",
+            name,
+            audited.sum(),
+            100 * np.mean(same[audited]),
+        )
+    return {"distance": distance, "refined": undecided | audited}
+
+
+def _tell_failures(name: str, distance: np.ndarray, num_subsets: int) -> None:
+    failed = int(np.isinf(distance).sum())
+    success = 100 * (1 - failed / len(distance))
+    logger.info("ranking %s: %.1f %% success, median distance %.4f", name, success, np.median(distance))
+    if failed > len(distance) / num_subsets:
         logger.warning(
             "ranking %s: the attack failed on %d of %d images, more than a subset holds: the order among the most "
             "robust subsets is arbitrary",
             name,
             failed,
-            len(split),
+            len(distance),
         )
-    whole["subset"] = attacks.equal_subsets(whole["distance"], num_subsets)
-    files.write_npz(file, whole)
-    # Those of another batch size and the half-written too.
-    for path in parts.glob(f"{name}_*.npz*"):
-        path.unlink()
-    return whole
 
 
 def subsets(directory: epath.Path, name: str, split: Split, num_subsets: int) -> np.ndarray:
@@ -114,4 +276,4 @@ def subsets(directory: epath.Path, name: str, split: Split, num_subsets: int) ->
     order = np.argsort(ranking["example_id"])
     if not np.array_equal(ranking["example_id"][order], split.example_id):
         raise UserError(f"ranking.source: {file} ranks other images than those of the {name} split")
-    return attacks.equal_subsets(ranking["distance"][order], num_subsets)
+    return attacks.equal_subsets(scores(ranking)[order], num_subsets)

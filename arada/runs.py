@@ -2,13 +2,14 @@
 
 import functools
 import logging
+import zlib
 
 import jax
 import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from arada import methods, robustness, soft_labels, streaming, trained
+from arada import attacks, methods, robustness, soft_labels, streaming, trained
 from arada import workdir as workdirs
 from arada.data import Split, moments
 from arada.data.augmentation import augment
@@ -20,6 +21,9 @@ from arada.training.replication import Replicas
 from arada.training.state import Supervision, TrainState, init_state
 
 logger = logging.getLogger(__name__)
+
+# The splits whose subsets training needs.
+RANKED = ("train", "validation")
 
 
 class Trainer:
@@ -49,6 +53,15 @@ class Trainer:
             train_step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,)
         )
         self._validation_step = replicas.map(steps.validation_step(self._model), in_axes=(None, 0), out_axes=0)
+        if workdirs.refreshes(config):
+            self._ranker = robustness.Ranker(
+                self._model,
+                config.ranking,
+                attack=config.ranking.refresh_attack or config.ranking.attack,
+                num_subsets=config.soft_labels.num_subsets,
+                batch_size=config.run.ranking_batch_size,
+                replicas=replicas,
+            )
 
     def train(self, seed: int) -> None:
         """Trains with `seed` to the end, from the run's last checkpoint if there is one.
@@ -79,7 +92,7 @@ class Trainer:
                     batch_size=config.training.batch_size,
                     seed=seed,
                     key=step_key,
-                    after_epoch=functools.partial(self._after_epoch, name),
+                    after_epoch=functools.partial(self._after_epoch, name, seed),
                     writer=writer,
                     checkpoints=checkpoints,
                     log_every_steps=config.run.log_every_steps,
@@ -88,21 +101,19 @@ class Trainer:
                 )
 
     def _initial_supervision(self) -> Supervision:
-        num_subsets = self._config.soft_labels.num_subsets
-        if num_subsets == 1:
-            subsets = [np.zeros(len(self._splits[name]), np.int32) for name in ("train", "validation")]
+        num_subsets, ranking = self._config.soft_labels.num_subsets, self._config.ranking
+        if workdirs.uses_precomputed(self._config):
+            directory = self._workdir.ranking(ranking.source, ranking.by)
+            subsets = [robustness.subsets(directory, name, self._splits[name], num_subsets) for name in RANKED]
         else:
-            directory = self._workdir.ranking(self._config.ranking.source)
-            subsets = [
-                robustness.subsets(directory, name, self._splits[name], num_subsets) for name in ("train", "validation")
-            ]
+            subsets = [np.zeros(len(self._splits[name]), np.int32) for name in RANKED]
         labels = soft_labels.init(num_subsets, self._config.data.num_classes, self._config.soft_labels.epsilon)
         return Supervision(jax.device_get(labels), *subsets)
 
     def _after_epoch(
-        self, name: str, epoch: int, state: TrainState, supervision: Supervision
+        self, name: str, seed: int, epoch: int, state: TrainState, supervision: Supervision
     ) -> tuple[Supervision, dict[str, float]]:
-        """Validates, and where the method is adaptive updates the soft labels by eq. (3)."""
+        """Validates, updates adaptive soft labels by eq. (3), and ranks anew where the config says so."""
         config = self._config
         of_images = streaming.over(
             self._validation_step,
@@ -112,17 +123,23 @@ class Trainer:
             replicas=self._replicas,
         )
         confidence, correct = of_images["confidence"], of_images["correct"]
-        num_subsets, subset = config.soft_labels.num_subsets, supervision.validation_subset
-        by_subset = {
-            "validation/confidence": metrics.subset_means(confidence, subset, num_subsets),
-            "validation/accuracy": metrics.subset_means(correct, subset, num_subsets),
-            "soft_label": np.asarray(supervision.soft_labels.p_correct),
-        }
         scalars = {
             "validation/accuracy": np.mean(correct, dtype=np.float64),
             "validation/confidence": np.mean(confidence, dtype=np.float64),
             "validation/nll": np.mean(of_images["loss"], dtype=np.float64),
             "validation/ece": metrics.binned_error(confidence, correct, num_bins=config.evaluation.num_bins),
+        }
+        num_subsets, unranked = config.soft_labels.num_subsets, in_one_subset(config, epoch)
+
+        def means(values):
+            if unranked:
+                return np.full(num_subsets, np.mean(values, dtype=np.float64))
+            return metrics.subset_means(values, supervision.validation_subset, num_subsets)
+
+        by_subset = {
+            "validation/confidence": means(confidence),
+            "validation/accuracy": means(correct),
+            "soft_label": np.asarray(supervision.soft_labels.p_correct),
         }
         for quantity, values in by_subset.items():
             scalars |= {f"{quantity}/subset_{r:02}": value for r, value in enumerate(values)}
@@ -136,7 +153,55 @@ class Trainer:
             supervision = supervision.replace(soft_labels=jax.device_get(updated))
             table = " ".join(f"{p:.3f}" for p in supervision.soft_labels.p_correct)
             logger.info("%s: soft labels after epoch %d, least robust first: %s", name, epoch + 1, table)
+        if refreshes_after(config, epoch):
+            supervision, changed = self._refresh(name, seed, epoch, state, supervision)
+            scalars |= changed
         return supervision, {key: float(value) for key, value in scalars.items()}
+
+    def _refresh(
+        self, name: str, seed: int, epoch: int, state: TrainState, supervision: Supervision
+    ) -> tuple[Supervision, dict[str, float]]:
+        """Ranks by the run's weights of this moment: images change their subset, a subset keeps its soft label.
+
+        A killed refresh goes on with the batches it lacks, for the run comes here again with the same weights.
+        """
+        directory = self._workdir.refreshed_ranking(self._config.name, seed, epoch + 1)
+        identity = workdirs.run_identity(self._config, seed, len(self._replicas))
+        # What other weights have left there (an earlier run, another number of devices) is no ranking of these.
+        identity["weights"] = fingerprint(state.variables)
+        if (directory / "config.json").exists() and workdirs.stored(directory)["identity"] != identity:
+            directory.rmtree()
+        workdirs.claim(directory, identity, self._config)
+        logger.info("%s: ranking anew after epoch %d", name, epoch + 1)
+        scalars, subsets = {}, {}
+        for split, before in (("train", supervision.train_subset), ("validation", supervision.validation_subset)):
+            ranking = self._ranker.rank(split, state.variables, self._splits[split], directory)
+            subsets[split] = attacks.equal_subsets(robustness.scores(ranking), self._config.soft_labels.num_subsets)
+            if not in_one_subset(self._config, epoch):
+                changed = subsets[split] != before
+                scalars[f"ranking/changed_{split}"] = np.mean(changed)
+                logger.info("%s: %d of %d %s images change their subset", name, changed.sum(), len(changed), split)
+        return supervision.replace(train_subset=subsets["train"], validation_subset=subsets["validation"]), scalars
+
+
+def fingerprint(tree) -> int:
+    """A number that tells the arrays of `tree` from others, the last bit included."""
+    return functools.reduce(
+        lambda sum_, leaf: zlib.crc32(np.ascontiguousarray(leaf), sum_), jax.tree.leaves(jax.device_get(tree)), 0
+    )
+
+
+def refreshes_after(config: ml_collections.ConfigDict, epoch: int) -> bool:
+    """Whether a run is ranked anew after this 0-based epoch; never after the last one."""
+    done, every = epoch + 1, config.ranking.refresh_every
+    due = done in config.ranking.refresh_epochs or (every and done % every == 0)
+    return bool(due) and workdirs.refreshes(config) and done < config.training.epochs
+
+
+def in_one_subset(config: ml_collections.ConfigDict, epoch: int) -> bool:
+    """Whether in this 0-based epoch no image has a rank yet, so that all R soft labels move as one."""
+    unranked = not workdirs.uses_precomputed(config)
+    return unranked and not any(refreshes_after(config, before) for before in range(epoch))
 
 
 def learning_rate_at(alpha: tuple[tuple[int, float], ...], epoch: int) -> float:

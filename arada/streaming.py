@@ -1,7 +1,7 @@
 """Applies a mapped function to every example of a split, once each, in padded batches."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,9 +10,15 @@ from arada.training.replication import Replicas
 
 
 def batches_over(
-    mapped: Callable, variables, split: Split, *, batch_size: int, replicas: Replicas, first: int = 0
+    mapped: Callable,
+    variables,
+    split: Split,
+    *,
+    batch_size: int,
+    replicas: Replicas,
+    batches: Sequence[int] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The outputs of mapped(variables, batch), a dict of arrays [B, ...], batch by batch from batch `first` on.
+    """The outputs of mapped(variables, batch), a dict of arrays [B, ...], batch by batch, or for `batches` by number.
 
     Padding is removed, and example_id and label are added. The next batch is under way while one is read.
     """
@@ -23,7 +29,7 @@ def batches_over(
         outputs = replicas.fetch(outputs) | {"example_id": batch["example_id"], "label": batch["label"]}
         return {key: value[batch["mask"]] for key, value in outputs.items()}
 
-    for batch in split.in_order(batch_size, first=first):
+    for batch in split.in_order(batch_size, batches=batches):
         pending.append((batch, mapped(variables, batch)))
         if len(pending) > 1:
             yield read()

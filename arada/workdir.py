@@ -40,9 +40,16 @@ class Workdir:
         """The folder of one training run."""
         return self.path / "runs" / name / f"seed_{seed}"
 
-    def ranking(self, source: str) -> epath.Path:
-        """The folder of a ranking: of a run of this workdir, `<name>/seed_<s>`, or any other folder."""
-        return self.path / "robustness" / source if source_run(source) else files.absolute(source)
+    def ranking(self, source: str, by: str = "attack") -> epath.Path:
+        """The folder of a ranking: by a run of this workdir, `<name>/seed_<s>`, or any other folder."""
+        if not source_run(source):
+            return files.absolute(source)
+        of_source = self.path / "robustness" / source
+        return of_source if by == "attack" else of_source / f"by_{by}"
+
+    def refreshed_ranking(self, name: str, seed: int, epoch: int) -> epath.Path:
+        """The folder of the ranking by a run's own weights after `epoch` epochs."""
+        return self.path / "robustness" / name / f"seed_{seed}" / f"epoch_{epoch}"
 
     def predictions(self, name: str, seed: int) -> epath.Path:
         """The folder of one run's predictions."""
@@ -72,10 +79,29 @@ def shared_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def ranking_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields that decide the distances of a ranking, given its source run."""
+    """The fields that decide the scores of a ranking, given its source run."""
     ranking = config.ranking
-    settings = {"source": ranking.source, "attack": ranking.attack, ranking.attack: ranking[ranking.attack]}
-    return _plain({"ranking": settings})
+    by = _scored_by(ranking, ranking.attack, ranking.num_subsets) if source_run(ranking.source) else {}
+    return _plain({"ranking": {"source": ranking.source} | by})
+
+
+def refreshes(config: ml_collections.ConfigDict) -> bool:
+    """Whether a run of this config is ranked anew while it trains."""
+    return config.soft_labels.num_subsets > 1 and bool(config.ranking.refresh_epochs or config.ranking.refresh_every)
+
+
+def uses_precomputed(config: ml_collections.ConfigDict) -> bool:
+    """Whether a run of this config ever uses the ranks of `ranking.source`."""
+    one_subset = refreshes(config) and config.ranking.before_refresh == "one_subset"
+    return config.soft_labels.num_subsets > 1 and not one_subset
+
+
+def _scored_by(ranking, attack: str, num_subsets: int) -> dict[str, Any]:
+    if ranking.by != "attack":
+        return {"by": ranking.by}
+    # What a first-order ranking measures again depends on where subsets meet.
+    edges = {"num_subsets": num_subsets} if attack == "first_order" else {}
+    return {"by": "attack", "attack": attack, attack: ranking[attack]} | edges
 
 
 def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int) -> dict[str, Any]:
@@ -91,7 +117,14 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     )
     if config.model.batch_norm == "per_device":
         identity["num_devices"] = num_devices
-    return identity | ranking_identity(config) if config.soft_labels.num_subsets > 1 else identity
+    if uses_precomputed(config):
+        identity |= ranking_identity(config)
+    if refreshes(config):
+        ranking = config.ranking
+        cadence = {field: ranking[field] for field in ("refresh_epochs", "refresh_every", "before_refresh")}
+        scored_by = _scored_by(ranking, ranking.refresh_attack or ranking.attack, config.soft_labels.num_subsets)
+        identity["refresh"] = _plain(cadence | scored_by)
+    return identity
 
 
 def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:

@@ -47,9 +47,10 @@ def config() -> ml_collections.ConfigDict:
                 "epochs": 0,
                 # Global: divided among the devices. The last partial batch of an epoch is dropped (Keras keeps it).
                 "batch_size": 0,
-                # "none", "flip", "shift_and_flip".
+                # "none", "flip", "shift_and_flip" (Keras), "crop_and_flip" (2 black pixels around, edward2).
                 "augmentation": "none",
-                # "mean_image" (subtract the mean of each pixel) or "standardize" (each channel), of training images.
+                # "mean_image" (subtract the mean of each pixel) or "standardize" (each channel), of training images;
+                # "cifar" (edward2's constants).
                 "normalization": "standardize",
             },
             "soft_labels": {
@@ -66,9 +67,22 @@ def config() -> ml_collections.ConfigDict:
                 # The run whose ranks are used (one for all methods and seeds of a workdir; the paper does not say
                 # whether each of its runs had its own), or a folder with train.npz and validation.npz.
                 "source": "vanilla/seed_0",
+                # "attack", or one of two controls: "confidence" (of the source run, least confident first), "random".
+                "by": "attack",
+                # "cw", "fmn", "sdf" or "first_order".
                 "attack": "cw",
                 # Subsets in the files and figures; the training's own number is soft_labels.num_subsets.
                 "num_subsets": 10,
+                # On the fly: training and validation images are ranked anew, by the weights at that moment, after
+                # these epochs, counted from 1, and after every so many (0: never). Learnt soft labels stay with their
+                # subset; images move.
+                "refresh_epochs": (),
+                "refresh_every": 0,
+                # The attack of a refresh; "" for `attack`.
+                "refresh_attack": "",
+                # The ranks before the first refresh, on which the paper is silent: "precomputed" (those of `source`),
+                # or "one_subset" (all images share one soft label, as in AdaLS; every subset starts from it).
+                "before_refresh": "precomputed",
                 # The paper's settings (A.4); initial_const, confidence and abort_early are cleverhans' defaults but
                 # for abort_early, which there is a decision for a whole batch.
                 "cw": {
@@ -80,8 +94,10 @@ def config() -> ml_collections.ConfigDict:
                     "abort_early": False,
                 },
                 "fmn": {"steps": 20},
-                # Training images on which the ranking is compared with Carlini-Wagner 3x500; 0 for none.
-                "agreement_examples": 0,
+                # rounds * (steps * candidates + 1) gradients an image.
+                "sdf": {"rounds": 3, "steps": 3, "candidates": 1},
+                # One gradient a candidate; images whose subset it leaves in doubt get `refine_steps` of fmn (0: none).
+                "first_order": {"candidates": 1, "refine_steps": 20},
             },
             "evaluation": {
                 # Bins of the calibration error. The paper gives no number; its scripts use 15, of equal width.
@@ -114,8 +130,11 @@ def config() -> ml_collections.ConfigDict:
     )
 
 
-def methods(*, label_smoothing: float, adals: float, ar_adals: float) -> dict[str, Overrides]:
-    """The method presets of a data set: the smoothing of label smoothing, the alpha of AdaLS and of AR-AdaLS."""
+def methods(
+    *, label_smoothing: float, adals: float, ar_adals: float, refresh_epochs: tuple[int, ...]
+) -> dict[str, Overrides]:
+    """The method presets of a data set: the smoothing of label smoothing, the alpha of AdaLS and of AR-AdaLS, and the
+    epochs after which AR-AdaLS on the fly ranks anew. The last two are controls: AR-AdaLS without an attack."""
 
     def adaptive(num_subsets: int, alpha: float) -> Overrides:
         return {
@@ -129,6 +148,9 @@ def methods(*, label_smoothing: float, adals: float, ar_adals: float) -> dict[st
         "label_smoothing": {"soft_labels.epsilon": label_smoothing},
         "adals": adaptive(1, adals),
         "ar_adals": adaptive(10, ar_adals),
+        "ar_adals_on_the_fly": adaptive(10, ar_adals) | {"ranking.refresh_epochs": refresh_epochs},
+        "ar_adals_by_confidence": adaptive(10, ar_adals) | {"ranking.by": "confidence"},
+        "ar_adals_by_random": adaptive(10, ar_adals) | {"ranking.by": "random"},
     }
 
 
@@ -137,10 +159,12 @@ def with_presets(
     presets: str,
     methods: Mapping[str, Overrides],
     sizes: Mapping[str, Overrides],
+    methods_of_size: Mapping[str, Mapping[str, Overrides]] | None = None,
 ) -> ml_collections.ConfigDict:
     """Applies comma-separated `presets`: sizes, then at most one method, whose name the runs get.
 
-    Raises ValueError for an unknown preset or a second method.
+    `methods_of_size` holds the methods of those sizes that need other numbers. Raises ValueError for an unknown preset
+    or a second method.
     """
     names = [name for name in presets.split(",") if name]
     unknown = [name for name in names if name not in methods and name not in sizes]
@@ -152,6 +176,7 @@ def with_presets(
     for name in names:
         if name in sizes:
             config.update_from_flattened_dict(sizes[name])
+            methods = (methods_of_size or {}).get(name, methods)
     for name in chosen:
         config.name = name
         config.update_from_flattened_dict(methods[name])

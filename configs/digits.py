@@ -17,7 +17,10 @@ import ml_collections
 
 from configs import base
 
-METHODS = base.methods(label_smoothing=0.02, adals=0.2, ar_adals=0.05)
+RATES = {"label_smoothing": 0.02, "adals": 0.2, "ar_adals": 0.05}
+# A third and two thirds of the way, as in the paper.
+METHODS = base.methods(**RATES, refresh_epochs=(13, 26))
+TESTING_METHODS = base.methods(**RATES, refresh_epochs=(1, 2))
 
 SIZES = {
     # For tests: seconds, and no number worth quoting.
@@ -65,4 +68,4 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
     config.evaluation.out_of_distribution = ("photographs",)
     config.run.log_every_steps = 8
     config.run.checkpoint_every_steps = 160
-    return base.with_presets(config, presets, METHODS, SIZES)
+    return base.with_presets(config, presets, METHODS, SIZES, {"testing": TESTING_METHODS})

@@ -4,7 +4,7 @@ import pytest
 
 from arada import checks
 from arada.errors import UserError
-from configs import cifar10, digits
+from configs import cifar10, cifar10_wrn, cifar100_wrn, digits
 
 MISTAKES = [
     ({"soft_labels.alpha": ((0, 0.0),)}, r"soft_labels.alpha holds 0.0; its values are above 0"),
@@ -21,11 +21,11 @@ MISTAKES = [
     ({"training.epochs": 0}, r"training.epochs is 0; it must be above 0"),
     ({"training.augmentation": "mirror"}, r"training.augmentation is one of none, .* not 'mirror'"),
     ({"training.normalization": "none"}, r"training.normalization is one of mean_image, standardize"),
-    ({"model.name": "vgg"}, r"model.name is one of resnet_v2, not 'vgg'"),
+    ({"training.normalization": "cifar"}, r"training.normalization is 'cifar', .* data.image_shape=\(8, 8, 1\)"),
+    ({"model.name": "vgg"}, r"model.name is one of resnet_v1, resnet_v2, wide_resnet, not 'vgg'"),
     ({"model.batch_norm": "local"}, r"model.batch_norm is one of global, per_device"),
     ({"optimizer.name": "lion"}, r"optimizer.name is one of adam, sgd"),
     ({"optimizer.l2_on": "biases"}, r"optimizer.l2_on is one of"),
-    ({"ranking.attack": "deepfool"}, r"ranking.attack is one of cw, fmn"),
     ({"evaluation.shifts": ("fog",)}, r"evaluation.shifts is one of .* not 'fog'"),
     ({"evaluation.severities": (6,)}, r"evaluation.severities is one of 1, 2, 3, 4, 5, not 6"),
     ({"evaluation.variance_of": "logits"}, r"evaluation.variance_of is one of predicted_class"),
@@ -34,11 +34,47 @@ MISTAKES = [
     ({"seeds": (0, 0)}, r"seeds is \(0, 0\); name one or more, each once"),
     ({"seeds": (-1,)}, r"seeds is \(-1,\)"),
     ({"name": "a/b"}, r"name is 'a/b'; it names a folder"),
+    ({"model.name": "resnet_v1", "model.depth": 29}, r"model.depth is one of 50, 101, 152, not 29"),
+    (
+        {"model.name": "resnet_v1", "model.depth": 50, "model.stride_on": "2x2"},
+        r"model.stride_on is one of 3x3, 1x1, not '2x2'",
+    ),
     ({"model.depth": 12}, r"model.depth is 12; .* 11, 20, 29"),
+    ({"model.name": "wide_resnet", "model.depth": 29}, r"model.depth is 29; .* 10, 16, 22, 28"),
+    ({"model.name": "wide_resnet", "model.depth": 4}, r"model.depth is 4; a wide ResNet has 6n \+ 4 layers"),
     ({"evaluation.num_bins": 0}, r"evaluation.num_bins is 0"),
     ({"ranking.cw.max_iterations": 0}, r"ranking.cw.max_iterations is 0"),
     ({"optimizer.decay": (0.1,)}, r"optimizer.decay is \(0.1,\); it takes \(\(epoch, value\), ...\)"),
-    ({"ranking.agreement_examples": 5000}, r"ranking.agreement_examples is 5000; .* data.num_train=800"),
+    ({"ranking.by": "luck"}, r"ranking.by is one of attack, confidence, random, not 'luck'"),
+    ({"ranking.attack": "deepfool"}, r"ranking.attack is one of cw, fmn, sdf, first_order, not 'deepfool'"),
+    ({"ranking.refresh_epochs": (13, 40)}, r"refresh_epochs is \(13, 40\) .* 40 is no epoch from 1 to 39"),
+    ({"ranking.refresh_epochs": (0,)}, r"refresh_epochs is \(0,\) .* 0 is no epoch from 1 to 39"),
+    ({"ranking.refresh_every": -5}, r"ranking.refresh_every -5, but -5 is no epoch"),
+    (
+        {"ranking.refresh_every": 5, "soft_labels.num_subsets": 1},
+        r"ranking.refresh_every is set, but .* nothing to rank",
+    ),
+    (
+        {"ranking.refresh_every": 5, "ranking.by": "random"},
+        r"ranking.by is 'random': ranks drawn anew would be the same",
+    ),
+    ({"ranking.refresh_every": 5, "ranking.refresh_attack": "pgd"}, r"ranking.refresh_attack is one of .*, not 'pgd'"),
+    ({"ranking.refresh_every": 5, "ranking.before_refresh": "later"}, r"before_refresh is one of .*, not 'later'"),
+    ({"ranking.refresh_epochs": (1.5,)}, r"ranking.refresh_epochs is \(1.5,\) .*1.5 is no epoch"),
+    ({"ranking.refresh_attack": "pgd"}, r"ranking.refresh_attack is one of .*, not 'pgd'"),
+    ({"ranking.before_refresh": "one_subset"}, r"before_refresh is 'one_subset', but there is no refresh; set "),
+    (
+        {"ranking.refresh_every": 5, "ranking.by": "confidence", "ranking.refresh_attack": "fmn"},
+        r"ranking.by is 'confidence', which needs no ranking.refresh_attack",
+    ),
+    (
+        {"ranking.by": "random", "ranking.source": "configs"},
+        r"by is 'random', but ranking.source='configs' is a folder",
+    ),
+    ({"ranking.cw.initial_const": 0.0}, r"ranking.cw.initial_const is 0.0; it must be above 0"),
+    ({"ranking.cw.learning_rate": -1.0}, r"ranking.cw.learning_rate is -1.0"),
+    ({"ranking.sdf.rounds": 0}, r"ranking.sdf.rounds is 0; it must be above 0"),
+    ({"ranking.first_order.refine_steps": -1}, r"refine_steps is -1; 0 refines nothing"),
     ({"ranking.source": "vanila"}, r"ranking.source is 'vanila'; it is a run such as 'vanilla/seed_0', or a folder"),
     ({"ranking.source": ""}, r"ranking.source is ''"),
 ]
@@ -53,13 +89,19 @@ def test_a_mistake_is_told_in_one_line(overrides, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("method", ["vanilla", "label_smoothing", "adals", "ar_adals"])
-@pytest.mark.parametrize("file", [digits, cifar10])
+@pytest.mark.parametrize("method", digits.METHODS)
+@pytest.mark.parametrize("file", [digits, cifar10, cifar10_wrn, cifar100_wrn])
 def test_every_preset_passes(file, method):
     for size in ("", *file.SIZES):
         config = file.get_config(f"{method},{size}")
         checks.check_config(config, num_devices=4)
         assert config.name == method
+
+
+def test_a_field_of_one_network_may_be_left_out():
+    config = digits.get_config("vanilla")
+    config.update_from_flattened_dict({"model.name": "resnet_v1", "model.depth": 101})
+    checks.check_config(config, num_devices=1)
 
 
 def test_alpha_of_a_method_that_does_not_use_it_is_not_looked_at():

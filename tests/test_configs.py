@@ -6,11 +6,12 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from arada import workdir as workdirs
 from arada.training import optimizers
-from configs import base, cifar10, digits
+from configs import base, cifar10, cifar10_wrn, cifar100_wrn, digits
 
 CONFIGS = pathlib.Path(base.__file__).parent
-FILES = {"cifar10": cifar10, "digits": digits}
+FILES = {"cifar10": cifar10, "cifar10_wrn": cifar10_wrn, "cifar100_wrn": cifar100_wrn, "digits": digits}
 PRESETS = [
     (name, ",".join(filter(None, presets)))
     for name, file in FILES.items()
@@ -48,7 +49,7 @@ def another(value):
 
 
 def test_there_is_no_other_config():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {"__init__", "base", *FILES}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {"__init__", "base", "cifar_wrn", *FILES}
 
 
 @pytest.mark.parametrize(("name", "presets"), PRESETS)
@@ -77,13 +78,17 @@ def test_an_unknown_field_is_refused():
 @pytest.mark.parametrize("name", FILES)
 def test_all_data_sets_have_the_same_methods(name):
     file = FILES[name]
-    assert set(file.METHODS) == {"vanilla", "label_smoothing", "adals", "ar_adals"}
+    ranked = {"ar_adals", "ar_adals_on_the_fly", "ar_adals_by_confidence", "ar_adals_by_random"}
+    assert set(file.METHODS) == {"vanilla", "label_smoothing", "adals"} | ranked
     for method in file.METHODS:
         config = file.get_config(method)
         assert config.name == method
         labels = config.soft_labels
-        assert labels.adaptive == (method in ("adals", "ar_adals"))
-        assert labels.num_subsets == (10 if method == "ar_adals" else 1)
+        assert labels.adaptive == (method in ranked | {"adals"})
+        assert labels.num_subsets == (10 if method in ranked else 1)
+        assert workdirs.refreshes(config) == (method == "ar_adals_on_the_fly")
+        control = method.removeprefix("ar_adals_by_")
+        assert config.ranking.by == ("attack" if control == method else control)
         assert (labels.epsilon > 0) == (method == "label_smoothing")
     assert file.get_config().name == "vanilla"
     assert fields_of(file.get_config()) == fields_of(file.get_config("vanilla"))
@@ -149,3 +154,27 @@ def test_cifar10_s_learning_rate_falls_after_epoch_80():
     assert float(rate(last_of_80)) == pytest.approx(1e-3, rel=1e-6)
     assert float(rate(first_of_81)) == pytest.approx(1e-4, rel=1e-6)
     assert float(rate(200 * steps_per_epoch - 1)) == pytest.approx(0.5e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize(("file", "label_smoothing"), [(cifar10_wrn, 0.02), (cifar100_wrn, 0.07)])
+def test_the_wrn_recipes_are_the_papers(file, label_smoothing):
+    assert file.get_config("label_smoothing").soft_labels.epsilon == label_smoothing
+    for method, num_subsets in {"adals": 1, "ar_adals_on_the_fly": 10}.items():
+        config = file.get_config(method)
+        assert config.soft_labels.alpha == ((0, 0.005),)
+        assert config.soft_labels.num_subsets == num_subsets
+    assert config.ranking.refresh_epochs == (65, 130)
+    assert len(config.seeds) == 4
+    schedule = optimizers.learning_rate_schedule(config.optimizer, steps_per_epoch=87)
+    # 0.1 * 512 / 128 after a warm-up of an epoch; a fifth from 60, 120 and 160 on.
+    rates = [float(schedule(87 * epoch)) for epoch in (0, 0.5, 1, 59, 60, 120, 160, 199)]
+    assert rates == pytest.approx([0, 0.2, 0.4, 0.4, 0.08, 0.016, 0.0032, 0.0032], rel=2e-2)
+
+
+def test_the_learning_rate_follows_a_batch_size_set_on_the_command_line():
+    config = parsed(cifar10_wrn.get_config(), "--config.training.batch_size=128")
+    assert config.optimizer.learning_rate == pytest.approx(0.1)
+    config = parsed(
+        cifar10_wrn.get_config(), "--config.training.batch_size=128", "--config.optimizer.learning_rate=0.3"
+    )
+    assert config.optimizer.learning_rate == 0.3

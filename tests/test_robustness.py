@@ -176,7 +176,7 @@ def test_failures_sort_as_most_robust_by_id(rank, split):
 
 
 def test_more_subsets_than_images_are_refused_before_the_attack(rank):
-    with pytest.raises(UserError, match=r"ranking\.num_subsets is 19, but the train split has 18 images"):
+    with pytest.raises(UserError, match=r"19 subsets cannot be cut out of the 18 images of the train split"):
         rank(num_subsets=19)
     assert rank.attacked == []
 
@@ -294,3 +294,87 @@ def test_new_weights_do_not_compile_anew(split):
     assert traced > 0
     assert model.calls == traced
     assert not np.array_equal(*found)
+
+
+def test_what_the_first_order_leaves_in_doubt_is_measured_again(rank, ranking, split, tmp_path, caplog):
+    """A cheap attack that is half a pixel value too far on every third image, and knows it from its estimate."""
+    replicas, exact = ranking
+    again = []
+
+    def cheap(variables, batch):
+        first = batch["image"][:, 0, 0, 0]
+        return {"distance": 2 * first + (batch["example_id"] % 9 == 1), "predicted": batch["label"], "estimate": first}
+
+    def dear(variables, batch):
+        again.extend(batch["example_id"][batch["mask"]])
+        return exact(variables, batch)
+
+    image = np.tile(np.linspace(0.1, 0.7, COUNT, dtype=np.float32)[:, None, None, None], (1, 2, 2, 1))
+    mapped = replicas.map(cheap, in_axes=(None, 0), out_axes=0)
+    settings = {"directory": tmp_path, "num_subsets": 3, "batch_size": BATCH, "replicas": replicas}
+    with caplog.at_level(logging.INFO, logger="arada"):
+        whole = robustness.rank("train", mapped, VARIABLES, split_of(image), refine=dear, **settings)
+    estimate, distance = image[:, 0, 0, 0], 2 * image[:, 0, 0, 0] + (IDS % 9 == 1)
+    in_doubt = equal_subsets(estimate, 3) != equal_subsets(distance, 3)
+    assert 0 < in_doubt.sum() < COUNT
+    np.testing.assert_array_equal(again, IDS[whole["refined"]])
+    assert np.all(whole["refined"][in_doubt])
+    np.testing.assert_allclose(whole["distance"][whole["refined"]], 2 * estimate[whole["refined"]], rtol=1e-6)
+    assert f"{100 * np.mean(whole['refined']):.1f} % of the images were attacked again" in caplog.text
+    assert_same(files.read_npz(tmp_path / "train.npz"), whole)
+    assert parts_in(tmp_path) == []
+
+
+def ranker(model, by="attack", attack="", **settings):
+    fields = ml_collections.ConfigDict({"by": by, **({attack: settings} if attack else {})})
+    replicas = Replicas(jax.devices()[:2])
+    return robustness.Ranker(model, fields, attack=attack, num_subsets=3, batch_size=BATCH, replicas=replicas)
+
+
+def test_a_linear_network_is_never_in_doubt(split, tmp_path, monkeypatch):
+    """Its first-order estimate is exact, to the rest of a bisection: no image is measured but those of the audit."""
+    # So many images that some are audited, none of them at an edge.
+    monkeypatch.setattr(robustness, "AUDIT", 0.3)
+    cheap = ranker(Linear(), attack="first_order", candidates=2, refine_steps=10)
+    whole = cheap.rank("train", Linear.variables(), split, tmp_path)
+    kernel = Linear.variables()["params"]["kernel"]
+    logits = (split.image.reshape(COUNT, -1) - 0.5) @ kernel
+    label = logits.argmax(axis=-1)
+    gap = np.take_along_axis(logits, label[:, None], 1) - logits
+    norm = np.linalg.norm(kernel.T[label][:, None] - kernel.T[None], axis=-1)
+    nearest = np.min(np.where(gap > 0, gap / np.where(norm > 0, norm, 1), np.inf), axis=-1)
+    np.testing.assert_allclose(whole["estimate"], nearest, rtol=1e-4)
+    np.testing.assert_array_equal(whole["predicted"], label)
+    audited = np.random.default_rng(0).random(COUNT) < 0.3
+    assert 0 < audited.sum() < COUNT
+    np.testing.assert_array_equal(whole["refined"], audited)
+    np.testing.assert_array_equal(whole["subset"], equal_subsets(nearest, 3))
+
+
+def test_what_a_kill_left_of_a_finished_ranking_is_tidied(rank, tmp_path):
+    rank()
+    files.write_npz(tmp_path / "whole" / "parts" / "train_4_000000.npz", {"distance": IDS})
+    rank()
+    assert parts_in(tmp_path) == []
+
+
+def test_the_confidence_control_orders_what_float32_cannot(split, tmp_path):
+    """Logits so far apart that every confidence is 1 in float32: log-odds still tell them apart."""
+    model = Linear(lambda logits: 200 * logits)
+    whole = ranker(model, by="confidence").rank("train", Linear.variables(), split, tmp_path)
+    logits = 200 * np.float64((split.image.reshape(COUNT, -1) - 0.5) @ Linear.variables()["params"]["kernel"])
+    top = logits.max(axis=-1, keepdims=True)
+    wrong = np.sum(np.where(logits == top, 0, np.exp(logits - top)), axis=-1)
+    assert np.mean(np.float32(1 / (1 + wrong)) == 1) > 0.5
+    np.testing.assert_allclose(whole["score"], -np.log(wrong), rtol=1e-4)
+    np.testing.assert_array_equal(whole["subset"], equal_subsets(-np.log(wrong), 3))
+    assert "distance" not in whole
+
+
+def test_the_random_control_says_nothing_of_the_images(split, tmp_path):
+    whole = robustness.rank_at_random("train", split, directory=tmp_path / "one", num_subsets=3)
+    again = robustness.rank_at_random("train", split_of(1 - split.image), directory=tmp_path / "two", num_subsets=3)
+    assert_same(again, whole)
+    np.testing.assert_array_equal(np.bincount(whole["subset"]), [6, 6, 6])
+    assert not np.array_equal(whole["subset"], np.sort(whole["subset"]))
+    np.testing.assert_array_equal(robustness.subsets(tmp_path / "one", "train", split, 3), whole["subset"])

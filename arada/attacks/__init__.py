@@ -2,12 +2,14 @@
 
 from arada.attacks.checks import check_images, classifier_warnings
 from arada.attacks.cw import cw_l2
+from arada.attacks.first_order import first_order, first_order_l2
 from arada.attacks.fmn import fmn_l2
-from arada.attacks.ranking import agreement, equal_subsets
+from arada.attacks.ranking import agreement, equal_subsets, refined, undecided
 from arada.attacks.result import AttackResult, LogitsFn
+from arada.attacks.sdf import sdf_l2
 
 # The values of `config.ranking.attack`.
-BY_NAME = {"cw": cw_l2, "fmn": fmn_l2}
+BY_NAME = {"cw": cw_l2, "fmn": fmn_l2, "sdf": sdf_l2, "first_order": first_order_l2}
 
 __all__ = [
     "BY_NAME",
@@ -18,5 +20,10 @@ __all__ = [
     "classifier_warnings",
     "cw_l2",
     "equal_subsets",
+    "first_order",
+    "first_order_l2",
     "fmn_l2",
+    "refined",
+    "sdf_l2",
+    "undecided",
 ]

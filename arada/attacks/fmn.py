@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from arada.attacks.ray import nearest_on_ray
 from arada.attacks.result import (
     Array,
     AttackResult,
     LogitsFn,
     checked,
-    class_changed,
     full_precision,
     l2_norm,
     margin,
@@ -86,24 +86,5 @@ def fmn_l2(
     delta, _, _, best_delta, seen = jax.lax.fori_loop(0, steps, step, start)
     delta = jnp.where(per_example(seen, images), best_delta, delta)
 
-    def point(scale):
-        return jnp.clip(images + per_example(scale, images) * delta, 0, 1)
-
-    def flips(scale):
-        return class_changed(logits_fn(point(scale)), label)
-
-    def push(_, carry):
-        inner, outer, flipped = carry
-        inner, outer = jnp.where(flipped, inner, outer), jnp.where(flipped, outer, 2 * outer)
-        return inner, outer, flipped | flips(outer)
-
-    def bisect(_, carry):
-        inner, outer = carry
-        middle = (inner + outer) / 2
-        flipped = flips(middle)
-        return jnp.where(flipped, inner, middle), jnp.where(flipped, middle, outer)
-
-    one = jnp.ones_like(infinite)
-    inner, outer, _ = jax.lax.fori_loop(0, bisections, push, (0 * one, one, flips(one)))
-    _, outer = jax.lax.fori_loop(0, bisections, bisect, (inner, outer))
-    return checked(logits_fn, images, jax.lax.stop_gradient(point(outer)), label)
+    adversarial = nearest_on_ray(logits_fn, images, delta, label, bisections)
+    return checked(logits_fn, images, jax.lax.stop_gradient(adversarial), label)

@@ -27,6 +27,38 @@ def equal_subsets(distance: Array, num_subsets: int) -> Array:
     return (rank * num_subsets // count).astype(np.int32)
 
 
+def undecided(estimate: Array, distance: Array, num_subsets: int) -> Array:
+    """Which examples a dearer attack should look at again, bool[N].
+
+    Those that `estimate` [N] and `distance` [N] (`arada.attacks.first_order`) put into different subsets of R: the
+    interval between their two ranks crosses an edge. A bias that all examples share moves none. Failures too.
+    """
+    differ = equal_subsets(estimate, num_subsets) != equal_subsets(distance, num_subsets)
+    return differ | ~np.isfinite(distance)
+
+
+def refined(distance: Array, measured: Array) -> Array:
+    """Distances of a cheap attack on the scale of a dearer one that saw some of the examples.
+
+    Args:
+      distance: float[N], the cheap attack's; `inf` where it failed.
+      measured: float[N], the dearer one's; NaN where it was not asked.
+
+    Returns float32[N]: the smaller of both where both are known; elsewhere `distance` times the running median of
+    measured / distance over the 25 known examples about it in the order of `distance` (fewer at the ends).
+    """
+    best = np.fmin(distance, measured)
+    known = np.flatnonzero(np.isfinite(distance) & np.isfinite(measured))
+    if not known.size:
+        return best.astype(np.float32)
+    known = known[np.argsort(distance[known], kind="stable")]
+    ratio = np.pad(best[known] / np.maximum(distance[known], 1e-12), 12, constant_values=np.nan)
+    ratio = np.nanmedian(np.lib.stride_tricks.sliding_window_view(ratio, 25), axis=-1)
+    finite = np.where(np.isfinite(distance), distance, 0)
+    expected = np.where(np.isfinite(distance), finite * np.interp(finite, distance[known], ratio), np.inf)
+    return np.where(np.isnan(measured), expected, best).astype(np.float32)
+
+
 def agreement(distance: Array, reference: Array, num_subsets: int) -> dict[str, float]:
     """How well `distance` [N] ranks examples as `reference` [N] does.
 
@@ -37,8 +69,9 @@ def agreement(distance: Array, reference: Array, num_subsets: int) -> dict[str, 
     difference = np.abs(equal_subsets(distance, num_subsets) - equal_subsets(reference, num_subsets))
     both = np.isfinite(distance) & np.isfinite(reference) & (np.asarray(reference) > 0)
     ratio = np.median(np.asarray(distance)[both] / np.asarray(reference)[both]) if both.any() else np.nan
-    # Ranks, not values: `inf` has a rank, but no covariance.
-    spearman = stats.spearmanr(stats.rankdata(distance), stats.rankdata(reference)).statistic
+    # Ranks, not values: `inf` has a rank, but no covariance. Where all are equal there is no correlation.
+    ranks = stats.rankdata(distance), stats.rankdata(reference)
+    spearman = stats.pearsonr(*ranks).statistic if all(np.ptp(rank) for rank in ranks) else np.nan
     return {
         "spearman": float(spearman),
         "same_subset": float(np.mean(difference == 0)),

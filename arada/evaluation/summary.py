@@ -22,11 +22,14 @@ SPLITS = ("train", "validation", "test")
 def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The metrics of every run with predictions, on the data sets that `config.evaluation` names.
 
-    Subsets are those of the ranking `config.ranking.source` on the test split, for every method alike.
+    Subsets are those of the ranking by an attack on `config.ranking.source` of the test split, for every method alike,
+    also for those that were trained on other ranks.
     """
     ranking_dir = workdir.ranking(config.ranking.source)
     ranked = {name: ranking_dir / f"{name}.npz" for name in SPLITS}
     rankings = {name: files.read_npz(path) for name, path in ranked.items() if path.exists()}
+    # A folder may hold a control's ranks, which say nothing of robustness.
+    rankings = {name: ranking for name, ranking in rankings.items() if "distance" in ranking}
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs():
         clean = (workdir.predictions(name, seed) / f"{split}.npz" for split in ("test", "validation"))
@@ -51,7 +54,6 @@ def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> d
 
 
 def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, Any]:
-    agreement = next(iter(sorted(ranking_dir.glob("agreement_*.json"))), None)
     # The ranking's own settings: it may come from elsewhere.
     ranked = workdirs.stored(ranking_dir)["identity"]["ranking"] if (ranking_dir / "config.json").exists() else {}
     made_with = [
@@ -76,7 +78,7 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
             "settings": ranked.get(ranked.get("attack"), {}),
             "success_rate": {name: float(np.isfinite(r["distance"]).mean()) for name, r in rankings.items()},
             "accuracy": {name: float((r["predicted"] == r["label"]).mean()) for name, r in rankings.items()},
-            "agreement": files.read_json(agreement) if agreement else {},
+            "agreement": _agreement(workdir, config.ranking.source, ranked),
         },
         # Of training, not of this evaluation.
         "commit": ", ".join(sorted({made["commit"] for made in made_with})),
@@ -84,6 +86,23 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
         "versions": provenance.versions(),
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:
+    """What the study of `arada.agreement` on the source run found of the attack that ranked, if it was made."""
+    run = workdirs.source_run(source)
+    file = workdir.run(*run) / "agreement" / "agreement.json" if run else None
+    if not (file and ranked and file.exists()):
+        return {}
+    study, attack = files.read_json(file), ranked.get("attack")
+    # The study names only what differs from an attack's defaults.
+    same = (
+        row
+        for row in study["candidates"]
+        if row["attack"] == attack and row["settings"].items() <= ranked[attack].items()
+    )
+    found = next(same, None)
+    return found["train"] | {"reference": study["reference"], "examples": study["examples"]} if found else {}
 
 
 def _method(workdir, config, name: str, seeds: list[int], ranking) -> dict[str, Any]:

@@ -4,10 +4,12 @@ import flax.linen as nn
 
 from arada.models.classifier import logits_fn, normalize, unit_range
 from arada.models.layers import BATCH_AXIS
+from arada.models.resnet_v1 import ResNetV1
 from arada.models.resnet_v2 import ResNetV2
+from arada.models.wide_resnet import WideResNet
 
 # The values of `config.model.name`; the other fields of `config.model` are the module's own.
-BY_NAME = {"resnet_v2": ResNetV2}
+BY_NAME = {"resnet_v1": ResNetV1, "resnet_v2": ResNetV2, "wide_resnet": WideResNet}
 
 
 def build(name: str, num_classes: int, **fields) -> nn.Module:
@@ -17,4 +19,14 @@ def build(name: str, num_classes: int, **fields) -> nn.Module:
     return BY_NAME[name](num_classes=num_classes, **fields)
 
 
-__all__ = ["BATCH_AXIS", "BY_NAME", "ResNetV2", "build", "logits_fn", "normalize", "unit_range"]
+__all__ = [
+    "BATCH_AXIS",
+    "BY_NAME",
+    "ResNetV1",
+    "ResNetV2",
+    "WideResNet",
+    "build",
+    "logits_fn",
+    "normalize",
+    "unit_range",
+]

@@ -24,6 +24,8 @@ _STYLES = {
     "adals": Style("AdaLS", GREEN, "^"),
     "ar_adals": Style("AR-AdaLS", BLUE, "D"),
     "ar_adals_on_the_fly": Style("AR-AdaLS, on the fly", SKY, "d"),
+    "ar_adals_by_confidence": Style("AR-AdaLS, ranked by confidence", GREY, "h", ":"),
+    "ar_adals_by_random": Style("AR-AdaLS, ranked at random", GREY, "d", "-."),
     "mixup": Style("mixup", ORANGE, "P"),
     "ccat": Style("CCAT", GREY, "X"),
     "focal": Style("Focal loss", ORANGE, "v", ":"),

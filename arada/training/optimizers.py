@@ -31,7 +31,11 @@ def build(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Grad
         # Keras' epsilon.
         return optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-7)
     if config.name == "sgd":
-        return optax.sgd(schedule, momentum=config.momentum, nesterov=config.nesterov)
+        # Keras has the learning rate inside the velocity, unlike optax.sgd: what was gathered before a decay keeps its
+        # length after it.
+        return optax.chain(
+            optax.scale_by_learning_rate(schedule), optax.trace(decay=config.momentum, nesterov=config.nesterov)
+        )
     raise UserError(f"optimizer.name is 'adam' or 'sgd', not {config.name!r}")
 
 

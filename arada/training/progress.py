@@ -14,7 +14,6 @@ class Progress:
         self._every = every_seconds
         self._start: tuple[float, int] | None = None
         self._said = time.monotonic()
-        self.images_per_second = float("nan")
 
     def update(self, done: int, detail: str = "") -> None:
         """`done` units are finished; the first call starts the clock, so that compilation is not counted."""
@@ -25,7 +24,6 @@ class Progress:
         seconds, units = now - self._start[0], done - self._start[1]
         if units <= 0 or seconds <= 0:
             return
-        self.images_per_second = units * self._images / seconds
         if now - self._said < self._every and done < self._total:
             return
         self._said = now
@@ -36,7 +34,7 @@ class Progress:
             self._unit,
             done,
             self._total,
-            self.images_per_second,
+            units * self._images / seconds,
             left,
             f", {detail}" if detail else "",
         )

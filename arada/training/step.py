@@ -1,5 +1,6 @@
 """The train step and the validation step: pure, per device, with collectives over `BATCH_AXIS`."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from arada.training.state import TrainState
 def train_step(
     model: nn.Module,
     method: Method,
-    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    augment: Callable[[jax.Array, jax.Array, jax.Array, Callable], jax.Array],
     optimizer: optax.GradientTransformation,
     penalty: Callable[[dict], jax.Array],
 ) -> Callable:
@@ -26,7 +27,7 @@ def train_step(
     Args:
       model: the network.
       method: what turns a batch into losses (`arada.methods`).
-      augment: (key, example_id [B], normalised images) -> images.
+      augment: (key, example_id [B], images in [0, 1], normalise) -> normalised images.
       optimizer: an optax transformation.
       penalty: params -> scalar, added to the mean loss.
 
@@ -36,7 +37,8 @@ def train_step(
 
     def step(state: TrainState, batch, soft_labels, key):
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images = augment(augment_key, batch["example_id"], models.normalize(state.normalization, batch["image"]))
+        normalize = functools.partial(models.normalize, state.normalization)
+        images = augment(augment_key, batch["example_id"], models.unit_range(batch["image"]), normalize)
 
         def objective(params):
             def forward(images):

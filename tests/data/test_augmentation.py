@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from scipy import ndimage
 from arada.data import augmentation
 
 KEY = jax.random.key(0)
-RANDOM = ["flip", "shift_and_flip"]
+RANDOM = ["flip", "shift_and_flip", "crop_and_flip"]
 
 
 def images_of(count, shape=(8, 8, 2)):
@@ -16,7 +18,7 @@ def images_of(count, shape=(8, 8, 2)):
 
 @pytest.fixture(scope="module")
 def augment():
-    return jax.jit(augmentation.augment, static_argnums=0)
+    return jax.jit(functools.partial(augmentation.augment, normalize=lambda images: images), static_argnums=0)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3)])
@@ -89,6 +91,36 @@ def test_examples_and_steps_draw_their_own(augment, name):
     first, next_step = (
         np.asarray(augment(name, jax.random.fold_in(KEY, step), example_id, images)) for step in range(2)
     )
-    assert len(np.unique(first, axis=0)) == (2 if name == "flip" else 64)
+    # Two mirror images; 50 crops, of which 64 draws find some 36; any shift.
+    count = len(np.unique(first, axis=0))
+    assert count in {"flip": [2], "crop_and_flip": range(26, 50), "shift_and_flip": [64]}[name]
     changed = np.any(first != next_step, axis=(1, 2, 3))
-    assert changed.mean() > (0.25 if name == "flip" else 0.99)
+    assert changed.mean() > {"flip": 0.25, "crop_and_flip": 0.9, "shift_and_flip": 0.99}[name]
+
+
+def test_crops_are_those_of_the_padded_image(augment):
+    image = np.arange(1, 17, dtype=np.float32).reshape(4, 4, 1)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    crops = {(y, x): padded[y : y + 4, x : x + 4] for y in range(5) for x in range(5)}
+    crop = jax.jit(jax.vmap(lambda key: augmentation.random_crop(key, image, 2)))
+    found = [
+        next(at for at, expected in crops.items() if np.array_equal(one, expected))
+        for one in np.asarray(crop(jax.random.split(KEY, 400)))
+    ]
+    # 25 crops, 16 times each on average: all of them, and none more than twice as often.
+    assert set(found) == set(crops)
+    assert max(map(found.count, crops)) <= 32
+
+
+def test_what_a_crop_lets_in_is_black_before_normalisation():
+    images, ids = np.full((64, 8, 8, 3), 0.5, np.float32), np.arange(64)
+    found = augmentation.augment("crop_and_flip", KEY, ids, images, lambda x: (x - 0.5) / 0.25)
+    np.testing.assert_array_equal(np.unique(found), [-2, 0])
+
+
+def test_what_a_shift_lets_in_is_a_normalised_edge():
+    images, ids = np.full((64, 8, 8, 3), 0.5, np.float32), np.arange(64)
+    ramp = np.arange(8, dtype=np.float32)[None, None, :, None] / 8  # a mean image that differs by column
+    found = augmentation.augment("shift_and_flip", KEY, ids, images, lambda x: x - ramp)
+    assert np.max(found) <= 0.5
+    assert np.min(found) >= 0.5 - 7 / 8

@@ -85,10 +85,11 @@ def test_in_order_counts_every_example_once(count):
     np.testing.assert_array_equal(example_id[~mask], np.full(len(mask) - count, split.example_id[-1]))
 
 
-@pytest.mark.parametrize("first", range(5))
-def test_in_order_goes_on_from_a_batch(first):
+@pytest.mark.parametrize("numbers", [(), (0,), (3,), (1, 3), (2, 0), range(1, 4)])
+def test_in_order_gives_batches_by_number(numbers):
     split = split_of(26)
-    assert_same_batches(list(split.in_order(8, first=first)), list(split.in_order(8))[first:])
+    every = list(split.in_order(8))
+    assert_same_batches(list(split.in_order(8, batches=numbers)), [every[number] for number in numbers])
 
 
 def test_take_keeps_ids_ascending():
@@ -166,3 +167,12 @@ def test_moments_are_numpys(count, dtype):
             assert of_split[key].shape == empty[key].shape == value.shape
             # float64 inside, rounded once.
             np.testing.assert_allclose(of_split[key], value, rtol=1.2e-7)
+
+
+def test_cifars_constants_are_edward2s():
+    found = moments(split_of(4), "cifar")
+    np.testing.assert_allclose(found["mean"], [0.4914, 0.4822, 0.4465], rtol=1e-6)
+    np.testing.assert_allclose(found["scale"], [0.2023, 0.1994, 0.2010], rtol=1e-6)
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in empty_moments("cifar", (32, 32, 3)).items()
+    }

@@ -99,79 +99,11 @@ def test_training_updates_every_statistic(tiny):
         np.testing.assert_allclose(after[name], 0.99 * before[name] + 0.01 * moment, rtol=1e-6)
 
 
-def torch_twin(torch, depth, width, num_classes):
-    """Keras' ResNet v2 in PyTorch, written from its description; modules are called in the order of flax's names."""
-    nn, functional = torch.nn, torch.nn.functional
-
-    class Twin(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
-            self.stem = self.conv(3, width, 3)
-            self.stem_norm = self.norm(width)
-            self.blocks = []
-            before = inside = width
-            for stage in range(3):
-                after = 4 * width if stage == 0 else 2 * before
-                for index in range((depth - 2) // 9):
-                    stride = 2 if stage > 0 and index == 0 else 1
-                    block = {"norm_0": None if stage == index == 0 else self.norm(before)}
-                    block["conv_0"], block["norm_1"] = self.conv(before, inside, 1, stride), self.norm(inside)
-                    block["conv_1"], block["norm_2"] = self.conv(inside, inside, 3), self.norm(inside)
-                    block["conv_2"] = self.conv(inside, after, 1)
-                    block["shortcut"] = self.conv(before, after, 1, stride) if index == 0 else None
-                    self.blocks.append(block)
-                    before = after
-                inside = after
-            self.head_norm, self.head = self.norm(before), nn.Linear(before, num_classes)
-
-        def conv(self, inputs, outputs, size, stride=1):
-            self.convolutions.append(nn.Conv2d(inputs, outputs, size, stride, padding=size // 2))
-            return self.convolutions[-1]
-
-        def norm(self, features):
-            self.norms.append(nn.BatchNorm2d(features, eps=1e-3))
-            return self.norms[-1]
-
-        def forward(self, x):
-            x = functional.relu(self.stem_norm(self.stem(x)))
-            for block in self.blocks:
-                y = functional.relu(block["norm_0"](x)) if block["norm_0"] else x
-                y = functional.relu(block["norm_1"](block["conv_0"](y)))
-                y = functional.relu(block["norm_2"](block["conv_1"](y)))
-                x = (block["shortcut"](x) if block["shortcut"] else x) + block["conv_2"](y)
-            x = functional.relu(self.head_norm(x))
-            return self.head(functional.avg_pool2d(x, 8).flatten(1))
-
-    return Twin().eval()
-
-
-def copy_weights(torch, variables, twin):
-    def tensor(value):
-        return torch.tensor(np.asarray(value))
-
-    params, stats = variables["params"], variables["batch_stats"]
-    with torch.no_grad():
-        for index, conv in enumerate(twin.convolutions):
-            conv.weight.copy_(tensor(params[f"Conv_{index}"]["kernel"]).permute(3, 2, 0, 1))
-            conv.bias.copy_(tensor(params[f"Conv_{index}"]["bias"]))
-        for index, norm in enumerate(twin.norms):
-            norm.weight.copy_(tensor(params[f"BatchNorm_{index}"]["scale"]))
-            norm.bias.copy_(tensor(params[f"BatchNorm_{index}"]["bias"]))
-            norm.running_mean.copy_(tensor(stats[f"BatchNorm_{index}"]["mean"]))
-            norm.running_var.copy_(tensor(stats[f"BatchNorm_{index}"]["var"]))
-        twin.head.weight.copy_(tensor(params["Dense_0"]["kernel"]).T)
-        twin.head.bias.copy_(tensor(params["Dense_0"]["bias"]))
-    total = sum(parameter.numel() for parameter in twin.parameters())
-    assert total == count(params), "the two networks differ in size"
-
-
 @pytest.mark.peer
 def test_logits_are_pytorchs(peer, tiny, forward):
-    torch = peer("torch")
+    torch, peers = peer("torch"), peer("launch.peers")
     model, variables, images = tiny
-    twin = torch_twin(torch, model.depth, model.width, model.num_classes)
-    copy_weights(torch, variables, twin)
+    twin = peers.twin(model, variables)
     with torch.no_grad():
         expected = twin(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
     assert np.ptp(expected, axis=0).min() > 0.1, "the images must not look alike to the network"

@@ -90,6 +90,14 @@ def test_sgd_by_hand(nesterov):
     )
 
 
+def test_velocity_keeps_its_length_when_the_learning_rate_falls():
+    """As in Keras: v <- 0.5 v - lr g, w <- w + v, with a rate of 0.1 that falls to 0.01 at the second step."""
+    fields = {"learning_rate": 0.1, "momentum": 0.5, "nesterov": False, "decay": ((1, 0.1),)}
+    found = trajectory(optimizers.build(optimizer_config(name="sgd", **fields), 1), (1, 1, 1))
+    # Velocities -0.1, -0.05 - 0.01, -0.03 - 0.01.
+    np.testing.assert_allclose(found, [0.9, 0.84, 0.8], rtol=1e-6)
+
+
 def test_unknown_optimizer():
     with pytest.raises(UserError, match=r"optimizer\.name .*'lamb'"):
         optimizers.build(optimizer_config(name="lamb"), 2)

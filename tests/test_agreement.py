@@ -1,0 +1,160 @@
+"""The study of how cheap attacks rank: its figures by hand, and a small study end to end."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from arada import agreement, files
+from arada import workdir as workdirs
+from arada.errors import UserError
+from arada.evaluation import summary
+from arada.workdir import Workdir
+from configs import digits
+
+CONFIDENCE = agreement.Candidate("confidence", "confidence", "", {}, 0)
+FMN = agreement.Candidate("FMN 2", "attack", "fmn", {"steps": 2}, 2)
+REFINED = agreement.Candidate("refined", "attack", "first_order", {"candidates": 1, "refine_steps": 2}, 1)
+CW = agreement.Candidate("CW 2x200", "attack", "cw", {"binary_search_steps": 2, "max_iterations": 200}, 400)
+
+
+class Linear:
+    """A classifier of ten classes with the interface of a flax module."""
+
+    @staticmethod
+    def apply(weights, images, train):
+        assert not train
+        return images.reshape(len(images), -1) @ weights["params"]["kernel"]
+
+
+@pytest.fixture
+def run_dir(tmp_path, monkeypatch):
+    """The folder of a run whose network is linear; three candidates and a reference, each short."""
+    kernel = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
+    normalization = {"mean": np.full(1, 0.5, np.float32), "scale": np.ones(1, np.float32)}
+    variables = {"params": {"kernel": kernel}, "batch_stats": {}, "normalization": normalization}
+    monkeypatch.setattr(agreement.trained, "build_model", lambda config: Linear())
+    monkeypatch.setattr(agreement.trained, "is_finished", lambda folder, config: True)
+    monkeypatch.setattr(agreement.trained, "final_variables", lambda folder: variables)
+    monkeypatch.setattr(agreement, "CANDIDATES", (CONFIDENCE, FMN, REFINED, CW))
+    monkeypatch.setattr(agreement, "REFERENCE", CW)
+    config = digits.get_config("testing")
+    folder = Workdir(tmp_path).run("vanilla", 0)
+    workdirs.claim(folder, workdirs.run_identity(config, 0, 1), config)
+    return folder
+
+
+def test_figures_by_hand():
+    """Ten images, one a subset: the candidate swaps the first two of the reference's order."""
+    reference = {
+        "distance": np.arange(1, 11, dtype=np.float32),
+        "label": np.zeros(10, np.int32),
+        "predicted": np.array([1] + [0] * 9, np.int32),
+    }
+    swapped = {"distance": np.array([2, 1, *range(3, 11)], np.float32) / 2}
+    best = np.minimum(swapped["distance"], reference["distance"])
+    # Confidence 0.8 for the first image, which is misclassified, and 0.6 for the others: gaps 0.8 and -0.4.
+    log_odds = np.log(np.array([0.8 / 0.2] + [0.6 / 0.4] * 9))
+    found = agreement.compare(swapped, reference, best, log_odds)
+    assert found == pytest.approx(
+        {
+            "spearman": 1 - 6 * 2 / (10 * 99),
+            "same_subset": 0.8,
+            "adjacent_subset": 1,
+            "median_ratio": 0.5,
+            "spearman_of_best": 1,
+            "same_subset_of_best": 1,
+            "median_ratio_of_best": 1,
+            "gap_difference": 1.2,
+            "success_rate": 1,
+            "median_distance": 2.75,
+        }
+    )
+
+
+def test_a_control_has_neither_distance_nor_success():
+    reference = {"distance": np.arange(10.0), "label": np.zeros(10, np.int32), "predicted": np.zeros(10, np.int32)}
+    found = agreement.compare({"score": np.arange(10.0)}, reference, reference["distance"], np.zeros(10))
+    assert set(found) == {
+        *("spearman", "same_subset", "adjacent_subset", "gap_difference", "spearman_of_best", "same_subset_of_best")
+    }
+
+
+def test_the_best_distance_is_one_that_was_found():
+    cheap = {"distance": np.array([1.0, 2.0, 3.0])}
+    refined = {"distance": np.array([0.5, 0.4, 0.3]), "refined": np.array([True, False, False])}
+    np.testing.assert_array_equal(agreement.best_distance([cheap, {"score": np.zeros(3)}, refined]), [0.5, 2, 3])
+
+
+def test_an_attack_that_fails_everywhere_has_no_figures_that_json_cannot_hold():
+    reference = {"distance": np.arange(10.0), "label": np.zeros(10, np.int32), "predicted": np.zeros(10, np.int32)}
+    with np.errstate(invalid="ignore"):
+        found = agreement.compare({"distance": np.full(10, np.inf)}, reference, np.arange(10.0), np.zeros(10))
+    assert found["median_distance"] is None
+    assert found["success_rate"] == 0
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_study_of_a_run(run_dir, monkeypatch):
+    monkeypatch.setattr(agreement.Study, "_seconds", lambda *_: 0.5)
+    found = agreement.run(agreement.Study(run_dir, examples=40, batch_size=16), 40)
+    assert [row["name"] for row in found["candidates"]] == ["confidence", "FMN 2", "refined", "CW 2x200"]
+    confidence, fmn, refined, cw = found["candidates"]
+    for split in agreement.SPLITS:
+        assert cw[split]["spearman"] == pytest.approx(1)
+        assert cw[split]["same_subset"] == 1
+        assert cw[split]["gap_difference"] == 0
+        # The network is linear: one step to the runner-up is nearly all there is.
+        assert min(fmn[split]["spearman"], refined[split]["spearman"]) > 0.95
+        assert confidence[split]["spearman"] < fmn[split]["spearman"]
+        assert cw[split]["success_rate"] == fmn[split]["success_rate"] == 1
+    assert fmn["gradients"] == 2
+    assert 1 <= refined["gradients"] < 3
+    assert fmn["images_per_second"] == 32
+    # Carlini-Wagner was timed at a 25th of its iterations; a refined image waits for the second attack too.
+    assert cw["images_per_second"] == pytest.approx(32 / 25)
+    assert 16 <= refined["images_per_second"] <= 32
+    table = agreement.table(found).splitlines()
+    assert len(table) == 2 + 4 + 2
+    assert table[-1] == "Two numbers in a cell: 40 training and 40 validation images."
+    assert table[3].startswith("| FMN 2 | 2 | 100.0 / 100.0 | ")
+    assert table[2].startswith("| confidence | - | - | - | ")
+
+
+def test_a_study_goes_on_where_it_was(run_dir, monkeypatch):
+    settings = {"examples": 20, "batch_size": 8}
+    first = agreement.Study(run_dir, **settings).rank(FMN)
+    monkeypatch.setattr("arada.streaming.batches_over", None)
+    again = agreement.Study(run_dir, **settings).rank(FMN)
+    for split in agreement.SPLITS:
+        assert len(first[split]["distance"]) == 20
+        np.testing.assert_array_equal(again[split]["distance"], first[split]["distance"])
+    with pytest.raises(UserError, match="examples is 20 there and 30 here"):
+        agreement.Study(run_dir, examples=30, batch_size=8)
+
+
+def test_mistakes_are_told(run_dir, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"--examples is 5; it lies between 10 and .* data.num_train=128"):
+        agreement.Study(run_dir, examples=5, batch_size=4)
+    with pytest.raises(UserError, match=r"--batch_size is 6, which cannot be cut among 4 devices"):
+        agreement.Study(run_dir, examples=20, batch_size=6)
+    monkeypatch.setattr(agreement.trained, "is_finished", lambda folder, config: False)
+    with pytest.raises(UserError, match=r"seed_0 is not trained to its end"):
+        agreement.Study(run_dir, examples=20, batch_size=4)
+    with pytest.raises(UserError, match=r"holds no run"):
+        agreement.Study(tmp_path, examples=20, batch_size=4)
+
+
+def test_the_report_finds_the_study_of_its_attack(run_dir, tmp_path):
+    rows = [{"attack": "fmn", "settings": {"steps": 2}, "train": {"spearman": 0.5}}]
+    files.write_json(
+        run_dir / "agreement" / "agreement.json", {"reference": "CW 3x500", "examples": 40, "candidates": rows}
+    )
+    of = functools.partial(summary._agreement, Workdir(tmp_path))
+    expected = {"spearman": 0.5, "reference": "CW 3x500", "examples": 40}
+    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2}}) == expected
+    # Settings that the study leaves at an attack's defaults.
+    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2, "bisections": 8}}) == expected
+    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 3}}) == {}
+    assert of("vanilla/seed_1", {"attack": "fmn", "fmn": {"steps": 2}}) == {}
