@@ -84,7 +84,7 @@ def ranking(arguments) -> list[Comparison]:
     if not (arguments.run and arguments.study):
         raise Skipped("needs --run=DIR (a trained run) and --study=FILE (agreement.json of arada.agreement)")
     chosen = cheapest(read_study(arguments.study))
-    images, of_what = _test_images(arguments.run)
+    images, of_what = _training_images(arguments.run)
     network, few = Network(run=arguments.run), images[:SHORT_IMAGES]
     amount = papers_images(len(few), SHORT_STEPS)
     settings = {"network": network, "images": images, "amount": len(images), "batch_size": SHORT_IMAGES}
@@ -136,14 +136,13 @@ def papers_images(count: int, steps: int) -> float:
 
 def read_study(path: str) -> list[dict]:
     """The attacks of `arada.agreement`'s file: name, attack, settings, gradients (an image), images_per_second, and
-    the lower of the training and validation images' Spearman correlations. A ranking that attacks some images a second
-    time is left out: it is no single call."""
+    the Spearman correlation on training images. A ranking that attacks some images a second time is left out: it is no
+    single call."""
     study = []
     for row in files.read_json(files.absolute(path))["candidates"]:
         settings = {key: value for key, value in row["settings"].items() if key != "refine_steps"}
         if row["by"] == "attack" and not row["settings"].get("refine_steps"):
-            spearman = min(row[split]["spearman"] for split in ("train", "validation"))
-            study.append(row | {"settings": settings, "spearman": spearman})
+            study.append(row | {"settings": settings, "spearman": row["train"]["spearman"]})
     return study
 
 
@@ -155,13 +154,13 @@ def cheapest(study: list[dict]) -> dict:
     return min(good, key=lambda of: (of["gradients"], -of["images_per_second"]))
 
 
-def _test_images(run: str) -> tuple[np.ndarray, str]:
+def _training_images(run: str) -> tuple[np.ndarray, str]:
     config = workdirs.stored_config(files.absolute(run))
     try:
         dataset = data.build(config.data, config.run.data_dir)
-        return data.load_splits(dataset, config.data)["test"].image[:RANKED_IMAGES], "test images"
+        return data.load_splits(dataset, config.data)["train"].image[:RANKED_IMAGES], "training images"
     except UserError as error:
-        tell(f"random images in place of test images: {error}")
+        tell(f"random images in place of training images: {error}")
         return contestants.draw_images(RANKED_IMAGES, tuple(config.data.image_shape)), "random images"
 
 
