@@ -69,8 +69,8 @@ def config() -> ml_collections.ConfigDict:
                 "source": "vanilla/seed_0",
                 # "attack", or one of two controls: "confidence" (of the source run, least confident first), "random".
                 "by": "attack",
-                # "cw", "fmn", "sdf" or "first_order".
-                "attack": "cw",
+                # "fmn", "cw" (the paper's), "sdf" or "first_order". The README has the study that chose.
+                "attack": "fmn",
                 # Subsets in the files and figures; the training's own number is soft_labels.num_subsets.
                 "num_subsets": 10,
                 # On the fly: training and validation images are ranked anew, by the weights at that moment, after
@@ -93,7 +93,7 @@ def config() -> ml_collections.ConfigDict:
                     "confidence": 0.0,
                     "abort_early": False,
                 },
-                "fmn": {"steps": 20},
+                "fmn": {"steps": 10},
                 # rounds * (steps * candidates + 1) gradients an image.
                 "sdf": {"rounds": 3, "steps": 3, "candidates": 1},
                 # One gradient a candidate; images whose subset it leaves in doubt get `refine_steps` of fmn (0: none).

@@ -31,7 +31,7 @@ SIZES = {
         "training.epochs": 40,
         "training.batch_size": 128,
         "training.augmentation": "flip",
-        "ranking.attack": "fmn",
+        "ranking.fmn.steps": 20,
         "run.ranking_batch_size": 64,
         "run.log_every_steps": 10,
         "run.checkpoint_every_steps": 150,

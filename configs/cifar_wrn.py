@@ -15,8 +15,6 @@ SIZES = {
         "training.epochs": 3,
         "training.batch_size": 32,
         "optimizer.decay": ((2, 0.2),),
-        "ranking.refresh_attack": "fmn",
-        "ranking.cw.max_iterations": 20,
         "evaluation.shifts": ("noise", "rotation"),
         "evaluation.severities": (1, 5),
         "run.evaluation_batch_size": 128,
