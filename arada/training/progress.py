@@ -14,6 +14,7 @@ class Progress:
         self._every = every_seconds
         self._start: tuple[float, int] | None = None
         self._said = time.monotonic()
+        self.images_per_second = float("nan")
 
     def update(self, done: int, detail: str = "") -> None:
         """`done` units are finished; the first call starts the clock, so that compilation is not counted."""
@@ -24,6 +25,7 @@ class Progress:
         seconds, units = now - self._start[0], done - self._start[1]
         if units <= 0 or seconds <= 0:
             return
+        self.images_per_second = units * self._images / seconds
         if now - self._said < self._every and done < self._total:
             return
         self._said = now
@@ -34,7 +36,7 @@ class Progress:
             self._unit,
             done,
             self._total,
-            units * self._images / seconds,
+            self.images_per_second,
             left,
             f", {detail}" if detail else "",
         )
