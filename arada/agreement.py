@@ -9,7 +9,6 @@ goes into part files in RUN/agreement, where a killed study goes on; agreement.j
 
 import argparse
 import functools
-import logging
 import math
 import sys
 import time
@@ -25,8 +24,6 @@ from arada import workdir as workdirs
 from arada.errors import UserError
 from arada.evaluation import metrics
 from arada.training.replication import Replicas
-
-logger = logging.getLogger(__name__)
 
 NUM_SUBSETS = 10
 SPLITS = ("train", "validation")
@@ -211,7 +208,7 @@ def table(study: dict[str, Any]) -> str:
             of_splits = [row[split].get(key) for split in SPLITS]
             cells.append("-" if None in of_splits else " / ".join(format(scale * value, spec) for value in of_splits))
         speed = row["images_per_second"]
-        cells.append(f"{speed:.3g}" if speed else "-")
+        cells.append("-" if not speed else f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}")
         lines.append("| " + " | ".join(cells) + " |")
     note = f"Two numbers in a cell: {study['examples']} training and {study['examples']} validation images."
     return "\n".join([*lines, "", note, ""])

@@ -1,4 +1,4 @@
-"""The distance to the linearised boundary: one gradient an image, and an interval that holds what it misses."""
+"""The distance to the linearised boundary by one gradient an image, and one found along its normal."""
 
 from typing import NamedTuple
 
