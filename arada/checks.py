@@ -4,7 +4,7 @@ import re
 
 import ml_collections
 
-from arada import attacks, files, models, robustness
+from arada import attacks, files, methods, models, robustness
 from arada import workdir as workdirs
 from arada.data import augmentation, shifts
 from arada.errors import UserError
@@ -45,6 +45,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _one_of("optimizer.l2_on", config.optimizer.l2_on, optimizers.L2_TARGETS)
     _one_of("training.augmentation", config.training.augmentation, augmentation.BY_NAME)
     _one_of("training.normalization", config.training.normalization, ("mean_image", "standardize", "cifar"))
+    _one_of("method.name", config.method.name, methods.BY_NAME)
     _one_of("ranking.by", config.ranking.by, robustness.BY)
     _one_of("ranking.attack", config.ranking.attack, attacks.BY_NAME)
     _one_of("ranking.before_refresh", config.ranking.before_refresh, ("precomputed", "one_subset"))
@@ -86,6 +87,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
         )
     _check_pairs("optimizer.decay", config.optimizer.decay)
     _check_soft_labels(config)
+    _check_method(config)
     _check_ranking(config)
 
 
@@ -107,6 +109,27 @@ def _check_soft_labels(config: ml_collections.ConfigDict) -> None:
                 f"{config.data.num_validation} images in a subset; {MIN_SUBSET} are the least, so take "
                 f"{max(config.data.num_validation // MIN_SUBSET, 1)} subsets at most"
             )
+
+
+def _check_method(config: ml_collections.ConfigDict) -> None:
+    """Looks at the fields of the method that is used."""
+    name = config.method.name
+    fields = config.method.get(name, {})
+    for field in ("beta", "step_size", "steps", "rho", "num_bins", "rate", "highest", "switch"):
+        if field in fields:
+            _positive(f"method.{name}.{field}", fields[field])
+    for field in ("epsilon", "gamma"):
+        if fields.get(field, 0) < 0:
+            raise UserError(f"method.{name}.{field} is {fields[field]}; it must be 0 or above")
+    if name != "adafocal":
+        return
+    if fields.lowest >= 0:
+        raise UserError(f"method.adafocal.lowest is {fields.lowest}; powers switch sign, so it must be below 0")
+    if fields.num_bins > config.data.num_validation:
+        raise UserError(
+            f"method.adafocal.num_bins is {fields.num_bins}, but data.num_validation is {config.data.num_validation}: "
+            f"most bins would be empty; lower it"
+        )
 
 
 def _check_ranking(config: ml_collections.ConfigDict) -> None:

@@ -156,4 +156,5 @@ def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     vanilla = ml_collections.ConfigDict(config.to_dict())
     vanilla.name = "vanilla"
     vanilla.soft_labels.update(num_subsets=1, epsilon=0.0, adaptive=False)
+    vanilla.method.name = "cross_entropy"
     return vanilla

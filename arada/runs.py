@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from arada import attacks, methods, robustness, soft_labels, streaming, trained
+from arada import attacks, methods, robustness, streaming, trained
 from arada import workdir as workdirs
 from arada.data import Split, moments
 from arada.data.augmentation import augment
@@ -42,9 +42,10 @@ class Trainer:
         shapes = jax.eval_shape(self._model.init, jax.random.key(0), np.zeros((1, *config.data.image_shape)))
         logger.info("%s", parameter_overview.get_parameter_overview(shapes["params"], include_stats=False))
         self._normalization = moments(splits["train"], config.training.normalization)
+        self._method = methods.build(config)
         train_step = steps.train_step(
             self._model,
-            methods.soft_label_cross_entropy,
+            self._method,
             functools.partial(augment, config.training.augmentation),
             self._optimizer,
             functools.partial(optimizers.l2_penalty, coefficient=config.optimizer.l2, targets=config.optimizer.l2_on),
@@ -66,7 +67,7 @@ class Trainer:
     def train(self, seed: int) -> None:
         """Trains with `seed` to the end, from the run's last checkpoint if there is one.
 
-        Algorithm 1: after every epoch the soft labels follow the validation set's confidence and accuracy by subset.
+        Algorithm 1: after every epoch the method learns from the validation set's confidence and accuracy.
         The weights of the final epoch are the result; nothing is selected.
         """
         from arada.training.logs import open_writer  # imports TensorFlow: seconds that other stages need not wait
@@ -107,13 +108,12 @@ class Trainer:
             subsets = [robustness.subsets(directory, name, self._splits[name], num_subsets) for name in RANKED]
         else:
             subsets = [np.zeros(len(self._splits[name]), np.int32) for name in RANKED]
-        labels = soft_labels.init(num_subsets, self._config.data.num_classes, self._config.soft_labels.epsilon)
-        return Supervision(jax.device_get(labels), *subsets)
+        return Supervision(jax.device_get(self._method.init()), *subsets)
 
     def _after_epoch(
         self, name: str, seed: int, epoch: int, state: TrainState, supervision: Supervision
     ) -> tuple[Supervision, dict[str, float]]:
-        """Validates, updates adaptive soft labels by eq. (3), and ranks anew where the config says so."""
+        """Validates, lets the method learn from it, and ranks anew where the config says so."""
         config = self._config
         of_images = streaming.over(
             self._validation_step,
@@ -136,23 +136,15 @@ class Trainer:
                 return np.full(num_subsets, np.mean(values, dtype=np.float64))
             return metrics.subset_means(values, supervision.validation_subset, num_subsets)
 
-        by_subset = {
-            "validation/confidence": means(confidence),
-            "validation/accuracy": means(correct),
-            "soft_label": np.asarray(supervision.soft_labels.p_correct),
-        }
-        for quantity, values in by_subset.items():
-            scalars |= {f"{quantity}/subset_{r:02}": value for r, value in enumerate(values)}
-        if config.soft_labels.adaptive:
-            updated = soft_labels.update(
-                supervision.soft_labels,
-                by_subset["validation/confidence"],
-                by_subset["validation/accuracy"],
-                learning_rate_at(config.soft_labels.alpha, epoch),
-            )
-            supervision = supervision.replace(soft_labels=jax.device_get(updated))
-            table = " ".join(f"{p:.3f}" for p in supervision.soft_labels.p_correct)
-            logger.info("%s: soft labels after epoch %d, least robust first: %s", name, epoch + 1, table)
+        validation = methods.Validation(confidence, correct, means(confidence), means(correct))
+        for quantity in ("confidence", "accuracy"):
+            by_subset = getattr(validation, f"subset_{quantity}")
+            scalars |= {f"validation/{quantity}/subset_{r:02}": value for r, value in enumerate(by_subset)}
+        scalars |= self._method.scalars(supervision.learnt)
+        learnt = jax.device_get(self._method.update(supervision.learnt, validation, epoch))
+        supervision = supervision.replace(learnt=learnt)
+        if line := self._method.describe(learnt, epoch):
+            logger.info("%s: %s", name, line)
         if refreshes_after(config, epoch):
             supervision, changed = self._refresh(name, seed, epoch, state, supervision)
             scalars |= changed
@@ -202,8 +194,3 @@ def in_one_subset(config: ml_collections.ConfigDict, epoch: int) -> bool:
     """Whether in this 0-based epoch no image has a rank yet, so that all R soft labels move as one."""
     unranked = not workdirs.uses_precomputed(config)
     return unranked and not any(refreshes_after(config, before) for before in range(epoch))
-
-
-def learning_rate_at(alpha: tuple[tuple[int, float], ...], epoch: int) -> float:
-    """The paper's alpha at a 0-based epoch, from ((first epoch, alpha), ...), the first of them 0."""
-    return [value for first, value in alpha if first <= epoch][-1]

@@ -115,6 +115,10 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     identity = shared_identity(config) | _plain(
         {"optimizer": config.optimizer, "training": config.training, "soft_labels": soft_labels, "seed": seed}
     )
+    method = config.method.name
+    # Plain cross-entropy has no fields, and its runs are older than `method`.
+    if method != "cross_entropy":
+        identity["method"] = {"name": method} | _plain(config.method[method])
     if config.model.batch_norm == "per_device":
         identity["num_devices"] = num_devices
     if uses_precomputed(config):

@@ -63,6 +63,27 @@ def config() -> ml_collections.ConfigDict:
                 # ((first epoch, alpha), ...).
                 "alpha": ((0, 0.005),),
             },
+            # What turns a batch into a loss (arada/methods, whose classes explain the fields). All use the soft labels
+            # above: mixup mixes them, CCAT fades them, focal losses weigh their cross-entropy.
+            "method": {
+                # "cross_entropy" (vanilla, label smoothing, AdaLS and AR-AdaLS), "mixup", "ccat", "focal", "adafocal".
+                "name": "cross_entropy",
+                # The paper's beta, for the lowest calibration error.
+                "mixup": {"beta": 0.2, "per_example": False},
+                # The paper's epsilon, step size and steps, and CCAT's own rho. The step size is not the length of a
+                # step: arada/methods/ccat.py says how it is read.
+                "ccat": {"epsilon": 0.01, "step_size": 0.025, "steps": 10, "rho": 10.0},
+                "focal": {"gamma": 3.0},
+                # The settings of its authors.
+                "adafocal": {
+                    "gamma": 1.0,
+                    "num_bins": 15,
+                    "rate": 1.0,
+                    "lowest": -2.0,
+                    "highest": 20.0,
+                    "switch": 0.2,
+                },
+            },
             "ranking": {
                 # The run whose ranks are used (one for all methods and seeds of a workdir; the paper does not say
                 # whether each of its runs had its own), or a folder with train.npz and validation.npz.
@@ -134,7 +155,8 @@ def methods(
     *, label_smoothing: float, adals: float, ar_adals: float, refresh_epochs: tuple[int, ...]
 ) -> dict[str, Overrides]:
     """The method presets of a data set: the smoothing of label smoothing, the alpha of AdaLS and of AR-AdaLS, and the
-    epochs after which AR-AdaLS on the fly ranks anew. The last two are controls: AR-AdaLS without an attack."""
+    epochs after which AR-AdaLS on the fly ranks anew. Two are controls, AR-AdaLS without an attack; the last four are
+    those it is compared with."""
 
     def adaptive(num_subsets: int, alpha: float) -> Overrides:
         return {
@@ -151,6 +173,7 @@ def methods(
         "ar_adals_on_the_fly": adaptive(10, ar_adals) | {"ranking.refresh_epochs": refresh_epochs},
         "ar_adals_by_confidence": adaptive(10, ar_adals) | {"ranking.by": "confidence"},
         "ar_adals_by_random": adaptive(10, ar_adals) | {"ranking.by": "random"},
+        **{name: {"method.name": name} for name in ("mixup", "ccat", "focal", "adafocal")},
     }
 
 

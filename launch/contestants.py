@@ -148,7 +148,7 @@ def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bo
     penalty = functools.partial(optimizers.l2_penalty, coefficient=settings.l2, targets=settings.l2_on)
     step = steps.train_step(
         model,
-        methods.soft_label_cross_entropy,
+        methods.SoftLabels(num_subsets=1, num_classes=10),
         functools.partial(augmentation.augment, "none"),
         transformation,
         penalty,

@@ -79,10 +79,12 @@ def test_an_unknown_field_is_refused():
 def test_all_data_sets_have_the_same_methods(name):
     file = FILES[name]
     ranked = {"ar_adals", "ar_adals_on_the_fly", "ar_adals_by_confidence", "ar_adals_by_random"}
-    assert set(file.METHODS) == {"vanilla", "label_smoothing", "adals"} | ranked
+    others = {"mixup", "ccat", "focal", "adafocal"}
+    assert set(file.METHODS) == {"vanilla", "label_smoothing", "adals"} | ranked | others
     for method in file.METHODS:
         config = file.get_config(method)
         assert config.name == method
+        assert config.method.name == (method if method in others else "cross_entropy")
         labels = config.soft_labels
         assert labels.adaptive == (method in ranked | {"adals"})
         assert labels.num_subsets == (10 if method in ranked else 1)

@@ -1,9 +1,10 @@
-"""Attacks that measure adversarial robustness. Pure functions of a logits function; the caller jits or maps them."""
+"""Attacks: all but PGD measure robustness. Pure functions of a logits function; the caller jits or maps them."""
 
 from arada.attacks.checks import check_images, classifier_warnings
 from arada.attacks.cw import cw_l2
 from arada.attacks.first_order import first_order, first_order_l2
 from arada.attacks.fmn import fmn_l2
+from arada.attacks.pgd import pgd_linf
 from arada.attacks.ranking import agreement, equal_subsets, refined, undecided
 from arada.attacks.result import AttackResult, LogitsFn
 from arada.attacks.sdf import sdf_l2
@@ -23,6 +24,7 @@ __all__ = [
     "first_order",
     "first_order_l2",
     "fmn_l2",
+    "pgd_linf",
     "refined",
     "sdf_l2",
     "undecided",

@@ -85,3 +85,10 @@ def read(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray, np.n
     """Mean probabilities over members float32[N, Z], labels int32[N] and example ids int32[N] of a stored set."""
     stored = files.read_npz(directory / f"{name}.npz")
     return scipy.special.softmax(stored["logits"], axis=-1).mean(axis=0), stored["label"], stored["example_id"]
+
+
+def read_logits(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32[N, Z] of the mean over members, its logarithm, and labels int32[N] of a stored set."""
+    stored = files.read_npz(directory / f"{name}.npz")
+    members = scipy.special.log_softmax(stored["logits"], axis=-1)
+    return scipy.special.logsumexp(members, axis=0) - np.float32(np.log(len(members))), stored["label"]

@@ -3,6 +3,7 @@
 import datetime
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from arada import attacks, files, provenance
 from arada import workdir as workdirs
 from arada.errors import UserError
-from arada.evaluation import metrics, predictions
+from arada.evaluation import calibrators, metrics, predictions
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +120,12 @@ def _run(config: ml_collections.ConfigDict, directory, ranking) -> dict[str, Any
     evaluation = config.evaluation
     measured = functools.partial(_measure_stored, directory, evaluation.num_bins)
     probabilities, labels, ids = predictions.read(directory, "test")
+    shifted = _shifted(config, [directory])
     return {
-        "test": measured("test"),
-        "validation": measured("validation"),
-        "shift": {name: [measured(of) for of in sets] for name, sets in _shifted(config, [directory]).items()},
+        **_on_all(measured, shifted),
+        "calibrated": {
+            name: _calibrated(directory, evaluation.num_bins, fit, shifted) for name, fit in calibrators.BY_NAME.items()
+        },
         "ood": {
             name: _out_of_distribution(probabilities, directory, predictions.ood_name(name))
             for name in evaluation.out_of_distribution
@@ -149,6 +152,26 @@ def _training(run_dir) -> dict[str, Any]:
     }
 
 
+def _on_all(measured: Callable[[str], dict], shifted: dict[str, list[str]]) -> dict[str, Any]:
+    """What `measured` says of each clean and each shifted data set."""
+    return {
+        "test": measured("test"),
+        "validation": measured("validation"),
+        "shift": {name: [measured(of) for of in sets] for name, sets in shifted.items()},
+    }
+
+
+def _calibrated(directory, num_bins: int, fit: Callable, shifted: dict[str, list[str]]) -> dict[str, Any]:
+    """The metrics after a calibrator that is fitted on the run's validation set, and what it found there."""
+    calibrator = fit(*predictions.read_logits(directory, "validation"))
+
+    def measured(name: str) -> dict[str, float]:
+        logits, labels = predictions.read_logits(directory, name)
+        return measure(calibrator(logits).astype(np.float32), labels, num_bins)
+
+    return calibrator._asdict() | _on_all(measured, shifted)
+
+
 def _measure_stored(directory, num_bins: int, name: str) -> dict[str, float]:
     probabilities, labels, _ = predictions.read(directory, name)
     return measure(probabilities, labels, num_bins)
@@ -157,7 +180,10 @@ def _measure_stored(directory, num_bins: int, name: str) -> dict[str, float]:
 def measure(probabilities: np.ndarray, labels: np.ndarray, num_bins: int) -> dict[str, float]:
     """The metrics of one data set: probabilities float[N, Z] against labels int[N]."""
     confidence, correct = metrics.confidence_and_correct(probabilities, labels)
-    values = _jitted(probabilities, labels, num_bins) | {"aurc": metrics.risk_coverage(confidence, correct)[2]}
+    values = _jitted(probabilities, labels, num_bins) | {
+        "aurc": metrics.risk_coverage(confidence, correct)[2],
+        "kde_ece": metrics.kde_calibration_error(probabilities, labels),
+    }
     return {key: float(value) for key, value in values.items()}
 
 

@@ -1,23 +1,37 @@
-"""What turns a batch into a loss.
+"""What turns a batch into a loss, and what it learns from the validation set: one class a method, built by name."""
 
-A method is a pure function (forward, images, batch, soft_labels, key) -> (losses float32[B], logits [B, Z],
-batch_stats), where forward(images) -> (logits, batch_stats) runs the network in training mode on normalised and
-augmented `images`, and `batch` holds label, subset and example_id.
-"""
+import ml_collections
 
-from collections.abc import Callable
+from arada.methods.ccat import CCAT
+from arada.methods.focal import AdaFocal, AdaFocalState, Focal
+from arada.methods.mixup import Mixup
+from arada.methods.soft_labels import Network, SoftLabels, Validation
 
-import jax
-
-from arada import soft_labels as soft
-from arada.data.splits import Batch
-
-Forward = Callable[[jax.Array], tuple[jax.Array, dict]]
-Method = Callable[[Forward, jax.Array, Batch, soft.SoftLabelState, jax.Array], tuple[jax.Array, jax.Array, dict]]
+# The values of `config.method.name`; what else `config.method` has under that name are the class's own fields.
+BY_NAME = {"cross_entropy": SoftLabels, "mixup": Mixup, "ccat": CCAT, "focal": Focal, "adafocal": AdaFocal}
 
 
-def soft_label_cross_entropy(forward, images, batch, soft_labels, key):
-    """Cross-entropy with the soft label of each image's subset: vanilla, label smoothing, AdaLS and AR-AdaLS."""
-    del key
-    logits, batch_stats = forward(images)
-    return soft.cross_entropy(soft_labels, batch["subset"], batch["label"], logits), logits, batch_stats
+def build(config: ml_collections.ConfigDict) -> SoftLabels:
+    """The method of an experiment's config, with its soft labels."""
+    labels, name = config.soft_labels, config.method.name
+    return BY_NAME[name](
+        num_subsets=labels.num_subsets,
+        num_classes=config.data.num_classes,
+        epsilon=labels.epsilon,
+        alpha=labels.alpha if labels.adaptive else (),
+        **config.method.get(name, {}),
+    )
+
+
+__all__ = [
+    "BY_NAME",
+    "CCAT",
+    "AdaFocal",
+    "AdaFocalState",
+    "Focal",
+    "Mixup",
+    "Network",
+    "SoftLabels",
+    "Validation",
+    "build",
+]

@@ -38,6 +38,10 @@ _STYLES = {
 }
 
 
+# What a calibrator adds to a method's name.
+CALIBRATORS = {"temperature": "temperature", "ets": "ETS"}
+
+
 def style(method: str) -> Style:
     """The style of a method, by its folder's name under `runs`; unknown names get one that depends on the name only."""
     if method in _STYLES:

@@ -34,7 +34,13 @@ def write_report(workdir: str | epath.PathLike) -> epath.Path:
     folder = workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
 
-    makers = (tables.results, tables.ece_by_severity, tables.variance, tables.out_of_distribution)
+    makers = (
+        tables.results,
+        tables.ece_by_severity,
+        tables.calibrated,
+        tables.variance,
+        tables.out_of_distribution,
+    )
     all_tables = [make(evaluation) for make in makers]
     all_sections = sections.build(evaluation, workdir)
     facts = header(evaluation)

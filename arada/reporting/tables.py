@@ -1,6 +1,6 @@
 """The tables of a report as data, plain text and Markdown. `evaluation` is what evaluation.json holds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,21 +91,22 @@ def _out_of_distribution(name: str, key: str) -> Callable[[dict], float | None]:
     return lambda run: ((run.get("ood") or {}).get(name) or {}).get(key)
 
 
-def _rows(evaluation: dict, columns: list[Column]) -> list[tuple[str, list[Cell]]]:
+def _rows(runs_by_label: Mapping[str, dict], columns: list[Column]) -> list[tuple[str, list[Cell]]]:
     rows = []
-    for name, method in evaluation["methods"].items():
+    for label, runs in runs_by_label.items():
         cells = []
         for column in columns:
-            values = np.asarray([column.value(run) for run in method["runs"].values()], np.float64) * column.scale
+            values = np.asarray([column.value(run) for run in runs.values()], np.float64) * column.scale
             mean, deviation = mean_and_deviation(values)
             count = int(np.isfinite(values).sum())
             cells.append(Cell(float(mean), float(deviation), count, len(values), column.digits))
-        rows.append((names.style(name).label, cells))
+        rows.append((label, cells))
     return rows
 
 
 def _table(evaluation: dict, title: str, note: str, columns: list[Column]) -> Table:
-    return Table(title, note, [column.heading for column in columns], _rows(evaluation, columns))
+    runs = {names.style(name).label: method["runs"] for name, method in evaluation["methods"].items()}
+    return Table(title, note, [column.heading for column in columns], _rows(runs, columns))
 
 
 def results(evaluation: dict) -> Table:
@@ -124,6 +125,34 @@ def results(evaluation: dict) -> Table:
         "Shift: mean over types at each severity, then over severities."
     )
     return _table(evaluation, "Results", note, columns)
+
+
+def calibrated(evaluation: dict) -> Table:
+    """Every method with each calibrator that was fitted on its validation predictions, below the method itself."""
+    by_label = {}
+    for name, method in evaluation["methods"].items():
+        label, runs = names.style(name).label, method["runs"]
+        by_label[label] = runs
+        for key in dict.fromkeys(key for run in runs.values() for key in run.get("calibrated") or {}):
+            after = {seed: (run.get("calibrated") or {}).get(key) or {} for seed, run in runs.items()}
+            by_label[f"{label} + {names.CALIBRATORS.get(key, key)}"] = after
+    columns = [
+        Column("accuracy x100 ↑", _test("accuracy"), 100, 2),
+        Column("ECE x100 ↓", _test("ece"), 100, 2),
+        Column("ECE under shift x100 ↓", lambda run: under_shift(run, "ece"), 100, 2),
+        Column("NLL ↓", _test("nll"), 1, 3),
+        Column("Brier ↓", _test("brier"), 1, 3),
+        Column("ECE by KDE x100 ↓", _test("kde_ece"), 100, 2),
+        Column("temperature", lambda run: run.get("temperature"), 1, 2),
+    ]
+    note = (
+        f"Test set: {_spread(evaluation)}. Temperature scaling (Guo et al. 2017) and ETS (Mix-n-Match, Zhang et al. "
+        "2020) are fitted on the validation predictions of each run. ECE by KDE is Mix-n-Match's estimate, not to be "
+        "compared with the others."
+    )
+    return Table(
+        "Calibrated on the validation set", note, [column.heading for column in columns], _rows(by_label, columns)
+    )
 
 
 def out_of_distribution(evaluation: dict) -> Table:

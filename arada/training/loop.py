@@ -74,10 +74,10 @@ def train(
     window, window_start = [], 0.0
     while step < total:
         epoch, skip = divmod(step, steps_per_epoch)
-        soft_labels = replicas.replicate(supervision.soft_labels)
+        learnt = replicas.replicate(supervision.learnt)
         for batch in split.epoch(batch_size, seed=seed, epoch=epoch, skip=skip):
             batch["subset"] = supervision.train_subset[np.searchsorted(split.example_id, batch["example_id"])]
-            state, metrics = mapped_step(state, batch, soft_labels, key)
+            state, metrics = mapped_step(state, batch, learnt, key)
             window.append(metrics)
             step += 1
             if compile_start:

@@ -1,6 +1,7 @@
 """What a run is at one moment: weights and optimizer on one side, supervision on the other."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -8,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-from arada.soft_labels import SoftLabelState
 
 
 @flax.struct.dataclass
@@ -30,12 +29,13 @@ class TrainState:
 
 @flax.struct.dataclass
 class Supervision:
-    """How soft each training image's label is: R soft labels, and the subset of every image, by ascending id.
+    """What training has learnt from the validation set, and the subset of every image, by ascending id.
 
-    train_subset int32[N] and validation_subset int32[M] hold values in 0..R-1.
+    `learnt` is the method's own pytree (`arada.methods`), R soft labels for most of them. train_subset int32[N] and
+    validation_subset int32[M] hold values in 0..R-1.
     """
 
-    soft_labels: SoftLabelState
+    learnt: Any
     train_subset: np.ndarray
     validation_subset: np.ndarray
 

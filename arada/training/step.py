@@ -10,23 +10,23 @@ import optax
 from jax import lax
 
 from arada import models
-from arada.methods import Method
+from arada.methods import Network, SoftLabels
 from arada.models import BATCH_AXIS
 from arada.training.state import TrainState
 
 
 def train_step(
     model: nn.Module,
-    method: Method,
+    method: SoftLabels,
     augment: Callable[[jax.Array, jax.Array, jax.Array, Callable], jax.Array],
     optimizer: optax.GradientTransformation,
     penalty: Callable[[dict], jax.Array],
 ) -> Callable:
-    """Builds step(state, batch, soft_labels, key) -> (state, metrics); all but `batch` are replicated.
+    """Builds step(state, batch, learnt, key) -> (state, metrics); all but `batch` are replicated.
 
     Args:
       model: the network.
-      method: what turns a batch into losses (`arada.methods`).
+      method: what turns a batch into losses (`arada.methods`); `learnt` is what it has learnt.
       augment: (key, example_id [B], images in [0, 1], normalise) -> normalised images.
       optimizer: an optax transformation.
       penalty: params -> scalar, added to the mean loss.
@@ -35,10 +35,14 @@ def train_step(
     `metrics` are of the global batch: mean loss (with the penalty), accuracy, and the norm of the gradient.
     """
 
-    def step(state: TrainState, batch, soft_labels, key):
+    def step(state: TrainState, batch, learnt, key):
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
         normalize = functools.partial(models.normalize, state.normalization)
         images = augment(augment_key, batch["example_id"], models.unit_range(batch["image"]), normalize)
+
+        def logits_now(images):
+            weights = {"params": state.params, "batch_stats": state.batch_stats}
+            return model.apply(weights, images, train=False)
 
         def objective(params):
             def forward(images):
@@ -46,7 +50,8 @@ def train_step(
                 logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
                 return logits, updated["batch_stats"]
 
-            losses, logits, batch_stats = method(forward, images, batch, soft_labels, method_key)
+            network = Network(forward, logits_now, state.normalization)
+            losses, logits, batch_stats = method.loss(network, images, batch, learnt, method_key)
             return jnp.mean(losses) + penalty(params), (logits, batch_stats)
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)

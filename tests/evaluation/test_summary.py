@@ -87,6 +87,7 @@ def test_measure_is_the_metrics_called_one_by_one():
         "nll": metrics.negative_log_likelihood(probabilities, labels),
         "brier": metrics.brier_score(probabilities, labels),
         "aurc": metrics.risk_coverage(confidence, correct)[2],
+        "kde_ece": metrics.kde_calibration_error(probabilities, labels),
     }
     found = summary.measure(probabilities, labels, 7)
     assert {type(value) for value in found.values()} == {float}

@@ -1,6 +1,7 @@
 """Tiny networks and the mapped train steps that several tests share: compiling takes most of their time."""
 
 import functools
+import types
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -82,20 +83,26 @@ class Training(NamedTuple):
 
 @pytest.fixture(scope="session")
 def training():
-    """(devices, mapping, optimizer, model, augmentation, l2) -> Training; one and the same for the same arguments."""
+    """(devices, mapping, optimizer, ...) -> Training; one and the same for the same arguments."""
 
     @functools.cache
-    def build(devices=2, mapping="pmap", optimizer="sgd", model=None, augmentation="shift_and_flip", l2=1e-3):
+    def build(
+        devices=2, mapping="pmap", optimizer="sgd", model=None, augmentation="shift_and_flip", l2=1e-3, method=None
+    ):
         model, optimizer = model or Small(), OPTIMIZERS[optimizer]()
         replicas = Replicas(jax.devices()[:devices], mapping)
         penalty = functools.partial(l2_penalty, coefficient=l2, targets="convolutions")
         traces = []
 
-        def method(*args):
-            traces.append(len(traces))
-            return methods.soft_label_cross_entropy(*args)
+        method = method or methods.SoftLabels(num_subsets=SUBSETS, num_classes=CLASSES)
 
-        step = steps.train_step(model, method, functools.partial(augment, augmentation), optimizer, penalty)
+        def loss(*args):
+            traces.append(len(traces))
+            return method.loss(*args)
+
+        step = steps.train_step(
+            model, types.SimpleNamespace(loss=loss), functools.partial(augment, augmentation), optimizer, penalty
+        )
         mapped = replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,))
         return Training(mapped, replicas, model, optimizer, traces)
 

@@ -29,9 +29,9 @@ def task(training):
 def softened(epoch, state, supervision):
     """A hook whose result hangs on the epoch, the weights and what the supervision was."""
     mean = float(np.mean(state.params["Dense_0"]["kernel"]))
-    p_correct = supervision.soft_labels.p_correct * np.float32(0.9 + 0.01 * epoch + 0.01 * np.tanh(mean))
-    labels = supervision.soft_labels.replace(p_correct=p_correct)
-    return supervision.replace(soft_labels=labels), {"soft_label": float(p_correct[0]), "dense": mean}
+    p_correct = supervision.learnt.p_correct * np.float32(0.9 + 0.01 * epoch + 0.01 * np.tanh(mean))
+    labels = supervision.learnt.replace(p_correct=p_correct)
+    return supervision.replace(learnt=labels), {"soft_label": float(p_correct[0]), "dense": mean}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_every_step_has_its_row_and_every_epoch_its_metrics(whole):
     assert [row["step"] for row in logged] == list(range(1, TOTAL + 1))
     assert [row["epoch"] for row in logged] == [step / PER_EPOCH for step in range(1, TOTAL + 1)]
     assert [row["step"] for row in logged if "soft_label" in row] == [4, 8, 12]
-    assert logged[-1]["soft_label"] == supervision.soft_labels.p_correct[0]
+    assert logged[-1]["soft_label"] == supervision.learnt.p_correct[0]
     assert logged[-1]["train/loss"] < logged[0]["train/loss"]
     speeds = [row.get("images_per_second") for row in files.read_json_lines(directory / "metrics.jsonl")]
     # The first window is that of compiling.

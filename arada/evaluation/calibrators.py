@@ -1,0 +1,94 @@
+"""Calibration after training: maps from logits to probabilities, fitted on a validation set.
+
+All keep the order of an example's classes, so that accuracy stays as it is. Logits are float[N, Z] as NumPy arrays,
+labels int[N].
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+
+# Where temperatures end. Validation images that are all classified rightly want one of 0, labels that have nothing to
+# do with the logits an infinite one.
+BOUNDS = (1e-2, 1e2)
+# Those of Mix-n-Match's code.
+ETS_BOUNDS = (0.05, 5.0)
+
+
+class Calibrator(NamedTuple):
+    """weights[0] * softmax(logits / temperature) + weights[1] * softmax(logits) + weights[2] / Z."""
+
+    temperature: float
+    weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities float64[N, Z]."""
+        scaled, plain, uniform = _components(logits, self.temperature)
+        return self.weights[0] * scaled + self.weights[1] * plain + self.weights[2] * uniform
+
+
+def temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibrator:
+    """The temperature of the lowest negative log-likelihood, exactly, or the end of `BOUNDS` that is nearest to it.
+
+    The likelihood is concave in 1 / T, whose derivative has one root at the most.
+
+    Source: Guo et al. 2017.
+    """
+    logits = np.asarray(logits, np.float64)
+    of_label = np.take_along_axis(logits, np.asarray(labels)[:, None], axis=-1)[:, 0]
+
+    def slope(log_inverse: float) -> float:
+        """Of the mean negative log-likelihood by 1 / T, at 1 / T = exp(log_inverse)."""
+        expected = np.sum(special.softmax(np.exp(log_inverse) * logits, axis=-1) * logits, axis=-1)
+        return float(np.mean(expected - of_label))
+
+    hottest, coldest = -np.log(BOUNDS[1]), -np.log(BOUNDS[0])
+    if slope(hottest) >= 0:
+        return Calibrator(BOUNDS[1])
+    if slope(coldest) <= 0:
+        return Calibrator(BOUNDS[0])
+    return Calibrator(float(np.exp(-optimize.brentq(slope, hottest, coldest, xtol=1e-12))))
+
+
+def ensemble_temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibrator:
+    """Mix-n-Match's ETS: first a temperature, then with it the three weights, both by the mean squared error.
+
+    The error is that of the probabilities of all classes to the one-hot label; the temperature lies in `ETS_BOUNDS`,
+    weights are not negative and sum to 1.
+
+    Source: Zhang et al. 2020 and its code, which takes the squared error where the paper leaves the choice.
+    """
+    logits = np.asarray(logits, np.float64)
+    one_hot = np.eye(logits.shape[-1])[np.asarray(labels)]
+
+    def error_at(temperature: np.ndarray) -> float:
+        return np.mean(np.square(special.softmax(logits / temperature[0], axis=-1) - one_hot))
+
+    found = optimize.minimize(error_at, [1.0], method="L-BFGS-B", bounds=[ETS_BOUNDS], tol=1e-12)
+    temperature = float(found.x[0])
+    # Weights that sum to 1 leave an error that is a quadratic form of the three residuals.
+    residuals = np.stack([part - one_hot for part in _components(logits, temperature)])
+    form = np.einsum("anz,bnz->ab", residuals, residuals) / one_hot.size
+    weights = optimize.minimize(
+        lambda w: w @ form @ w,
+        [1.0, 0.0, 0.0],
+        jac=lambda w: 2 * form @ w,
+        method="SLSQP",
+        bounds=[(0, 1)] * 3,
+        constraints={"type": "eq", "fun": lambda w: np.sum(w) - 1, "jac": lambda w: np.ones(3)},
+        tol=1e-12,
+    ).x
+    # SLSQP may leave a bound by a rounding.
+    weights = np.clip(weights, 0, 1)
+    return Calibrator(temperature, tuple((weights / weights.sum()).tolist()))
+
+
+# Under these names their metrics are stored.
+BY_NAME = {"temperature": temperature_scaling, "ets": ensemble_temperature_scaling}
+
+
+def _components(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    logits = np.asarray(logits, np.float64)
+    plain = special.softmax(logits, axis=-1)
+    return special.softmax(logits / temperature, axis=-1), plain, np.full_like(plain, 1 / plain.shape[-1])

@@ -1,0 +1,56 @@
+"""mixup: two images and their labels, mixed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from arada import soft_labels as soft
+from arada.attacks.result import per_example
+from arada.methods.soft_labels import SoftLabels
+from arada.models import BATCH_AXIS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixup(SoftLabels):
+    """Cross-entropy of lambda * image + (1 - lambda) * partner with their soft labels mixed alike.
+
+    beta: lambda ~ Beta(beta, beta), drawn once an iteration.
+    per_example: whether each image draws its own lambda.
+
+    The partner is the image at the same place of the batch read backwards: batches are shuffled, so it is a random one,
+    and it costs each device the exchange of one part of the batch with one other device. The original permutes.
+
+    Source: Zhang et al. 2018; the partner is that of edward2's ImageNet baseline.
+    """
+
+    beta: float = 0.2
+    per_example: bool = False
+
+    def loss(self, network, images, batch, learnt, key):
+        """As SoftLabels.loss; logits are of mixed images."""
+        targets = soft.targets(learnt, batch["subset"], batch["label"])
+        partner_images, partner_targets = _backwards((images, targets))
+        share = self._share(key, batch["example_id"])
+        share_of_image = per_example(share, images) if self.per_example else share
+        share_of_target = per_example(share, targets) if self.per_example else share
+        mixed = share_of_image * images + (1 - share_of_image) * partner_images
+        logits, batch_stats = network.forward(mixed)
+        targets = share_of_target * targets + (1 - share_of_target) * partner_targets
+        return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets), logits, batch_stats
+
+    def _share(self, key, example_id):
+        """lambda: a scalar, or [B]."""
+        if not self.per_example:
+            return jax.random.beta(key, self.beta, self.beta)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, example_id)
+        return jax.vmap(lambda key: jax.random.beta(key, self.beta, self.beta))(keys)
+
+
+def _backwards(tree):
+    """The global batch in reverse order, cut among the devices as it was."""
+    last = lax.axis_size(BATCH_AXIS) - 1
+    opposite = [(device, last - device) for device in range(last + 1)]
+    return jax.tree.map(lambda x: lax.ppermute(x[::-1], BATCH_AXIS, opposite), tree)
