@@ -70,9 +70,9 @@ def config() -> ml_collections.ConfigDict:
                 "name": "cross_entropy",
                 # The paper's beta, for the lowest calibration error.
                 "mixup": {"beta": 0.2, "per_example": False},
-                # The paper's epsilon, step size and steps, and CCAT's own rho. The step size is not the length of a
+                # The paper's radius, step size and steps, and CCAT's own rho. The step size is not the length of a
                 # step: arada/methods/ccat.py says how it is read.
-                "ccat": {"epsilon": 0.01, "step_size": 0.025, "steps": 10, "rho": 10.0},
+                "ccat": {"radius": 0.01, "step_size": 0.025, "steps": 10, "rho": 10.0},
                 "focal": {"gamma": 3.0},
                 # The settings of its authors.
                 "adafocal": {

@@ -18,18 +18,18 @@ from arada.models import BATCH_AXIS, normalize
 class CCAT(SoftLabels):
     """Confidence-calibrated adversarial training: every other image is attacked, and taught to be unsure.
 
-    Its label is (1 - |delta| / epsilon)^rho times its soft label, the rest uniform; |delta| is the largest change of a
+    Its label is (1 - |delta| / radius)^rho times its soft label, the rest uniform; |delta| is the largest change of a
     pixel. Both kinds of image go through the network together, in training mode; the attack is on running statistics.
 
-    epsilon: the largest |delta|, in units of pixels in [0, 1]. At 0 the method is `SoftLabels`.
-    step_size, steps: of `pgd_linf`. The paper's step of 0.025 is longer than its epsilon of 0.01. CCAT's attack damps
+    radius: the largest |delta|, the paper's epsilon, in units of pixels in [0, 1]. At 0 the method is `SoftLabels`.
+    step_size, steps: of `pgd_linf`. The paper's step of 0.025 is longer than its radius of 0.01. CCAT's attack damps
       its momentum, so that 0.025 makes a first step of 0.0025, a quarter of the way; that is how it is read here.
     rho: the exponent above.
 
     Source: Stutz et al. 2020 and its code, whose momentum, backtracking, starts and rho the paper does not change.
     """
 
-    epsilon: float = 0.01
+    radius: float = 0.01
     step_size: float = 0.025
     steps: int = 10
     rho: float = 10.0
@@ -39,7 +39,7 @@ class CCAT(SoftLabels):
         delta = self._perturbation(network, images, batch, key)
         logits, batch_stats = network.forward(images + delta / network.normalization["scale"])
         size = jnp.max(jnp.abs(delta), axis=tuple(range(1, delta.ndim)))
-        far = jnp.minimum(size / self.epsilon, 1) if self.epsilon else jnp.zeros_like(size)
+        far = jnp.minimum(size / self.radius, 1) if self.radius else jnp.zeros_like(size)
         certainty = per_example((1 - far) ** self.rho, logits)
         targets = soft.targets(learnt, batch["subset"], batch["label"])
         targets = certainty * targets + (1 - certainty) / self.num_classes
@@ -64,7 +64,7 @@ class CCAT(SoftLabels):
             pixels,
             label,
             key,
-            epsilon=self.epsilon,
+            epsilon=self.radius,
             step_size=self.step_size,
             steps=self.steps,
             example_id=example_id,
