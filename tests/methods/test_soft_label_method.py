@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from arada import methods
+from arada.methods import SoftLabels, Validation
+from configs import digits
+
+
+def test_label_smoothing_of_0_is_vanilla(outcome, batch, assert_same):
+    vanilla = outcome(SoftLabels(num_subsets=1, num_classes=3), batch | {"subset": np.zeros(12, np.int32)})
+    smoothed = SoftLabels(num_subsets=2, num_classes=3, epsilon=0.0)
+    assert_same(outcome(smoothed, batch), vanilla)
+    assert (
+        np.abs(outcome(SoftLabels(num_subsets=2, num_classes=3, epsilon=0.1), batch).losses - vanilla.losses).min() > 0
+    )
+
+
+def epochs(method, num_epochs=6, num_subsets=3):
+    """Soft labels before and after each of some epochs, with what the validation sets of these said."""
+    rng = np.random.default_rng(0)
+    learnt, told = [method.init()], []
+    for epoch in range(num_epochs):
+        confidence, accuracy = rng.uniform(0.3, 1, (2, num_subsets))
+        told.append((confidence, accuracy))
+        of_epoch = Validation(np.ones(1), np.ones(1), confidence, accuracy)
+        learnt.append(method.update(learnt[-1], of_epoch, epoch))
+    return [np.asarray(labels.p_correct) for labels in learnt], told
+
+
+def test_equation_3_over_epochs_with_a_schedule():
+    found, told = epochs(SoftLabels(num_subsets=3, num_classes=4, epsilon=0.2, alpha=((0, 0.5), (3, 0.1))))
+    expected = np.full(3, 1 - 0.2 + 0.2 / 4)
+    for epoch, (confidence, accuracy) in enumerate(told):
+        np.testing.assert_allclose(found[epoch], expected, rtol=0, atol=1e-6)
+        expected = np.clip(expected - (0.5 if epoch < 3 else 0.1) * (confidence - accuracy), 1 / 4, 1)
+    np.testing.assert_allclose(found[-1], expected, rtol=0, atol=1e-6)
+    assert np.ptp(expected) > 0.01
+
+
+def test_without_a_rate_nothing_is_learnt():
+    fixed, _ = epochs(SoftLabels(num_subsets=3, num_classes=4))
+    tiny, _ = epochs(SoftLabels(num_subsets=3, num_classes=4, alpha=((0, 1e-12),)))
+    for labels in (fixed, tiny):
+        np.testing.assert_array_equal(labels, np.ones((7, 3)))
+
+
+@pytest.mark.parametrize("preset", digits.METHODS)
+def test_presets_build_their_method(preset):
+    config = digits.get_config(preset)
+    method = methods.build(config)
+    labels = config.soft_labels
+    assert type(method) is methods.BY_NAME[config.method.name]
+    assert (method.num_subsets, method.num_classes, method.epsilon) == (labels.num_subsets, 10, labels.epsilon)
+    assert method.alpha == (labels.alpha if labels.adaptive else ())
+    for field, value in config.method.get(config.method.name, {}).items():
+        assert getattr(method, field) == value
+
+
+def test_fields_reach_the_method():
+    config = digits.get_config("ccat")
+    config.method.ccat.radius = 0.03
+    assert methods.build(config).radius == 0.03
+    # Smoothing has a name close to it.
+    config.soft_labels.epsilon = 0.1
+    assert methods.build(config) == methods.CCAT(num_subsets=1, num_classes=10, epsilon=0.1, radius=0.03)
