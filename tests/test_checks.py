@@ -71,6 +71,16 @@ MISTAKES = [
         {"ranking.by": "random", "ranking.source": "configs"},
         r"by is 'random', but ranking.source='configs' is a folder",
     ),
+    ({"method.name": "mixip"}, r"method.name is one of cross_entropy, mixup, ccat, focal, adafocal, not 'mixip'"),
+    ({"method.name": "mixup", "method.mixup.beta": 0.0}, r"method.mixup.beta is 0.0; it must be above 0"),
+    ({"method.name": "ccat", "method.ccat.radius": -0.1}, r"method.ccat.radius is -0.1; it must be 0 or above"),
+    ({"method.name": "ccat", "method.ccat.steps": 0}, r"method.ccat.steps is 0"),
+    ({"method.name": "ccat", "method.ccat.step_size": 0.0}, r"method.ccat.step_size is 0.0"),
+    ({"method.name": "ccat", "method.ccat.rho": -1.0}, r"method.ccat.rho is -1.0"),
+    ({"method.name": "focal", "method.focal.gamma": -1.0}, r"method.focal.gamma is -1.0; it must be 0 or above"),
+    ({"method.name": "adafocal", "method.adafocal.lowest": 0.1}, r"method.adafocal.lowest is 0.1; .* below 0"),
+    ({"method.name": "adafocal", "method.adafocal.switch": 0.0}, r"method.adafocal.switch is 0.0"),
+    ({"method.name": "adafocal", "method.adafocal.num_bins": 501}, r"num_bins is 501, but data.num_validation is 500"),
     ({"ranking.cw.initial_const": 0.0}, r"ranking.cw.initial_const is 0.0; it must be above 0"),
     ({"ranking.cw.learning_rate": -1.0}, r"ranking.cw.learning_rate is -1.0"),
     ({"ranking.sdf.rounds": 0}, r"ranking.sdf.rounds is 0; it must be above 0"),
@@ -101,6 +111,12 @@ def test_every_preset_passes(file, method):
 def test_a_field_of_one_network_may_be_left_out():
     config = digits.get_config("vanilla")
     config.update_from_flattened_dict({"model.name": "resnet_v1", "model.depth": 101})
+    checks.check_config(config, num_devices=1)
+
+
+def test_fields_of_another_method_are_not_looked_at():
+    config = digits.get_config("mixup")
+    config.method.focal.gamma = -1.0
     checks.check_config(config, num_devices=1)
 
 

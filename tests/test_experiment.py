@@ -7,8 +7,9 @@ import pytest
 
 import arada
 from arada import attacks, files, runs
+from arada import workdir as workdirs
 from arada.errors import UserError
-from arada.experiment import Experiment
+from arada.experiment import Experiment, vanilla_config
 from arada.workdir import Workdir
 from configs import digits
 
@@ -86,6 +87,12 @@ def test_evaluation_agrees_with_the_stored_predictions(workdir):
     assert np.average(run["subsets"]["accuracy"], weights=run["subsets"]["count"]) == pytest.approx(accuracy)
     assert [len(values) for values in run["shift"].values()] == [2, 2]
     assert evaluation["methods"]["vanilla"]["variance"]["test"] > 0
+
+
+def test_the_run_that_is_ranked_is_vanilla_whatever_is_compared():
+    for method in digits.METHODS:
+        config = vanilla_config(tiny(method))
+        assert workdirs.run_identity(config, 0, 2) == workdirs.run_identity(tiny("vanilla"), 0, 2)
 
 
 def test_report_is_there(workdir):

@@ -131,6 +131,17 @@ def test_the_ranking_is_of_no_consequence_to_one_subset():
     assert identity_of("ar_adals", **{"ranking.fmn.steps": 9, "ranking.num_subsets": 5}) == identity_of("ar_adals")
 
 
+def test_fields_of_a_method_are_of_consequence_where_it_is_used():
+    for name in ("mixup", "ccat", "focal", "adafocal"):
+        assert identity_of(name)["method"]["name"] == name
+        for field, value in config_of().method[name].items():
+            changed = {f"method.{name}.{field}": another(value)}
+            assert identity_of(name, **changed) != identity_of(name), field
+            assert identity_of("adals", **changed) == identity_of("adals")
+    # Runs of cross-entropy are older than the section.
+    assert "method" not in identity_of("ar_adals")
+
+
 @pytest.mark.parametrize("section", ["run", "evaluation"])
 def test_what_comes_after_training_is_of_no_consequence(section):
     config = config_of("ar_adals")

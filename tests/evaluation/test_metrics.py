@@ -243,6 +243,39 @@ def test_auroc_by_hand():
     assert metrics.auroc(jnp.asarray([0.1, 0.3, 0.2, 0.4]), jnp.asarray(positive)) == 0.75  # three pairs of four
 
 
+def kde_by_sums(confidence, correct):
+    """Mix-n-Match's estimate, with every kernel at every point of the grid."""
+    points = np.linspace(-0.6, 1.6, 2**14)
+    radius = 3 * np.std(confidence[correct]) * (2 * len(confidence)) ** -0.2
+
+    def density(values):
+        values = np.concatenate([values, -values[values < 0.5], 2 - values[values >= 0.5]])
+        kernels = (35 / 32 * np.maximum(1 - ((points - value) / radius) ** 2, 0) ** 3 / radius for value in values)
+        return np.where((points > 0) & (points < 1), 2 * sum(kernels) / len(values), 0)
+
+    of_all, of_correct = density(confidence), density(confidence[correct])
+    accuracy = np.minimum(correct.mean() * of_correct / np.where(of_all > 0, of_all, 1), 1)
+    return np.sum(np.abs(points - accuracy) * of_all) / np.sum(of_all)
+
+
+@pytest.mark.parametrize("sure", [1, 4])
+def test_kde_is_that_of_the_kernels_one_by_one(sure):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(4, 0.7), 200)
+    labels = np.asarray([rng.choice(4, p=p) for p in probabilities])
+    probabilities = (probabilities**sure / (probabilities**sure).sum(axis=-1, keepdims=True)).astype(np.float32)
+    confidence, correct = probabilities.max(axis=-1).astype(np.float64), probabilities.argmax(axis=-1) == labels
+    # Values are shared between the grid's points.
+    assert metrics.kde_calibration_error(probabilities, labels) == pytest.approx(
+        kde_by_sums(confidence, correct), abs=2e-5
+    )
+
+
+@pytest.mark.parametrize(("correct", "expected"), [([True, False], 0.2), ([False, False], 0.7), ([True, True], 0.3)])
+def test_kde_of_one_confidence_is_its_gap(correct, expected):
+    assert metrics.kde_calibration_error(*predictions([0.7, 0.7], correct)) == pytest.approx(expected, abs=1e-3)
+
+
 def test_risk_coverage_by_hand():
     # By falling confidence: right, wrong, wrong, right.
     confidence, correct = np.asarray([0.6, 0.9, 0.5, 0.8]), np.asarray([0, 1, 1, 0])

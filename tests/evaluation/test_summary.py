@@ -161,6 +161,32 @@ def test_without_a_ranking_there_are_no_subsets(workdir):
     assert method["variance"]["subsets"] is None
 
 
+def test_calibrators_are_fitted_on_the_validation_set(workdir):
+    """Validation images are right in 3 of 4 cases, at a confidence of 0.9; so are the others but for their labels."""
+    add_run(workdir, "vanilla", 0)
+    sure = [0.9, 0.9, 0.1, 0.1] * 2
+    labels = {"validation": [1, 0, 0, 0] * 2, "test": [1, 1, 0, 0] * 2}
+    for dataset in ("validation", "test", "noise_1"):
+        arrays = {
+            "example_id": np.arange(8, dtype=np.int32),
+            "label": np.array(labels.get(dataset, labels["validation"]), np.int32),
+            "logits": np.log(both(sure))[None].astype(np.float32),
+        }
+        files.write_npz(workdir.predictions("vanilla", 0) / f"{dataset}.npz", arrays)
+    run = summary.summarize(workdir, config_of())["methods"]["vanilla"]["runs"]["0"]
+    assert list(run["calibrated"]) == ["temperature", "ets"]
+    found = run["calibrated"]["temperature"]
+    # Logits of +-log 9 have to become +-log 3.
+    assert found["temperature"] == pytest.approx(2, rel=1e-5)
+    assert found["validation"]["ece"] == pytest.approx(0, abs=1e-6)
+    assert found["test"]["confidence"] == pytest.approx(0.75, rel=1e-5)
+    assert (found["test"]["accuracy"], run["test"]["accuracy"]) == (1, 1)
+    assert found["shift"]["noise"][0]["nll"] == pytest.approx(-(3 * np.log(0.75) + np.log(0.25)) / 4, rel=1e-5)
+    assert run["shift"]["noise"][0]["nll"] == pytest.approx(-(3 * np.log(0.9) + np.log(0.1)) / 4, rel=1e-5)
+    assert run["calibrated"]["ets"]["test"]["confidence"] == pytest.approx(0.75, rel=1e-4)
+    assert sum(run["calibrated"]["ets"]["weights"]) == pytest.approx(1)
+
+
 def test_one_run_has_no_variance(workdir):
     add_run(workdir, "vanilla", 1)
     method = summary.summarize(workdir, config_of())["methods"]["vanilla"]

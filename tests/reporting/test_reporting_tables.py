@@ -19,6 +19,24 @@ def test_results_are_means_and_deviations_over_seeds(evaluation):
     assert (str(equal_mass), str(training)) == ("5.00 ± 1.41", "99.00 ± 0.00")
 
 
+def test_calibrators_have_rows_below_their_method(evaluation):
+    assert [label for label, _ in tables.calibrated(evaluation).rows] == ["Vanilla", "AR-AdaLS"]
+    runs = evaluation["methods"]["vanilla"]["runs"]
+    for seed, run in runs.items():
+        scaled = copy.deepcopy({key: run[key] for key in ("test", "shift")})
+        scaled["test"]["ece"] /= 4
+        run["calibrated"] = {"temperature": scaled | {"temperature": 1.5 + int(seed)}}
+    del runs["1"]["calibrated"]["temperature"]["shift"]
+    rows = dict(tables.calibrated(evaluation).rows)
+    assert list(rows) == ["Vanilla", "Vanilla + temperature", "AR-AdaLS"]
+    accuracy, ece, shifted, *_, temperature = map(str, rows["Vanilla + temperature"])
+    assert (accuracy, ece, shifted) == ("91.00 ± 1.41", "1.25 ± 0.35", "16.00 (1 of 2 seeds)")
+    assert temperature == "2.00 ± 0.71"
+    assert str(rows["Vanilla"][-1]) == "not run"
+    # Other tables are of the methods alone.
+    assert [label for label, _ in tables.results(evaluation).rows] == ["Vanilla", "AR-AdaLS"]
+
+
 def test_out_of_distribution(evaluation):
     table = tables.out_of_distribution(evaluation)
     assert table.columns == ["AUROC photographs (confidence) ↑", "AUROC photographs (entropy) ↑"]

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from arada import files, soft_labels
+from arada import files, methods, soft_labels
 from arada.errors import UserError
 from arada.training import loop
 from arada.training.checkpoints import Checkpoints
@@ -15,6 +15,7 @@ from arada.training.state import Supervision
 # Of the 72 images a batch of 16 leaves four steps an epoch.
 EPOCHS, BATCH, PER_EPOCH = 3, 16, 4
 TOTAL = EPOCHS * PER_EPOCH
+START = soft_labels.SoftLabelState(np.ones(2, np.float32), 3)
 
 
 class Killed(Exception):
@@ -39,10 +40,16 @@ def run(task, split):
     """run(directory, ...) trains there as a process would: from its last checkpoint if there is one."""
 
     def run(
-        directory, *, step=task.step, hook=softened, log_every=1, save_every=3, around_writer=lambda writer: writer
+        directory,
+        *,
+        step=task.step,
+        hook=softened,
+        learnt=START,
+        log_every=1,
+        save_every=3,
+        around_writer=lambda writer: writer,
     ):
-        labels = soft_labels.SoftLabelState(np.ones(2, np.float32), 3)
-        start = Supervision(labels, (np.arange(len(split)) % 2).astype(np.int32), np.zeros(5, np.int32))
+        start = Supervision(learnt, (np.arange(len(split)) % 2).astype(np.int32), np.zeros(5, np.int32))
         with Checkpoints(directory / "checkpoints") as checkpoints:
             template = jax.device_get(task.fresh())
             state, supervision = checkpoints.restore(template, start) or (task.fresh(), start)
@@ -206,6 +213,26 @@ def test_a_killed_run_ends_like_one_that_was_not(run, task, whole, tmp_path, mom
     assert_bit_equal(result, expected)
     assert rows(killed) == rows(directory)
     assert saved_steps(killed) == saved_steps(directory)
+
+
+def test_what_a_method_has_learnt_goes_on_after_a_kill(run, training, tmp_path):
+    method = methods.AdaFocal(num_subsets=2, num_classes=3, num_bins=3)
+    task = training(2, "pmap", "sgd", method=method)
+
+    def hook(epoch, state, supervision):
+        # Confidences that hang on the weights.
+        confidence = 0.6 + 0.3 * np.tanh(np.asarray(state.params["Dense_0"]["kernel"]).ravel())
+        validation = methods.Validation(confidence, np.arange(len(confidence)) % 2, None, None)
+        return supervision.replace(learnt=method.update(supervision.learnt, validation, epoch)), {}
+
+    arguments = {"hook": hook, "learnt": jax.device_get(method.init())}
+    expected = run(tmp_path / "whole", step=task.step, **arguments)
+    assert len(np.unique(expected[1].learnt.gamma)) == 3
+    killed = tmp_path / "killed"
+    with pytest.raises(Killed):
+        run(killed, **arguments | stop_at("step", 10)(task))
+    assert_bit_equal(run(killed, step=task.step, **arguments), expected)
+    assert rows(killed) == rows(tmp_path / "whole")
 
 
 def test_a_run_killed_again_and_again(run, task, whole, tmp_path):
