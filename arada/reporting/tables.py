@@ -122,7 +122,8 @@ def results(evaluation: dict) -> Table:
     ]
     note = (
         f"Test set: {_spread(evaluation)}. ↑ higher is better, ↓ lower is better. "
-        "Shift: mean over types at each severity, then over severities."
+        "Shift: mean over types at each severity, then over severities. Training accuracy is that on the images as a "
+        "method trains on them, augmented, mixed or attacked."
     )
     return _table(evaluation, "Results", note, columns)
 
@@ -132,7 +133,7 @@ def calibrated(evaluation: dict) -> Table:
     by_label = {}
     for name, method in evaluation["methods"].items():
         label, runs = names.style(name).label, method["runs"]
-        by_label[label] = runs
+        by_label[label] = {seed: {"temperature": 1.0} | run for seed, run in runs.items()}
         for key in dict.fromkeys(key for run in runs.values() for key in run.get("calibrated") or {}):
             after = {seed: (run.get("calibrated") or {}).get(key) or {} for seed, run in runs.items()}
             by_label[f"{label} + {names.CALIBRATORS.get(key, key)}"] = after

@@ -9,7 +9,7 @@ import optax
 import pytest
 import scipy.special
 
-from arada import models, soft_labels
+from arada import methods, models, soft_labels
 from arada.models import ResNetV2
 from arada.training import step as steps
 from arada.training.state import init_state
@@ -61,6 +61,21 @@ def test_device_counts_change_nothing(training, batches, devices, mapping):
     for actual, expected in zip(states, expected_states, strict=True):
         assert_close((actual.params, actual.batch_stats), (expected.params, expected.batch_stats), atol=3 * EPS)
     assert largest(jax.tree.map(np.subtract, states[3].params, states[0].params)) > 0.05
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+@pytest.mark.parametrize("method", [methods.Mixup, methods.CCAT])
+def test_device_counts_change_nothing_where_images_meet_or_are_attacked(training, batches, mapping, method):
+    method = method(num_subsets=2, num_classes=3)
+    (one, one_metrics), (four, four_metrics) = (
+        training(devices, mapping, method=method).run(batches[:2]) for devices in (1, 4)
+    )
+    for actual, expected in zip(four_metrics, one_metrics, strict=True):
+        assert actual["accuracy"] == expected["accuracy"]
+        assert actual["loss"] == pytest.approx(expected["loss"], rel=4 * EPS)
+    gradient, expected = (states[1].opt_state[0].trace for states in (four, one))
+    assert_close(gradient, expected, atol=16 * EPS * largest(expected))
+    assert_close((four[2].params, four[2].batch_stats), (one[2].params, one[2].batch_stats), atol=4 * EPS)
 
 
 def test_device_counts_change_nothing_with_adam(training, batches):
