@@ -6,7 +6,7 @@ import ml_collections
 
 from arada import attacks, files, methods, models, robustness
 from arada import workdir as workdirs
-from arada.data import augmentation, shifts
+from arada.data import augmentation, corruptions, published, shift_sources
 from arada.errors import UserError
 from arada.evaluation import metrics
 from arada.models import resnet_v1
@@ -51,10 +51,6 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _one_of("ranking.before_refresh", config.ranking.before_refresh, ("precomputed", "one_subset"))
     _one_of("evaluation.variance_of", config.evaluation.variance_of, metrics.VARIANCES)
     _one_of("run.mapping", config.run.mapping, MAPPINGS)
-    for name in config.evaluation.shifts:
-        _one_of("evaluation.shifts", name, shifts.STRENGTHS)
-    for severity in config.evaluation.severities:
-        _one_of("evaluation.severities", severity, shifts.SEVERITIES)
     for field in POSITIVE:
         _positive(field, _get(config, field))
     for field in ("training.batch_size", "run.evaluation_batch_size", "run.ranking_batch_size"):
@@ -89,6 +85,39 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _check_soft_labels(config)
     _check_method(config)
     _check_ranking(config)
+    _check_shifts(config)
+
+
+def _check_shifts(config: ml_collections.ConfigDict) -> None:
+    evaluation, shape = config.evaluation, tuple(config.data.image_shape)
+    source = evaluation.shift_source
+    _one_of("evaluation.shift_source", source, shift_sources.TYPES)
+    allowed = shift_sources.TYPES[source]
+    for name in shift_sources.types(evaluation):
+        if name not in allowed:
+            raise UserError(
+                f"evaluation.shifts is one of {', '.join(allowed)} where evaluation.shift_source is {source!r}, or a "
+                f"list ({', '.join(shift_sources.LISTS)}), not {name!r}"
+            )
+    for severity in evaluation.severities:
+        _one_of("evaluation.severities", severity, corruptions.SEVERITIES)
+    if evaluation.max_examples_per_shift < 0:
+        raise UserError(f"evaluation.max_examples_per_shift is {evaluation.max_examples_per_shift}; 0 takes all")
+    if source == "generated" and shape != (32, 32, 3):
+        raise UserError(
+            f"evaluation.shift_source is 'generated', whose strengths are those of (32, 32, 3) images, but "
+            f"data.image_shape is {shape}; take 'simple' or 'published'"
+        )
+    if source == "tfds" and config.data.get("name") not in published.TFDS_DATA_SETS:
+        raise UserError(
+            f"evaluation.shift_source is 'tfds', which has {' and '.join(published.TFDS_DATA_SETS)} corrupted, not "
+            f"{config.data.get('name', config.data.source)!r}; take 'simple', 'generated' or 'published'"
+        )
+    if evaluation.crop_shifted and (source not in ("published", "tfds") or shape != (224, 224, 3)):
+        raise UserError(
+            "evaluation.crop_shifted is True, which is for 'published' or 'tfds' images of (224, 224, 3), not "
+            f"for {source!r} ones of {shape}; leave it at False"
+        )
 
 
 def _check_soft_labels(config: ml_collections.ConfigDict) -> None:

@@ -11,6 +11,7 @@ import ml_collections
 
 from arada import checks, data, files, models, robustness, runs, trained
 from arada import workdir as workdirs
+from arada.data import shift_sources
 from arada.errors import UserError
 from arada.evaluation import predictions, summary
 from arada.training.replication import Replicas
@@ -54,8 +55,16 @@ class Experiment:
         """Train, validation and test."""
         return data.load_splits(self.dataset, self.config.data)
 
+    @property
+    def shifted(self) -> shift_sources.ShiftSource:
+        """Where shifted versions of the test split come from."""
+        return shift_sources.build(self.config, self.dataset, self.splits["test"], self.workdir.path)
+
     def run(self, stage: str = "all") -> None:
         """Runs one stage, or all of them."""
+        if stage == "all":
+            # What is missing can be fetched, and a mistake mended, before hours of training.
+            predictions.absent(self.config, self.dataset, self.shifted)
         for name in STAGES if stage == "all" else (stage,):
             getattr(self, name)()
 
@@ -110,7 +119,9 @@ class Experiment:
 
     def evaluate(self) -> None:
         """Stores the predictions of the method's runs, and computes all metrics of the workdir."""
-        config = self.config
+        config, shifted = self.config, self.shifted
+        absent = predictions.absent(config, self.dataset, shifted)
+        left_out = predictions.names_of(config.evaluation, absent)
         incomplete = {}
         for seed in config.seeds:
             run_dir, directory = self.workdir.run(config.name, seed), self.workdir.predictions(config.name, seed)
@@ -120,15 +131,16 @@ class Experiment:
             if not trained.is_finished(run_dir, config):
                 raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
             workdirs.claim(directory, identity, config)
-            if predictions.missing(directory, config.evaluation):
+            if predictions.missing(directory, config.evaluation) - left_out:
                 incomplete[directory] = self.replicas.replicate(trained.final_variables(run_dir))
         if incomplete:
             logits_fn = models.logits_fn(trained.build_model(config))
             mapped = self.replicas.map(
                 lambda variables, batch: {"logits": logits_fn(variables, batch["image"])}, in_axes=(None, 0), out_axes=0
             )
-            predictions.predict(config.name, mapped, incomplete, config, self.dataset, self.splits, self.replicas)
-        evaluation = summary.summarize(self.workdir, self.config)
+            sets = self.dataset, shifted, self.splits
+            predictions.predict(config.name, mapped, incomplete, config, *sets, self.replicas, left_out)
+        evaluation = summary.summarize(self.workdir, self.config, absent)
         files.write_json(self.workdir.evaluation, evaluation)
 
     def report(self) -> None:

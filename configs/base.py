@@ -128,9 +128,20 @@ def config() -> ml_collections.ConfigDict:
                 # paper's Table 5, for maxima of one image seldom differ by more than a half; with one class fixed for
                 # all runs it can.
                 "variance_of": "predicted_class",
-                # Generated shifts (arada/data/shifts.py) and their severities.
-                "shifts": ("noise", "blur", "contrast", "impulse", "rotation", "translation"),
+                # Where shifted images come from (arada/data/shift_sources.py): "simple", "generated", "published" or
+                # "tfds". Their predictions lie side by side; evaluation.json holds those of one.
+                "shift_source": "simple",
+                # Types, or a list of them: "simple" (six), and the paper's "cifar10" (19), "cifar100" (17) and
+                # "imagenet" (15).
+                "shifts": ("simple",),
                 "severities": (1, 2, 3, 4, 5),
+                # Test images of each shifted set, drawn by a seed of their own; 0 for all.
+                "max_examples_per_shift": 0,
+                # ImageNet-C is cropped to 224 pixels before it is corrupted. The paper's script crops once more, which
+                # enlarges it; whether the paper did is not known.
+                "crop_shifted": False,
+                # "photographs" for digits, else names of TFDS such as "cifar100", "svhn_cropped" or
+                # "imagenet_resized/32x32". What is not prepared is left out, and evaluation.json says so.
                 "out_of_distribution": (),
             },
             # Nothing here changes a result: paths, devices, cadences, batch sizes of passes without gradients on
@@ -138,6 +149,11 @@ def config() -> ml_collections.ConfigDict:
             "run": {
                 # Where TFDS data lie; "" for TFDS' default (TFDS_DATA_DIR, ~/tensorflow_datasets).
                 "data_dir": "",
+                # An unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C, for the shift source "published".
+                "published_dir": "",
+                # Where the shift source "generated" keeps its images: 2.9 GB for 19 types of 10,000 CIFAR images; ""
+                # for the workdir.
+                "generated_dir": "",
                 # 0 for all.
                 "num_devices": 0,
                 # "pmap" or "shard_map".

@@ -32,6 +32,9 @@ SIZES = {
         "training.batch_size": 128,
         "training.augmentation": "flip",
         "ranking.fmn.steps": 20,
+        "evaluation.shift_source": "simple",
+        "evaluation.shifts": ("simple",),
+        "evaluation.out_of_distribution": (),
         "run.ranking_batch_size": 64,
         "run.log_every_steps": 10,
         "run.checkpoint_every_steps": 150,
@@ -60,4 +63,6 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
     config.training.batch_size = 256
     config.training.augmentation = "shift_and_flip"
     config.training.normalization = "mean_image"
+    # Generated, for they need no download: set shift_source to "published" for the paper's own images.
+    config.evaluation.update(shift_source="generated", shifts=("cifar10",), out_of_distribution=("cifar100",))
     return base.with_presets(config, presets, METHODS, SIZES, {"laptop": LAPTOP_METHODS})

@@ -15,7 +15,9 @@ SIZES = {
         "training.epochs": 3,
         "training.batch_size": 32,
         "optimizer.decay": ((2, 0.2),),
+        "evaluation.shift_source": "simple",
         "evaluation.shifts": ("noise", "rotation"),
+        "evaluation.out_of_distribution": (),
         "evaluation.severities": (1, 5),
         "run.evaluation_batch_size": 128,
         "run.ranking_batch_size": 64,
@@ -42,6 +44,10 @@ def config(name: str, num_classes: int) -> ml_collections.ConfigDict:
     }
     # Statistics of each core's 64 images on the scripts' 8 cores; one device takes them of all 512.
     config.model.update(name="wide_resnet", depth=28, width=10, batch_norm="per_device")
+    # Generated, for they need no download; the paper's own CIFAR-100-C was never published. Of CIFAR-10 and CIFAR-100
+    # one is out of the other's distribution.
+    other = "cifar100" if name == "cifar10" else "cifar10"
+    config.evaluation.update(shift_source="generated", shifts=(name,), out_of_distribution=(other,))
     config.training.update(epochs=200, batch_size=512, augmentation="crop_and_flip", normalization="cifar")
     config.optimizer.name = "sgd"
     # Linear in the batch size, also in one that is set later.

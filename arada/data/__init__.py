@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import ml_collections
+import numpy as np
 
 from arada.data import shifts
 from arada.data.digits import Digits
@@ -18,10 +19,22 @@ class Dataset(Protocol):
         """The splits "train", "validation" and "test"."""
 
     def shifted(self, test: Split, name: str, severity: int) -> Split:
-        """The test split under a shift."""
+        """The test split under one of the simple shifts of `arada.data.shifts`."""
+
+    def published_position(self, test: Split) -> np.ndarray:
+        """Where each image of the test split stands in the published order of the test set, from 0: int64[N].
+
+        Shifted images from elsewhere are joined by it. Raises UserError for data without a published order.
+        """
 
     def out_of_distribution(self, name: str) -> Split:
         """Examples of none of the classes."""
+
+    def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
+        """Why the out-of-distribution set `name` cannot be read, and the way out; "" if it can.
+
+        Raises UserError for a name that does not exist, and for images of another shape.
+        """
 
 
 def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:

@@ -85,10 +85,19 @@ class Digits:
         seen = shifts.in_sensor(seen, name, severity, rng, signal_range=self.contrast)
         return dataclasses.replace(test, image=seen[test.example_id])
 
-    def out_of_distribution(self, name: str) -> Split:
-        """Photograph crops through the same camera; their labels are -1, for they have none of the ten classes."""
+    def published_position(self, test: Split) -> np.ndarray:
+        """Raises UserError."""
+        raise UserError("evaluation.shift_source of digits is 'simple': nobody published them shifted")
+
+    def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
+        """As of `Dataset`; there are photographs, always."""
         if name != "photographs":
             raise UserError(f"evaluation.out_of_distribution of digits is 'photographs', not {name!r}")
+        return ""
+
+    def out_of_distribution(self, name: str) -> Split:
+        """Photograph crops through the same camera; their labels are -1, for they have none of the ten classes."""
+        self.why_absent(name, ())
         images = self._camera(_photograph_crops(), 1)
         count = len(images)
         return Split(images, np.full(count, -1, np.int32), np.arange(count, dtype=np.int32))

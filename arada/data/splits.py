@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from arada.errors import UserError
+
 Batch = dict[str, np.ndarray]
 
 
@@ -58,6 +60,15 @@ class Split:
                 "example_id": self.example_id[at],
                 "mask": mask,
             }
+
+
+def check_labels(where: str, labels: np.ndarray, split: Split) -> None:
+    """Raises UserError unless `labels` int[N], read elsewhere for the examples of `split`, are their labels."""
+    wrong = int(np.sum(labels != split.label))
+    if wrong:
+        raise UserError(
+            f"{where}: {wrong} of {len(split)} labels are not those of the test images; it belongs to another data set"
+        )
 
 
 def partition(count: int, sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray, ...]:

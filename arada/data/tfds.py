@@ -19,27 +19,59 @@ def import_tfds():
     return tfds
 
 
-def builder(name: str, data_dir: str):
-    """The TFDS builder of `name`; `data_dir=""` means TFDS' own default. Raises UserError for an unknown name."""
+HOW_TO_PREPARE = (
+    "prepare it with `python -m arada.data.prepare --config=... --evaluation`, or point run.data_dir (or "
+    "TFDS_DATA_DIR) at it"
+)
+
+
+def builder(name: str, data_dir: str, field: str = "data.name"):
+    """The TFDS builder of `name`; `data_dir=""` means TFDS' own default. Raises UserError, naming `field`, for an
+    unknown name."""
     tfds = import_tfds()
     try:
         return tfds.builder(name, data_dir=data_dir or None)
-    except tfds.core.registered.DatasetNotFoundError:
-        raise UserError(f"data.name is a data set of TensorFlow Datasets, and {name!r} is none") from None
+    # A configuration or a version that there is not, and a name that cannot be one, are ValueErrors or an
+    # AssertionError.
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError):
+        raise UserError(f"{field} is a data set of TensorFlow Datasets, and {name!r} is none") from None
 
 
-@functools.cache
-def _read(name: str, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
+def is_prepared(source, split: str) -> bool:
+    """Whether the files of a builder's split are there."""
+    return source.data_path.exists() and split in source.info.splits
+
+
+def in_order(source, split: str, **options) -> dict[str, np.ndarray]:
+    """All examples of a prepared split in the order of the files: the position of an example is its name."""
+    return import_tfds().as_numpy(_dataset(source, split, batch_size=-1, **options))
+
+
+def one_by_one(source, split: str):
+    """As `in_order`, one example at a time, images as the bytes that are stored."""
     tfds = import_tfds()
+    return tfds.as_numpy(_dataset(source, split, decoders={"image": tfds.decode.SkipDecoding()}))
+
+
+def _dataset(source, split: str, **options):
+    # One file after the other.
+    config = import_tfds().ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    return source.as_dataset(split=split, shuffle_files=False, read_config=config, **options)
+
+
+def _prepared(name: str, split: str, data_dir: str):
     source = builder(name, data_dir)
-    if not source.data_path.exists() or split not in source.info.splits:
+    if not is_prepared(source, split):
         raise UserError(
             f"data.name: {name!r} has no prepared {split!r} split in {source.data_path}; prepare it with "
             f"`python -m arada.data.prepare --config=...` or point run.data_dir (or TFDS_DATA_DIR) at it"
         )
-    # One file after the other: the position of an example is its name.
-    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    examples = tfds.as_numpy(source.as_dataset(split=split, batch_size=-1, shuffle_files=False, read_config=in_order))
+    return source
+
+
+@functools.cache
+def _read(name: str, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
+    examples = in_order(_prepared(name, split, data_dir), split)
     return examples["image"], examples["label"].astype(np.int32)
 
 
@@ -78,11 +110,46 @@ class SmallTfds:
         images = shifts.in_sensor(shifts.in_scene(images, name, severity, rng), name, severity, rng)
         return dataclasses.replace(test, image=images)
 
+    def published_position(self, test: Split) -> np.ndarray:
+        """Where each image of the test split stood in the published test set, which TFDS shuffled: int64[N].
+
+        TFDS keeps it as the example's "id", such as test_04171. Raises UserError for data without one.
+        """
+        source = _prepared(self.name, "test", self.data_dir)
+        if "id" not in source.info.features:
+            raise UserError(
+                f"evaluation.shift_source: nothing says where an image of {self.name!r} stood in a published test "
+                f"set; take 'generated' or 'simple'"
+            )
+        partial = import_tfds().decode.PartialDecoding({"id": True})
+        ids = in_order(source, "test", decoders=partial)["id"]
+        return np.array([int(name.decode().rpartition("_")[2]) for name in ids])[test.example_id]
+
     def out_of_distribution(self, name: str) -> Split:
         """The `test` or else `validation` split of another TFDS data set; its labels are -1."""
-        splits = builder(name, self.data_dir).info.splits
-        images, _ = _read(name, "test" if "test" in splits else "validation", self.data_dir)
+        images, _ = _read(name, _held_out(builder(name, self.data_dir)) or "test", self.data_dir)
         return _named(images, np.full(len(images), -1, np.int32))
+
+    def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
+        """As of `Dataset`; reads no image."""
+        field = "evaluation.out_of_distribution"
+        source = builder(name, self.data_dir, field)
+        features = source.info.features
+        shape = features["image"].shape if "image" in features else None
+        if shape != tuple(image_shape):
+            raise UserError(
+                f"{field} names {name!r}, whose images are {shape or 'none'}, not {tuple(image_shape)} as "
+                f"data.image_shape; choose another"
+            )
+        if not source.data_path.exists():
+            return f"it is not prepared in {source.data_path}; {HOW_TO_PREPARE}"
+        if not _held_out(source):
+            raise UserError(f"{field} names {name!r}, which has no test or validation split; choose another")
+        return ""
+
+
+def _held_out(source) -> str | None:
+    return next((split for split in ("test", "validation") if split in source.info.splits), None)
 
 
 def _named(images: np.ndarray, labels: np.ndarray) -> Split:

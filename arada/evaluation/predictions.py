@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -11,7 +11,7 @@ import scipy.special
 from etils import epath
 
 from arada import files, streaming
-from arada.data import Dataset, Split
+from arada.data import Dataset, Split, shift_sources
 from arada.training.progress import Progress
 from arada.training.replication import Replicas
 
@@ -23,9 +23,15 @@ def dataset_names(evaluation: ml_collections.ConfigDict) -> list[str]:
     return [
         "test",
         "validation",
-        *(f"{name}_{severity}" for name in evaluation.shifts for severity in evaluation.severities),
+        *(name for of_type in shifted_names(evaluation).values() for name in of_type),
         *(ood_name(name) for name in evaluation.out_of_distribution),
     ]
+
+
+def shifted_names(evaluation: ml_collections.ConfigDict) -> dict[str, list[str]]:
+    """The stored names of each type of shift, one a severity."""
+    named = functools.partial(shift_sources.stored_name, evaluation)
+    return {name: [named(name, at) for at in evaluation.severities] for name in shift_sources.types(evaluation)}
 
 
 def ood_name(name: str) -> str:
@@ -38,14 +44,46 @@ def missing(directory: epath.Path, evaluation: ml_collections.ConfigDict) -> set
     return {name for name in dataset_names(evaluation) if not (directory / f"{name}.npz").exists()}
 
 
+def absent(
+    config: ml_collections.ConfigDict, dataset: Dataset, shifted: shift_sources.ShiftSource
+) -> dict[str, dict[str, str]]:
+    """What cannot be read, and why: {"shift": {type: reason}, "ood": {name: reason}}; a warning tells it.
+
+    Raises UserError for a mistake: what does not exist, or is there and broken.
+    """
+    evaluation, image_shape = config.evaluation, tuple(config.data.image_shape)
+    ood = {name: dataset.why_absent(name, image_shape) for name in evaluation.out_of_distribution}
+    reasons = {
+        "shift": shifted.absent(shift_sources.types(evaluation), evaluation.severities),
+        "ood": {name: reason for name, reason in ood.items() if reason},
+    }
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in (reasons["shift"] | reasons["ood"]).items():
+        by_reason.setdefault(reason, []).append(name)
+    if by_reason:
+        told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+        logger.warning("evaluation leaves out what is not there: %s", told)
+    return reasons
+
+
+def names_of(evaluation: ml_collections.ConfigDict, reasons: dict[str, dict[str, str]]) -> set[str]:
+    """The stored names of what `absent` found."""
+    shifted = shifted_names(evaluation)
+    return {name for of in reasons["shift"] for name in shifted[of]} | {ood_name(name) for name in reasons["ood"]}
+
+
 def _splits_of(
-    evaluation: ml_collections.ConfigDict, dataset: Dataset, splits: dict[str, Split], wanted: set[str]
+    evaluation: ml_collections.ConfigDict,
+    dataset: Dataset,
+    shifted: shift_sources.ShiftSource,
+    splits: dict[str, Split],
+    wanted: set[str],
 ) -> Iterator[tuple[str, Split]]:
     """The splits whose names are `wanted`, made one at a time."""
-    shifted = [(name, severity) for name in evaluation.shifts for severity in evaluation.severities]
+    of_shifts = [(name, severity) for name in shift_sources.types(evaluation) for severity in evaluation.severities]
     makers = (
         *(functools.partial(splits.get, name) for name in ("test", "validation")),
-        *(functools.partial(dataset.shifted, splits["test"], name, severity) for name, severity in shifted),
+        *(functools.partial(shifted.shifted, name, severity) for name, severity in of_shifts),
         *(functools.partial(dataset.out_of_distribution, name) for name in evaluation.out_of_distribution),
     )
     yield from ((name, make()) for name, make in zip(dataset_names(evaluation), makers, strict=True) if name in wanted)
@@ -57,8 +95,10 @@ def predict(
     runs: Mapping[epath.Path, Any],
     config: ml_collections.ConfigDict,
     dataset: Dataset,
+    shifted: shift_sources.ShiftSource,
     splits: dict[str, Split],
     replicas: Replicas,
+    left_out: Collection[str] = (),
 ) -> None:
     """Writes `directory`/<data set>.npz wherever it is missing: example_id, label, logits [1, N, Z].
 
@@ -66,13 +106,14 @@ def predict(
       job: what progress lines call it.
       mapped: (variables, batch) -> {"logits": [B, Z]}.
       runs: from the directory of a run's predictions to its variables. A shifted set is made once for all of them.
+      left_out: data sets that cannot be read.
     """
-    wanted = {directory: missing(directory, config.evaluation) for directory in runs}
+    wanted = {directory: missing(directory, config.evaluation).difference(left_out) for directory in runs}
     datasets = set().union(*wanted.values())
     logger.info("%s: predicting on %d data sets with %d models", job, len(datasets), len(runs))
     progress = Progress(job, "data set", len(datasets), len(splits["test"]) * len(runs))
     batch_size = config.run.evaluation_batch_size
-    for done, (name, split) in enumerate(_splits_of(config.evaluation, dataset, splits, datasets), start=1):
+    for done, (name, split) in enumerate(_splits_of(config.evaluation, dataset, shifted, splits, datasets), start=1):
         for directory, variables in runs.items():
             if name in wanted[directory]:
                 outputs = streaming.over(mapped, variables, split, batch_size=batch_size, replicas=replicas)

@@ -3,7 +3,7 @@
 import datetime
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from arada import attacks, files, provenance
 from arada import workdir as workdirs
+from arada.data import shift_sources
 from arada.errors import UserError
 from arada.evaluation import calibrators, metrics, predictions
 
@@ -20,8 +21,14 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 
 
-def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> dict[str, Any]:
+def summarize(
+    workdir: workdirs.Workdir,
+    config: ml_collections.ConfigDict,
+    absent: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
     """The metrics of every run with predictions, on the data sets that `config.evaluation` names.
+
+    `absent` says why shifts and out-of-distribution sets could not be read (`predictions.absent`).
 
     Subsets are those of the ranking by an attack on `config.ranking.source` of the test split, for every method alike,
     also for those that were trained on other ranks.
@@ -46,11 +53,34 @@ def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> d
             )
             continue
         by_method.setdefault(name, []).append(seed)
+    methods = {name: _method(workdir, config, name, seeds, rankings.get("test")) for name, seeds in by_method.items()}
     return {
-        "experiment": _experiment(workdir, config, by_method, rankings, ranking_dir),
-        "methods": {
-            name: _method(workdir, config, name, seeds, rankings.get("test")) for name, seeds in by_method.items()
-        },
+        "experiment": _experiment(workdir, config, by_method, rankings, ranking_dir)
+        | _evaluated_on(config.evaluation, methods, absent or {"shift": {}, "ood": {}}),
+        "methods": methods,
+    }
+
+
+def _evaluated_on(evaluation, methods, absent) -> dict[str, Any]:
+    """What every mean over shifts is over, and which of the config's sets no run was predicted on."""
+    runs = [run for method in methods.values() for run in method["runs"].values()]
+
+    def parted(key: str, names) -> tuple[list[str], dict[str, str]]:
+        present = [name for name in names if any(name in run[key] for run in runs)]
+        return present, {name: absent[key].get(name, "not predicted") for name in names if name not in present}
+
+    types, missing_types = parted("shift", shift_sources.types(evaluation))
+    ood, missing_ood = parted("ood", evaluation.out_of_distribution)
+    return {
+        "shift_source": evaluation.shift_source,
+        "shift_types": types,
+        "shift_missing": missing_types,
+        "shift_severities": list(evaluation.severities),
+        # 0: all.
+        "shift_max_examples": evaluation.max_examples_per_shift,
+        "shift_cropped": evaluation.crop_shifted,
+        "ood": ood,
+        "ood_missing": missing_ood,
     }
 
 
@@ -67,10 +97,6 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
         "num_examples": {name: len(ranking["example_id"]) for name, ranking in rankings.items()},
         "num_subsets": config.ranking.num_subsets,
         "num_bins": config.evaluation.num_bins,
-        "shift_types": list(config.evaluation.shifts),
-        "shift_severities": list(config.evaluation.severities),
-        "shift_origin": "generated",
-        "ood": list(config.evaluation.out_of_distribution),
         "variance_of": config.evaluation.variance_of,
         "ranking": {
             "source": config.ranking.source,
@@ -268,5 +294,5 @@ def _shifted(config, directories) -> dict[str, list[str]]:
     """The data sets of each type of shift, of those types that were predicted in all `directories`."""
     evaluation = config.evaluation
     missing = set().union(*(predictions.missing(directory, evaluation) for directory in directories))
-    sets = {name: [f"{name}_{severity}" for severity in evaluation.severities] for name in evaluation.shifts}
+    sets = predictions.shifted_names(evaluation)
     return {name: of_type for name, of_type in sets.items() if not missing.intersection(of_type)}

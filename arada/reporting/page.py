@@ -11,7 +11,7 @@ from arada.reporting import figures, sections, tables
 from arada.reporting.names import in_order, style
 
 UNKNOWN = "not recorded"
-EXPECTED = ("num_classes", "num_subsets", "num_bins", "shift_origin", "variance_of")
+EXPECTED = ("num_classes", "num_subsets", "num_bins", "variance_of")
 ATTACKS = {"cw": "CW", "fmn": "FMN", "sdf": "SuperDeepFool", "first_order": "first-order estimate"}
 VARIANCE_OF = {
     "predicted_class": "of the class that the mean over runs predicts",
@@ -90,14 +90,19 @@ def header(evaluation: dict) -> dict[str, str]:
         "Ranking": _ranking(ranking, experiment.get("num_subsets")),
         "Attack success": ", ".join(f"{split} {100 * of:.1f} %" for split, of in _values(ranking.get("success_rate"))),
         "Agreement of ranks": _agreement(ranking.get("agreement") or {}),
-        "Shift": ", ".join(experiment.get("shift_types") or ()) or tables.NOT_RUN,
-        "Out of distribution": ", ".join(experiment.get("ood") or ()) or tables.NOT_RUN,
+        "Shift": tables.shift_mean(evaluation),
+        "Out of distribution": _present(experiment.get("ood"), experiment.get("ood_missing")),
         "Commit": experiment.get("commit"),
         "Hardware": experiment.get("hardware"),
         "Versions": ", ".join(f"{name} {version}" for name, version in _values(experiment.get("versions"))),
         "Time": experiment.get("time"),
     }
     return {name: value or UNKNOWN for name, value in facts.items()}
+
+
+def _present(names: list[str] | None, missing: dict[str, str] | None) -> str:
+    absent = [f"{name} ({tables.NOT_RUN})" for name in missing or {}]
+    return ", ".join([*(names or ()), *absent]) or tables.NOT_RUN
 
 
 def _values(mapping: dict | None) -> list[tuple]:

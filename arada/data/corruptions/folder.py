@@ -41,20 +41,30 @@ def _write_npy(path: epath.Path, parts: Iterator[np.ndarray], shape: tuple[int, 
     files.write_bytes(path, content)
 
 
+def digest(images: np.ndarray, labels: np.ndarray, example_id: np.ndarray) -> str:
+    """SHA-256 of what a folder is made from."""
+    hashed = hashlib.sha256(np.ascontiguousarray(images))
+    for numbers in (labels, example_id):
+        hashed.update(np.asarray(numbers, np.int64).tobytes())
+    return hashed.hexdigest()
+
+
 def write(
     directory: epath.PathLike,
     images: np.ndarray,
     labels: np.ndarray,
     *,
+    example_id: np.ndarray | None = None,
     types: Sequence[str] = corruptions.CIFAR10_TYPES,
     parameters: str = "cifar",
     workers: int = 1,
 ) -> tuple[str, ...]:
-    """Writes whatever is missing of the folder, each file whole or not at all; an example's id is its position.
+    """Writes whatever is missing of the folder, each file whole or not at all.
 
     Args:
       images: uint8[N, H, W, 3]; a memory map will do. The memory needed is that of one file, 5 N images.
       labels: int[N].
+      example_id: int[N], which seeds the corruptions; None for the images' positions.
       parameters: as of `corrupt`.
       workers: processes. More than one are spawned, so a script needs its `if __name__ == "__main__":`.
 
@@ -68,13 +78,12 @@ def write(
         raise UserError(f"parameters is 'cifar' or 'imagenet', not {parameters!r}")
     if len(labels) != len(images) or not len(images):
         raise UserError(f"labels is one number an image, but there are {len(labels)} for {len(images)} images")
-    digest = hashlib.sha256(np.ascontiguousarray(images))
-    digest.update(np.asarray(labels, np.int64).tobytes())
+    ids = np.arange(len(images)) if example_id is None else example_id
     source = {
         "generator": "arada.data.corruptions",
         "parameters": parameters,
         "shape": list(images.shape),
-        "sha256": digest.hexdigest(),
+        "sha256": digest(images, labels, ids),
     }
     known = directory / "source.json"
     if known.exists() and files.read_json(known) != source:
@@ -87,7 +96,6 @@ def write(
     parts = [slice(start, start + _CHUNK) for start in range(0, len(images), _CHUNK)]
     severities = np.repeat(corruptions.SEVERITIES, len(parts)).tolist()
     parts *= len(corruptions.SEVERITIES)
-    ids = np.arange(len(images), dtype=np.int32)
     left_out = ("frost",) if "frost" in types and corruptions.frost_pictures() is None else ()
     if left_out:
         logger.warning("frost is left out: `pip install --no-deps imagecorruptions` brings its pictures")

@@ -1,0 +1,144 @@
+"""ImageNet-C as published: `<group>/<type>/<severity>/<wnid>/ILSVRC2012_val_00000001.JPEG`, 224 x 224 pixels.
+
+The folder of the group may be missing. Images are decoded when a batch asks for them.
+
+The join with ImageNet of TFDS: an example id is the position in TFDS' files, which are shuffled, so the file's number
+is what both sides know. TFDS keeps it as `file_name`, and `position_of` makes it the position in the published order of
+the validation set, from 0: `Dataset.published_position` is `[position_of(name) for name in file_names]`. A class is the
+rank of its wnid among all sorted, in TFDS' labels as well; that both sides' labels agree is checked.
+"""
+
+import dataclasses
+import functools
+import io
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from etils import epath
+
+from arada.data.splits import Split, check_labels
+from arada.errors import UserError
+
+SIZE = 224
+
+
+def position_of(file_name: str) -> int:
+    """`ILSVRC2012_val_00000001.JPEG` as 0, with or without folders and ending. Raises UserError for other names."""
+    match = re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})(?:\.\w+)?", file_name)
+    if not match or int(match[1]) == 0:
+        raise UserError(f"{file_name!r} is no image of ImageNet's validation set, ILSVRC2012_val_<8 digits>.JPEG")
+    return int(match[1]) - 1
+
+
+def decode(content: bytes, name: str, crop: bool = False) -> np.ndarray:
+    """A JPEG as uint8 [224, 224, 3]. Raises UserError, naming `name`, if it is broken or of another size.
+
+    `crop` takes the middle 196 pixels and enlarges them to 224, bicubic: the evaluation crop (224 / 256), which
+    edward2 applies to these images although they have been cropped before. Rounded to whole levels.
+    """
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"run.published_dir: {name} cannot be decoded ({error}); unpack it again") from None
+    if image.size != (SIZE, SIZE):
+        raise UserError(f"run.published_dir: {name} has {image.size[0]} x {image.size[1]} pixels, not {SIZE} x {SIZE}")
+    if crop:
+        edge = (SIZE - SIZE * SIZE // (SIZE + 32)) // 2
+        # Cut out first: `resize(box=...)` would see the pixels beyond.
+        inner = image.crop((edge, edge, SIZE - edge, SIZE - edge))
+        image = inner.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+class JpegImages:
+    """JPEGs, as bytes or as paths, that look like uint8 [N, 224, 224, 3] to a `Split`: indexing decodes."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, sources: Sequence[bytes | epath.Path], crop: bool = False):
+        self._sources, self._crop = sources, crop
+        self.shape = (len(sources), SIZE, SIZE, 3)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, at: np.ndarray) -> np.ndarray:
+        return np.stack([self._decoded(int(index)) for index in at])
+
+    def _decoded(self, index: int) -> np.ndarray:
+        source = self._sources[index]
+        if isinstance(source, bytes):
+            return decode(source, f"image {index}", self._crop)
+        return decode(source.read_bytes(), str(source), self._crop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """The folders of ImageNet-C as a `ShiftSource` of a test split of ImageNet's validation images."""
+
+    test: Split
+    position: np.ndarray
+    directory: epath.Path
+    num_classes: int
+    crop: bool = False
+
+    @functools.cached_property
+    def _folders(self) -> dict[str, epath.Path]:
+        """The folder of each type, be it in a group or not."""
+        first = [path for path in self.directory.iterdir() if path.is_dir()]
+        second = [path for group in first for path in group.iterdir() if path.is_dir()]
+        return {path.name: path for path in (*second, *first) if any((path / str(s)).exists() for s in range(1, 6))}
+
+    def absent(self, names: Iterable[str], severities: Iterable[int]) -> dict[str, str]:
+        """As of `ShiftSource`. The labels of the first type's first severity are checked."""
+        names, severities = tuple(names), tuple(severities)
+        if not self._folders:
+            raise UserError(
+                f"run.published_dir: {self.directory} has neither npy files nor folders <type>/<severity>; "
+                f"it takes an unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C"
+            )
+        there = [name for name in names if name in self._folders]
+        for name in there:
+            for severity in severities:
+                self._classes(name, severity)
+        if there and severities:
+            self._sources(there[0], severities[0])
+        return {name: f"{self.directory} has no folder {name}" for name in names if name not in self._folders}
+
+    def shifted(self, name: str, severity: int) -> Split:
+        """As of `ShiftSource`."""
+        return dataclasses.replace(self.test, image=JpegImages(self._sources(name, severity), self.crop))
+
+    def _classes(self, name: str, severity: int) -> list[epath.Path]:
+        path = self._folders[name] / str(severity)
+        if not path.is_dir():
+            raise UserError(
+                f"run.published_dir: {path} is missing, other severities are there; unpack {name} again or leave it "
+                f"out of evaluation.shifts"
+            )
+        classes = sorted(folder for folder in path.iterdir() if folder.is_dir())
+        if len(classes) != self.num_classes:
+            raise UserError(
+                f"run.published_dir: {path} has {len(classes)} classes, but data.num_classes is {self.num_classes}; "
+                f"unpack it again"
+            )
+        return classes
+
+    def _sources(self, name: str, severity: int) -> list[epath.Path]:
+        """The test images' files, in the order of the split."""
+        found = {}
+        for label, folder in enumerate(self._classes(name, severity)):
+            found |= {position_of(path.name): (path, label) for path in folder.glob("*.JPEG")}
+        where = self._folders[name] / str(severity)
+        missing = [int(at) for at in self.position if int(at) not in found]
+        if missing:
+            raise UserError(
+                f"run.published_dir: {where} lacks {len(missing)} of {len(self.position)} test images, such as "
+                f"ILSVRC2012_val_{missing[0] + 1:08}.JPEG; unpack it again"
+            )
+        sources, labels = zip(*(found[int(at)] for at in self.position), strict=True)
+        check_labels(f"run.published_dir: {where}", np.array(labels), self.test)
+        return list(sources)
