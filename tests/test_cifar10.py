@@ -97,8 +97,9 @@ def test_all_stages_in_small(tmp_path, capsys):
         "ranking.num_subsets": 4,
         "ranking.attack": "fmn",
         "ranking.fmn.steps": 3,
-        "evaluation.shifts": ("noise",),
+        "evaluation.shifts": ("contrast",),
         "evaluation.severities": (1,),
+        "evaluation.out_of_distribution": ("cmaterdb",),
         "run.num_devices": 2,
         "run.evaluation_batch_size": 20,
         "run.ranking_batch_size": 20,
@@ -119,12 +120,17 @@ def test_all_stages_in_small(tmp_path, capsys):
     rows = files.read_json_lines(workdir.run("ar_adals", 0) / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     assert [rows[1][f"soft_label/subset_{r:02}"] for r in range(4)] == [1, 1, 1, 1]
-    for name in ("test", "validation", "noise_1"):
+    for name in ("test", "validation", "generated_contrast_1"):
         stored = files.read_npz(workdir.predictions("ar_adals", 0) / f"{name}.npz")
         assert set(stored["example_id"]) == ids["validation" if name == "validation" else "test"]
         assert np.isfinite(stored["logits"]).all()
-    run = files.read_json(workdir.evaluation)["methods"]["ar_adals"]["runs"]["0"]
+    # Generated images are kept; Bangla numerals that nobody prepared stop nothing.
+    (kept,) = tmp_path.glob("shifted/*/contrast.npy")
+    assert np.load(kept, mmap_mode="r").shape == (5 * 20, 32, 32, 3)
+    evaluation = files.read_json(workdir.evaluation)
+    assert list(evaluation["experiment"]["ood_missing"]) == ["cmaterdb"]
+    run = evaluation["methods"]["ar_adals"]["runs"]["0"]
     assert run["subsets"]["count"] == [5, 5, 5, 5]
-    assert len(run["shift"]["noise"]) == 1
+    assert len(run["shift"]["contrast"]) == 1
     assert "<svg" in (tmp_path / "report" / "index.html").read_text()
     assert str(tmp_path / "report" / "index.html") in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """All stages, end to end, on a few digits and a tiny network."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -151,6 +152,36 @@ def test_a_ranking_of_other_images_is_refused(workdir, tmp_path):
     config = tiny("ar_adals", **{"ranking.source": str(workdir.ranking("vanilla/seed_0")), "data.split_seed": 1})
     with pytest.raises(UserError, match="ranks other images than those of the train split"):
         Experiment(config, tmp_path).run("train")
+
+
+def test_a_data_set_that_does_not_exist_is_told_before_training(tmp_path):
+    config = tiny("vanilla", **{"evaluation.out_of_distribution": ("paintings",)})
+    with pytest.raises(UserError, match=r"evaluation.out_of_distribution of digits is 'photographs', not 'paintings'"):
+        Experiment(config, tmp_path).run()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_digits_have_no_published_order(tmp_path):
+    config = tiny("vanilla", **{"evaluation.shift_source": "published", "evaluation.shifts": ("fog",)})
+    config.run.published_dir = str(tmp_path)
+    with pytest.raises(UserError, match=r"evaluation.shift_source of digits is 'simple'"):
+        Experiment(config, tmp_path).run()
+
+
+def test_another_source_leaves_the_first_one_s_predictions_alone(workdir, tmp_path):
+    shutil.copytree(workdir.path, tmp_path, dirs_exist_ok=True)
+    before = {path: path.read_bytes() for path in tmp_path.glob("predictions/*/*/*.npz")}
+    overrides = {"evaluation.shift_source": "published", "evaluation.shifts": ("fog", "contrast")}
+    Experiment(tiny("vanilla", **overrides), tmp_path).run("evaluate")
+    assert {path: path.read_bytes() for path in tmp_path.glob("predictions/*/*/*.npz")} == before
+    said = files.read_json(tmp_path / "evaluation.json")
+    reason = "set run.published_dir to the folder of the published files"
+    assert said["experiment"]["shift_missing"] == {"fog": reason, "contrast": reason}
+    assert said["methods"]["vanilla"]["runs"]["0"]["shift"] == {}
+    Experiment(tiny("vanilla", **{"evaluation.max_examples_per_shift": 100}), tmp_path).run("evaluate")
+    assert len(files.read_npz(tmp_path / "predictions/vanilla/seed_0/noise_1_of_100.npz")["label"]) == 100
+    after = {path: path.read_bytes() for path in before}
+    assert after == before
 
 
 def test_a_workdir_that_cannot_be_written_is_told(tmp_path):

@@ -153,7 +153,13 @@ def test_processes_write_the_same(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [{"images": photographs(2, seed=1)}, {"labels": np.array([1, 0])}, {"parameters": "imagenet"}]
+    "change",
+    [
+        {"images": photographs(2, seed=1)},
+        {"labels": np.array([1, 0])},
+        {"parameters": "imagenet"},
+        {"example_id": np.array([1, 0])},
+    ],
 )
 def test_a_folder_of_other_images_stays_as_it_is(change, tmp_path):
     call = {"images": photographs(2), "labels": np.arange(2), "types": ("contrast",)}

@@ -31,26 +31,35 @@ def published():
     }
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory, published):
-    """A folder with tiny as TFDS prepares it, four examples a file."""
+def write(path, name, splits, ids=True):
+    """Prepares a data set as TFDS does, four examples a file; ids say that it was turned round before."""
     library = tfds.import_tfds()
-    path = tmp_path_factory.mktemp("tfds")
-    folder = path / "tiny" / "1.0.0"
+    folder = path / name / "1.0.0"
     folder.mkdir(parents=True)
-    identity = library.core.DatasetIdentity(name="tiny", version="1.0.0", data_dir=str(folder), module_name="")
-    features = library.features.FeaturesDict(
-        {"image": library.features.Image(shape=(4, 4, 3)), "label": library.features.ClassLabel(num_classes=5)}
-    )
+    identity = library.core.DatasetIdentity(name=name, version="1.0.0", data_dir=str(folder), module_name="")
+    features = {"image": library.features.Image(shape=(4, 4, 3)), "label": library.features.ClassLabel(num_classes=5)}
+    features |= {"id": library.features.Text()} if ids else {}
     writer = library.core.SequentialWriter(
-        library.core.DatasetInfo(builder=identity, features=features), max_examples_per_shard=4
+        library.core.DatasetInfo(builder=identity, features=library.features.FeaturesDict(features)),
+        max_examples_per_shard=4,
     )
-    writer.initialize_splits(list(published))
-    for split, (images, labels) in published.items():
+    writer.initialize_splits(list(splits))
+    for split, (images, labels) in splits.items():
         examples = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
+        for position, example in enumerate(reversed(examples)):
+            example |= {"id": f"{split}_{position:05}"} if ids else {}
         writer.add_examples({split: examples})
     writer.close_all()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory, published):
+    """A folder with tiny, and with one that has nothing but images to train on."""
+    path = tmp_path_factory.mktemp("tfds")
+    write(path, "tiny", published)
     assert len(list(path.rglob("*.tfrecord*"))) == 8 + 4
+    write(path, "without_test", {"train": published["test"]})
+    write(path, "without_ids", {"train": published["train"], "test": published["test"]}, ids=False)
     return path
 
 
@@ -107,6 +116,40 @@ def test_examples_from_elsewhere_have_no_class(data_dir, published):
     np.testing.assert_array_equal(elsewhere.example_id, np.arange(14))
 
 
+def test_the_published_position_is_in_the_example_s_id(data_dir):
+    for num_test in (14, 6):
+        dataset = tiny_in(data_dir, num_test=num_test)
+        test = dataset.splits()["test"]
+        np.testing.assert_array_equal(dataset.published_position(test), 13 - test.example_id)
+
+
+def test_data_without_ids_have_no_published_position(data_dir):
+    dataset = tiny_in(data_dir, name="without_ids")
+    with pytest.raises(UserError, match=r"evaluation.shift_source: nothing says where an image of 'without_ids' stood"):
+        dataset.published_position(dataset.splits()["test"])
+
+
+def test_why_a_set_from_elsewhere_is_absent(data_dir, tmp_path):
+    assert tiny_in(data_dir).why_absent("tiny", (4, 4, 3)) == ""
+    reason = tiny_in(tmp_path).why_absent("svhn_cropped", (32, 32, 3))
+    assert reason.startswith(f"it is not prepared in {tmp_path}")
+    assert "python -m arada.data.prepare --config=... --evaluation" in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_data_set", r"evaluation.out_of_distribution is a data set .* 'no_such_data_set' is none"),
+        ("imagenet_resized/33x33", r"'imagenet_resized/33x33' is none"),
+        ("mnist", r"evaluation.out_of_distribution names 'mnist', whose images are \(28, 28, 1\), not \(4, 4, 3\)"),
+        ("without_test", r"'without_test', which has no test or validation split"),
+    ],
+)
+def test_a_set_that_can_never_do_is_an_error(data_dir, name, message):
+    with pytest.raises(UserError, match=message):
+        tiny_in(data_dir).why_absent(name, (4, 4, 3))
+
+
 def test_missing_data_name_the_command(tmp_path):
     with pytest.raises(UserError, match=r"'cifar10'.*python -m arada\.data\.prepare") as error:
         cifar10_in(tmp_path).splits()
@@ -136,6 +179,13 @@ def test_cifar10_is_split_as_the_paper_says():
         assert split.image.shape[1:] == (32, 32, 3)
     np.testing.assert_array_equal(np.bincount(train.label) + np.bincount(validation.label), np.full(10, 5_000))
     np.testing.assert_array_equal(np.bincount(test.label), np.full(10, 1_000))
+
+    # TFDS sorts by a hash of the id.
+    position = cifar10_in("").published_position(test)
+    assert sorted(position) == list(range(10_000))
+    hasher = tfds.import_tfds().core.hashing.Hasher("test")
+    hashes = [hasher.hash_key(f"test_{at:05}") for at in position]
+    assert hashes == sorted(hashes)
 
     # The order is that of the files, whenever they are read.
     images, labels = tfds._read.__wrapped__("cifar10", "test", "")

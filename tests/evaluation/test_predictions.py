@@ -1,3 +1,5 @@
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -17,14 +19,23 @@ def split_of(count, value):
 
 
 class Dataset:
-    """Makes splits of five images, each set with a brightness of its own, and remembers what it made."""
+    """Makes splits of five images, each set with a brightness of its own, and remembers what it made.
 
-    def __init__(self):
-        self.made = []
+    It is the source of its shifts as well.
+    """
 
-    def shifted(self, test, name, severity):
+    def __init__(self, no_shift=(), no_ood=()):
+        self.made, self.no_shift, self.no_ood = [], no_shift, no_ood
+
+    def shifted(self, name, severity):
         self.made.append(f"{name}_{severity}")
-        return split_of(len(test), {"noise": 10, "blur": 20}[name] + severity)
+        return split_of(5, {"noise": 10, "blur": 20}[name] + severity)
+
+    def absent(self, names, severities):
+        return {name: "no such file" for name in names if name in self.no_shift}
+
+    def why_absent(self, name, image_shape):
+        return "not prepared" if name in self.no_ood else ""
 
     def out_of_distribution(self, name):
         self.made.append(name)
@@ -57,14 +68,14 @@ def predict(model, config):
     replicas, mapped = model
     splits = {"train": split_of(1, 0), "validation": split_of(6, 1), "test": split_of(5, 2)}
 
-    def run(runs):
+    def run(runs, left_out=()):
         dataset, passes = Dataset(), []
 
         def counted(variables, batch):
             passes.append(float(variables))
             return mapped(variables, batch)
 
-        predictions.predict("job", counted, runs, config, dataset, splits, replicas)
+        predictions.predict("job", counted, runs, config, dataset, dataset, splits, replicas, left_out)
         return dataset.made, passes
 
     return run
@@ -112,6 +123,26 @@ def test_only_what_is_missing_is_predicted(predict, tmp_path, config):
     assert not predictions.missing(tmp_path / "b", config.evaluation)
     np.testing.assert_array_equal(files.read_npz(tmp_path / "a" / "test.npz")["logits"], before["logits"])
     assert (tmp_path / "b" / "noise_1.npz").read_bytes() == b"as it was"
+
+
+def test_what_is_absent_is_told_in_one_line_and_left_out(predict, tmp_path, config, caplog):
+    dataset = Dataset(no_shift=("blur",), no_ood=("a/b",))
+    with caplog.at_level(logging.WARNING, logger="arada"):
+        reasons = predictions.absent(config, dataset, dataset)
+    assert reasons == {"shift": {"blur": "no such file"}, "ood": {"a/b": "not prepared"}}
+    assert [record.getMessage() for record in caplog.records] == [
+        "evaluation leaves out what is not there: blur: no such file; a/b: not prepared"
+    ]
+    left_out = predictions.names_of(config.evaluation, reasons)
+    assert left_out == {"blur_1", "blur_5", "ood_a_b"}
+    made, _ = predict({tmp_path: np.float32(1)}, left_out)
+    assert made == ["noise_1", "noise_5", "photographs"]
+    assert predictions.missing(tmp_path, config.evaluation) == left_out
+
+
+def test_nothing_is_said_when_nothing_is_absent(config, caplog):
+    assert predictions.absent(config, Dataset(), Dataset()) == {"shift": {}, "ood": {}}
+    assert not caplog.records
 
 
 def test_members_count_alike(tmp_path):

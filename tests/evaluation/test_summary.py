@@ -210,6 +210,26 @@ def test_what_some_runs_were_not_predicted_on_is_left_out(workdir):
     assert methods["vanilla"]["runs"]["0"]["ood"] == {}
 
 
+def test_the_experiment_says_what_means_are_over(workdir):
+    add_run(workdir, "adals", 0, sets=["validation", "noise_1", "noise_2", "blur_1"])
+    said = summary.summarize(workdir, config_of(), {"shift": {"blur": "no file"}, "ood": {}})["experiment"]
+    assert (said["shift_source"], said["shift_severities"], said["shift_max_examples"]) == ("simple", [1, 2], 0)
+    assert (said["shift_types"], said["shift_missing"]) == (["noise"], {"blur": "no file"})
+    assert (said["ood"], said["ood_missing"]) == ([], {"photographs": "not predicted"})
+
+
+def test_another_source_s_predictions_are_never_in_a_mean(workdir):
+    add_run(workdir, "adals", 0)
+    config = config_of(**{"evaluation.shift_source": "generated", "evaluation.shifts": ("contrast", "fog")})
+    for name in ("contrast_1", "contrast_2", "generated_fog_1", "generated_fog_2", "generated_contrast_1"):
+        predict(workdir, "adals", 0, name, [0.45] * 6)
+    evaluation = summary.summarize(workdir, config)
+    assert list(evaluation["methods"]["adals"]["runs"]["0"]["shift"]) == ["fog"]
+    assert evaluation["experiment"]["shift_missing"] == {"contrast": "not predicted"}
+    config.evaluation.max_examples_per_shift = 3
+    assert summary.summarize(workdir, config)["experiment"]["shift_types"] == []
+
+
 def test_train_accuracy_is_the_mean_over_the_last_epoch_s_steps(workdir):
     # Three steps an epoch: the last one's rows are means over two steps and over one.
     rows = [

@@ -59,8 +59,11 @@ def make_evaluation():
             "num_bins": 15,
             "shift_types": ["noise", "blur"],
             "shift_severities": [1, 2],
-            "shift_origin": "generated",
+            "shift_source": "simple",
+            "shift_missing": {"fog": "no file"},
+            "shift_max_examples": 1000,
             "ood": ["photographs"],
+            "ood_missing": {"paintings": "not prepared"},
             "variance_of": "predicted_class",
             "ranking": {
                 "source": "vanilla/seed_0",
