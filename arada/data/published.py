@@ -6,6 +6,7 @@ it (`Dataset.published_position`); that the labels agree is checked in every cas
 
 import dataclasses
 import functools
+import hashlib
 import io
 import math
 from collections.abc import Iterable
@@ -130,14 +131,12 @@ class Published:
         return dataclasses.replace(self.test, image=self.npy.images(name, severity, self.position))
 
 
-def hashed_order(count: int, split: str) -> np.ndarray:
-    """Which of 0..count-1, the keys of a TFDS builder that counts, lies at each place in its files.
+def hashed_order(keys: Iterable[str], split: str) -> list[str]:
+    """The keys of a TFDS builder's examples in the order of its files, which is that of their MD5, salted.
 
-    TFDS sorts by the MD5 of the split's name and the key, in all versions since 2019; `cifar10_corrupted` keeps no
-    trace of the key else.
+    Nothing else is left of the key, a number, in `cifar10_corrupted`.
     """
-    hasher = tfds_data.import_tfds().core.hashing.Hasher(split)
-    return np.array(sorted(range(count), key=hasher.hash_key))
+    return sorted(keys, key=lambda key: hashlib.md5(f"{split}{key}".encode()).digest())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +166,8 @@ class Tfds:
         if "file_name" in builder.info.features:
             return self._by_file_name(builder, split, where)
         examples = tfds_data.in_order(builder, split)
-        row = np.argsort(hashed_order(len(examples["label"]), split))[self.position]
+        order = hashed_order(map(str, range(len(examples["label"]))), split)
+        row = np.argsort(np.array(order, int))[self.position]
         check_labels(f"run.data_dir: {where}", examples["label"][row], self.test)
         return dataclasses.replace(self.test, image=examples["image"][row])
 
