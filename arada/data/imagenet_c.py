@@ -110,7 +110,8 @@ class Tree:
 
     def shifted(self, name: str, severity: int) -> Split:
         """As of `ShiftSource`."""
-        return dataclasses.replace(self.test, image=JpegImages(self._sources(name, severity), self.crop))
+        images = JpegImages(self._sources(name, severity), self.crop)
+        return Split(images, self.test.label, self.test.example_id)
 
     def _classes(self, name: str, severity: int) -> list[epath.Path]:
         path = self._folders[name] / str(severity)

@@ -114,12 +114,7 @@ class Published:
                 f"run.published_dir: labels of {directory} reach from {labels.min()} to {labels.max()}, but "
                 f"data.num_classes is {self.num_classes}; it is a folder of another data set"
             )
-        if self.position.max() >= len(labels):
-            raise UserError(
-                f"run.published_dir: {directory} has {len(labels)} images a severity, but the test split has the "
-                f"image at position {self.position.max()}; it is a folder of another data set"
-            )
-        check_labels(f"run.published_dir: {directory}", labels[self.position], self.test)
+        _check_join(f"run.published_dir: {directory}", labels, self.position, self.test)
         there = {name: (directory / f"{name}.npy").exists() for name in names}
         for name in there:
             if there[name]:
@@ -128,7 +123,18 @@ class Published:
 
     def shifted(self, name: str, severity: int) -> Split:
         """As of `ShiftSource`."""
-        return dataclasses.replace(self.test, image=self.npy.images(name, severity, self.position))
+        images = self.npy.images(name, severity, self.position)
+        return Split(images, self.test.label, self.test.example_id)
+
+
+def _check_join(where: str, labels: np.ndarray, position: np.ndarray, test: Split) -> None:
+    """Raises UserError unless `labels`, in the published order, has those of the test images at `position`."""
+    if position.max() >= len(labels):
+        raise UserError(
+            f"{where} has {len(labels)} images a severity, but the test split has the one at position "
+            f"{position.max()}; it belongs to another data set"
+        )
+    check_labels(where, labels[position], test)
 
 
 def hashed_order(keys: Iterable[str], split: str) -> list[str]:
@@ -151,12 +157,16 @@ class Tfds:
 
     def absent(self, names: Iterable[str], severities: Iterable[int]) -> dict[str, str]:
         """As of `ShiftSource`."""
-        severities, reasons = tuple(severities), {}
+        names, severities, reasons = tuple(names), tuple(severities), {}
         for name in names:
             missing = [at for at in severities if not tfds_data.is_prepared(*self._builder(name, at))]
             if missing:
                 which = f"severity {', '.join(map(str, missing))} of {self.name}_corrupted is not prepared; "
                 reasons[name] = which + tfds_data.HOW_TO_PREPARE
+        there = [name for name in names if name not in reasons]
+        if there and severities and self.name == "cifar10":
+            # One look at the labels takes a second; ImageNet's would take minutes.
+            self.shifted(there[0], severities[0])
         return reasons
 
     def shifted(self, name: str, severity: int) -> Split:
@@ -167,24 +177,23 @@ class Tfds:
             return self._by_file_name(builder, split, where)
         examples = tfds_data.in_order(builder, split)
         order = hashed_order(map(str, range(len(examples["label"]))), split)
-        row = np.argsort(np.array(order, int))[self.position]
-        check_labels(f"run.data_dir: {where}", examples["label"][row], self.test)
-        return dataclasses.replace(self.test, image=examples["image"][row])
+        row = np.argsort(np.array(order, int))
+        _check_join(f"run.data_dir: {where}", examples["label"][row], self.position, self.test)
+        return Split(examples["image"][row[self.position]], self.test.label, self.test.example_id)
 
     def _by_file_name(self, builder, split: str, where: str) -> Split:
         # 25,000 images of 224 pixels are 4 GB, and half a GB as they are stored.
-        wanted, found = {int(at): None for at in self.position}, {}
+        wanted, found = set(self.position.tolist()), {}
         for example in tfds_data.one_by_one(builder, split):
             at = imagenet_c.position_of(example["file_name"].decode())
             if at in wanted:
                 found[at] = example
-        missing = wanted.keys() - found.keys()
-        if missing:
-            raise UserError(f"run.data_dir: {where} lacks {len(missing)} of {len(wanted)} test images; prepare it anew")
+        if missing := len(wanted) - len(found):
+            raise UserError(f"run.data_dir: {where} lacks {missing} of {len(wanted)} test images; prepare it anew")
         chosen = [found[int(at)] for at in self.position]
         check_labels(f"run.data_dir: {where}", np.array([example["label"] for example in chosen]), self.test)
         images = imagenet_c.JpegImages([example["image"] for example in chosen], self.crop)
-        return dataclasses.replace(self.test, image=images)
+        return Split(images, self.test.label, self.test.example_id)
 
     def _builder(self, name: str, severity: int):
         called = _TFDS_NAMES[self.name].get(name, name)

@@ -75,7 +75,7 @@ BROKEN = {
         saved(np.tile(LABELS + 1, 5)),
         r"reach from 1 to 5, but data.num_classes is 5",
     ),
-    "labels of fewer images": ("labels", saved(np.tile(LABELS[:7], 5)), r"7 images a severity, .* at position 7"),
+    "labels of fewer images": ("labels", saved(np.tile(LABELS[:7], 5)), r"7 images a severity, .* position 7; it bel"),
 }
 
 
@@ -130,7 +130,39 @@ def test_tfds_order_is_undone(prepared, test):
 def test_tfds_images_of_another_test_set(prepared, test):
     source = published.Tfds(test, np.roll(POSITION, 1), "cifar10", str(prepared[0]), crop=False)
     with pytest.raises(UserError, match=r"run.data_dir: cifar10_corrupted.* 5 of 5 labels are not those"):
+        source.absent(["fog", "glass_blur"], (2,))
+    source = published.Tfds(test, POSITION + 5, "cifar10", str(prepared[0]), crop=False)
+    with pytest.raises(UserError, match=r"has 8 images a severity, .* position 12; it belongs to another data set"):
         source.shifted("glass_blur", 2)
+
+
+def test_imagenet_of_tfds_is_joined_by_file_name(tmp_path):
+    library = tfds.import_tfds()
+    folder = tmp_path / "imagenet2012_corrupted" / "glass_blur_1" / "3.1.0"
+    folder.mkdir(parents=True)
+    features = library.builder("imagenet2012_corrupted/glass_blur_1", data_dir=str(tmp_path)).info.features
+    identity = library.core.DatasetIdentity(
+        name="imagenet2012_corrupted", version="3.1.0", data_dir=str(folder), module_name="", config_name="glass_blur_1"
+    )
+    info = library.core.DatasetInfo(builder=identity, features=features)
+    writer = library.core.SequentialWriter(info, max_examples_per_shard=2)
+    writer.initialize_splits(["validation"])
+    for number in (3, 1, 4, 2):
+        image = np.full((224, 224, 3), 50 * number, np.uint8)
+        example = {"image": image, "label": 100 * number, "file_name": f"ILSVRC2012_val_{number:08}.JPEG"}
+        writer.add_examples({"validation": [example]})
+    writer.close_all()
+    labels, ids = np.array([400, 200], np.int32), np.array([7, 9], np.int32)
+    halves = Split(np.zeros((2, 1), np.uint8), labels, ids)
+    source = published.Tfds(halves, np.array([3, 1]), "imagenet2012", str(tmp_path), crop=False)
+    assert list(source.absent(["glass_blur", "fog"], (1,))) == ["fog"]
+    shifted = source.shifted("glass_blur", 1)
+    assert np.abs(shifted.image[np.array([0, 1])].mean(axis=(1, 2, 3)) - [200, 100]).max() < 2
+    np.testing.assert_array_equal(shifted.label, labels)
+    np.testing.assert_array_equal(shifted.example_id, ids)
+    other = published.Tfds(halves, np.array([3, 6]), "imagenet2012", str(tmp_path), crop=False)
+    with pytest.raises(UserError, match=r"run.data_dir: imagenet2012_corrupted/.* lacks 1 of 2 test images"):
+        other.shifted("glass_blur", 1)
 
 
 def test_tfds_has_other_names_for_two_types():
