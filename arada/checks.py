@@ -67,7 +67,8 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
         )
     if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
         raise UserError(f"seeds is {config.seeds}; name one or more, each once and 0 or above, such as (0, 1, 2)")
-    if not re.fullmatch(workdirs.RUN_NAME, config.name):
+    # A point of a sweep lies in a folder of its method.
+    if not re.fullmatch(rf"{workdirs.RUN_NAME}(/{workdirs.RUN_NAME})?", config.name):
         raise UserError(f"name is {config.name!r}; it names a folder: letters, digits and any of _ . + -")
     if config.model.name == "resnet_v1":
         _one_of("model.depth", config.model.depth, resnet_v1.BLOCKS)
@@ -84,6 +85,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _check_pairs("optimizer.decay", config.optimizer.decay)
     _check_soft_labels(config)
     _check_method(config)
+    _check_ensemble(config)
     _check_ranking(config)
     _check_shifts(config)
 
@@ -158,6 +160,28 @@ def _check_method(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"method.adafocal.num_bins is {fields.num_bins}, but data.num_validation is {config.data.num_validation}: "
             f"most bins would be empty; lower it"
+        )
+
+
+def _check_ensemble(config: ml_collections.ConfigDict) -> None:
+    ensemble, ranking = config.ensemble, config.ranking
+    _positive("ensemble.members", ensemble.members)
+    _one_of("ensemble.ranks", ensemble.ranks, ("shared", "per_member"))
+    if ensemble.of and not re.fullmatch(workdirs.RUN_NAME, ensemble.of):
+        raise UserError(f"ensemble.of is {ensemble.of!r}; it is the name of a method's runs, such as 'vanilla'")
+    if ensemble.of == config.name:
+        raise UserError(f"ensemble.of is {ensemble.of!r}, the ensemble's own name; set name to another")
+    if ensemble.of or ensemble.members == 1:
+        return
+    if workdirs.refreshes(config):
+        raise UserError(
+            f"ensemble.members is {ensemble.members} and ranking.refresh_epochs or ranking.refresh_every is set, but "
+            f"members in lockstep are not ranked on the fly; leave them at () and 0, or set ensemble.of"
+        )
+    if ensemble.ranks == "per_member" and (workdirs.source_run(ranking.source) or ("",))[0] != "vanilla":
+        raise UserError(
+            f"ensemble.ranks is 'per_member', but ranking.source is {ranking.source!r}; members are ranked by vanilla "
+            f"runs: leave it at 'vanilla/seed_0', or set ensemble.ranks='shared'"
         )
 
 

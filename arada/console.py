@@ -2,7 +2,10 @@
 
 import logging
 import os
+import sys
+from collections.abc import Callable
 
+from absl import flags
 from absl import logging as absl_logging
 
 
@@ -19,3 +22,26 @@ def start_logging() -> None:
     logger.propagate = False
     # orbax tells of every file it touches.
     absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
+    """Parses flags, for `absl.app.run`, and loads the config of that flag; a mistake ends in one line."""
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+            # A file that cannot be loaded shows itself at the first look.
+            config.value.keys()
+            return rest
+        except (AttributeError, KeyError) as error:
+            what = error
+            while isinstance(what, AttributeError | KeyError):  # one within another, each adding its quotes
+                what = what.args[0]
+            sys.exit(f"error: the config has no such field: {' '.join(str(what).split())}")
+        except (flags.Error, TypeError, ValueError, OSError) as error:
+            # ml_collections raises all of these, some with a traceback for a text: its last line tells.
+            lines = [line.strip() for line in str(error).splitlines()]
+            told = lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
+            sys.exit(f"error: {told.removeprefix('ValueError: ')}")
+
+    return parse

@@ -7,13 +7,15 @@ import functools
 import logging
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
-from arada import checks, data, files, models, robustness, runs, trained
+from arada import checks, data, files, robustness, runs, trained
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.errors import UserError
 from arada.evaluation import predictions, summary
+from arada.training import members
 from arada.training.replication import Replicas
 
 logger = logging.getLogger(__name__)
@@ -69,30 +71,39 @@ class Experiment:
             getattr(self, name)()
 
     def vanilla(self) -> None:
-        """Trains the run that is ranked, if it is a vanilla run of this workdir."""
-        source = workdirs.source_run(self.config.ranking.source)
-        if source and source[0] == "vanilla":
-            self._train(vanilla_config(self.config), (source[1],))
+        """Trains the runs that are ranked, if they are vanilla runs of this workdir."""
+        runs_ = (workdirs.source_run(source) for source in self._ranking_sources())
+        seeds = tuple(seed for name, seed in filter(None, runs_) if name == "vanilla")
+        self._train(vanilla_config(self.config), seeds)
 
     def rank(self) -> None:
-        """Ranks every image of the three splits by the source run's weights, or by a control."""
+        """Ranks every image of the three splits by the source runs' weights, or by a control."""
+        for source in self._ranking_sources():
+            self._rank(source)
+
+    def _ranking_sources(self) -> list[str]:
+        """Each once, in the order of the seeds."""
+        by_seed = (workdirs.ranking_sources(self.config, seed) for seed in self.config.seeds)
+        return list(dict.fromkeys(source for sources in by_seed for source in sources))
+
+    def _rank(self, source: str) -> None:
         config, ranking = self.config, self.config.ranking
-        directory = self.workdir.ranking(ranking.source, ranking.by)
-        source = workdirs.source_run(ranking.source)
-        if not source:
+        directory = self.workdir.ranking(source, ranking.by, ranking.folder)
+        run = workdirs.source_run(source)
+        if not run:
             logger.info("rank: using the ranking in %s", directory)
             return
         if ranking.by == "random":
-            workdirs.claim(directory, workdirs.ranking_identity(config), config)
+            workdirs.claim(directory, workdirs.ranking_identity(config, source), config)
             for name, split in self.splits.items():
                 robustness.rank_at_random(name, split, directory=directory, num_subsets=ranking.num_subsets)
             return
-        source_dir = self.workdir.run(*source)
+        source_dir = self.workdir.run(*run)
         of_source = workdirs.stored(source_dir)["identity"]
         if not trained.is_finished(source_dir, workdirs.stored_config(source_dir)):
             raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
         # The weights that are attacked are part of what makes a ranking.
-        workdirs.claim(directory, workdirs.ranking_identity(config) | {"source_run": of_source}, config)
+        workdirs.claim(directory, workdirs.ranking_identity(config, source) | {"source_run": of_source}, config)
         wanted = [name for name in ("train", "validation", "test") if not (directory / f"{name}.npz").exists()]
         if not wanted:
             logger.info("rank: %s is complete", directory)
@@ -114,16 +125,50 @@ class Experiment:
             ranker.rank(name, variables, self.splits[name], directory)
 
     def train(self) -> None:
-        """Trains the config's method with each of its seeds."""
-        self._train(self.config, self.config.seeds)
+        """Trains the config's method with each of its seeds; of an ensemble of single runs what is missing of them."""
+        if self.config.ensemble.of:
+            self._train(*self._members())
+            for seed in self.config.seeds:
+                workdirs.claim(self.workdir.run(self.config.name, seed), self._identity(seed), self.config)
+        else:
+            self._train(self.config, self.config.seeds)
+
+    def _members(self) -> tuple[ml_collections.ConfigDict, tuple[int, ...]]:
+        """The config and the seeds of the single runs that an ensemble averages."""
+        config, count = self.config, self.config.ensemble.members
+        return member_config(config), tuple(m for seed in config.seeds for m in members.seeds(seed, count))
+
+    def _identity(self, seed: int) -> dict:
+        return workdirs.run_identity(self.config, seed, len(self.replicas))
 
     def evaluate(self) -> None:
         """Stores the predictions of the method's runs, and computes all metrics of the workdir."""
+        absent = self.predict()
+        files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
+
+    def predict(self) -> dict[str, dict[str, str]]:
+        """Stores the predictions of the method's runs; returns what data could not be read (`predictions.absent`)."""
         config, shifted = self.config, self.shifted
         absent = predictions.absent(config, self.dataset, shifted)
         left_out = predictions.names_of(config.evaluation, absent)
-        incomplete = {}
+        if not config.ensemble.of:
+            self._predict(config, config.seeds, shifted, left_out)
+            return absent
+        self._predict(*self._members(), shifted, left_out)
         for seed in config.seeds:
+            directory = self.workdir.predictions(config.name, seed)
+            workdirs.claim(directory, self._identity(seed), config)
+            of_members = [
+                self.workdir.predictions(config.ensemble.of, member)
+                for member in members.seeds(seed, config.ensemble.members)
+            ]
+            for name in predictions.missing(directory, config.evaluation) - left_out:
+                predictions.join(of_members, directory, name)
+        return absent
+
+    def _predict(self, config, seeds: tuple[int, ...], shifted: shift_sources.ShiftSource, left_out: set[str]) -> None:
+        incomplete = {}
+        for seed in seeds:
             run_dir, directory = self.workdir.run(config.name, seed), self.workdir.predictions(config.name, seed)
             identity = workdirs.run_identity(config, seed, len(self.replicas))
             if run_dir.exists():
@@ -133,15 +178,16 @@ class Experiment:
             workdirs.claim(directory, identity, config)
             if predictions.missing(directory, config.evaluation) - left_out:
                 incomplete[directory] = self.replicas.replicate(trained.final_variables(run_dir))
-        if incomplete:
-            logits_fn = models.logits_fn(trained.build_model(config))
-            mapped = self.replicas.map(
-                lambda variables, batch: {"logits": logits_fn(variables, batch["image"])}, in_axes=(None, 0), out_axes=0
-            )
-            sets = self.dataset, shifted, self.splits
-            predictions.predict(config.name, mapped, incomplete, config, *sets, self.replicas, left_out)
-        evaluation = summary.summarize(self.workdir, self.config, absent)
-        files.write_json(self.workdir.evaluation, evaluation)
+        if not incomplete:
+            return
+        logits_fn = trained.member_logits_fn(config)
+        mapped = self.replicas.map(
+            lambda variables, batch: {"logits": jnp.moveaxis(logits_fn(variables, batch["image"]), 0, 1)},
+            in_axes=(None, 0),
+            out_axes=0,
+        )
+        sets = self.dataset, shifted, self.splits
+        predictions.predict(config.name, mapped, incomplete, config, *sets, self.replicas, left_out)
 
     def report(self) -> None:
         """Writes the page, its figures and tables from the stored files, and prints the table."""
@@ -169,4 +215,13 @@ def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     vanilla.name = "vanilla"
     vanilla.soft_labels.update(num_subsets=1, epsilon=0.0, adaptive=False)
     vanilla.method.name = "cross_entropy"
+    vanilla.ensemble.update(members=1, of="")
     return vanilla
+
+
+def member_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config of the single runs of an ensemble: that of their own preset."""
+    member = ml_collections.ConfigDict(config.to_dict())
+    member.name = config.ensemble.of
+    member.ensemble.update(members=1, of="")
+    return member

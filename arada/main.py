@@ -28,29 +28,10 @@ def main(_) -> None:
         sys.exit(f"error: {error}")
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parses flags and loads the config; a mistake ends in one line."""
-    try:
-        rest = flags.FLAGS(argv)
-        # A file that cannot be loaded shows itself at the first look.
-        _CONFIG.value.keys()
-        return rest
-    except (AttributeError, KeyError) as error:
-        what = error
-        while isinstance(what, AttributeError | KeyError):  # one within another, each adding its quotes
-            what = what.args[0]
-        sys.exit(f"error: the config has no such field: {' '.join(str(what).split())}")
-    except (flags.Error, TypeError, ValueError, OSError) as error:
-        # ml_collections raises all of these, some with a traceback for a text: its last line tells.
-        lines = [line.strip() for line in str(error).splitlines()]
-        told = lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
-        sys.exit(f"error: {told.removeprefix('ValueError: ')}")
-
-
 def run() -> None:
     """Entry point."""
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=console.config_parser(_CONFIG))
 
 
 if __name__ == "__main__":

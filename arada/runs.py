@@ -5,6 +5,7 @@ import logging
 import zlib
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from clu import parameter_overview
@@ -14,7 +15,7 @@ from arada import workdir as workdirs
 from arada.data import Split, moments
 from arada.data.augmentation import augment
 from arada.evaluation import metrics
-from arada.training import loop, optimizers
+from arada.training import loop, members, optimizers
 from arada.training import step as steps
 from arada.training.checkpoints import Checkpoints
 from arada.training.replication import Replicas
@@ -50,10 +51,15 @@ class Trainer:
             self._optimizer,
             functools.partial(optimizers.l2_penalty, coefficient=config.optimizer.l2, targets=config.optimizer.l2_on),
         )
+        self._members = trained.num_members(config)
+        if self._members > 1:
+            train_step = members.lockstep(train_step, self._members)
         self._train_step = replicas.map(
             train_step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,)
         )
-        self._validation_step = replicas.map(steps.validation_step(self._model), in_axes=(None, 0), out_axes=0)
+        self._validation_step = replicas.map(
+            steps.validation_step(trained.logits_fn(config)), in_axes=(None, 0), out_axes=0
+        )
         if workdirs.refreshes(config):
             self._ranker = robustness.Ranker(
                 self._model,
@@ -74,9 +80,8 @@ class Trainer:
 
         config, name = self._config, f"{self._config.name}/seed_{seed}"
         run_dir = self._workdir.run(config.name, seed)
-        init_key, step_key = jax.random.split(jax.random.key(seed))
-        state = init_state(self._model, self._optimizer, self._normalization, tuple(config.data.image_shape), init_key)
-        supervision = self._initial_supervision()
+        state, step_key, train_split = self._initial_state(seed)
+        supervision = self._initial_supervision(seed)
         with Checkpoints(run_dir / "checkpoints") as checkpoints:
             restored = checkpoints.restore(jax.device_get(state), supervision)
             if restored is not None:
@@ -87,7 +92,7 @@ class Trainer:
                     self._train_step,
                     state,
                     supervision,
-                    self._splits["train"],
+                    train_split,
                     replicas=self._replicas,
                     epochs=config.training.epochs,
                     batch_size=config.training.batch_size,
@@ -101,11 +106,30 @@ class Trainer:
                     run={"config": config.to_json(), "seed": seed},
                 )
 
-    def _initial_supervision(self) -> Supervision:
+    def _initial_state(self, seed: int) -> tuple[TrainState, jax.Array, Split | members.MemberOrders]:
+        """Fresh weights, the key of the steps, and the training images in the order of the seed (of each member's)."""
+
+        def of(seed: int) -> tuple[TrainState, jax.Array]:
+            init_key, step_key = jax.random.split(jax.random.key(seed))
+            image_shape = tuple(self._config.data.image_shape)
+            return init_state(self._model, self._optimizer, self._normalization, image_shape, init_key), step_key
+
+        if self._members == 1:
+            return *of(seed), self._splits["train"]
+        states, keys = zip(*map(of, members.seeds(seed, self._members)), strict=True)
+        return members.stack(states), jnp.stack(keys), members.MemberOrders(self._splits["train"], self._members)
+
+    def _initial_supervision(self, seed: int) -> Supervision:
         num_subsets, ranking = self._config.soft_labels.num_subsets, self._config.ranking
         if workdirs.uses_precomputed(self._config):
-            directory = self._workdir.ranking(ranking.source, ranking.by)
-            subsets = [robustness.subsets(directory, name, self._splits[name], num_subsets) for name in RANKED]
+            sources = workdirs.ranking_sources(self._config, seed)
+            directories = [self._workdir.ranking(source, ranking.by, ranking.folder) for source in sources]
+            subsets = [
+                np.stack([robustness.subsets(of, name, self._splits[name], num_subsets) for of in directories])
+                for name in RANKED
+            ]
+            if len(sources) == 1:
+                subsets = [of_one for (of_one,) in subsets]
         else:
             subsets = [np.zeros(len(self._splits[name]), np.int32) for name in RANKED]
         return Supervision(jax.device_get(self._method.init()), *subsets)
@@ -134,7 +158,9 @@ class Trainer:
         def means(values):
             if unranked:
                 return np.full(num_subsets, np.mean(values, dtype=np.float64))
-            return metrics.subset_means(values, supervision.validation_subset, num_subsets)
+            # Where members have ranks of their own, each has its subsets of validation images too.
+            ranks = np.atleast_2d(supervision.validation_subset)
+            return np.mean([metrics.subset_means(values, subset, num_subsets) for subset in ranks], axis=0)
 
         validation = methods.Validation(confidence, correct, means(confidence), means(correct))
         for quantity in ("confidence", "accuracy"):

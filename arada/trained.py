@@ -12,7 +12,7 @@ from arada import files, models
 from arada import workdir as workdirs
 from arada.data.splits import empty_moments
 from arada.errors import UserError
-from arada.training import optimizers
+from arada.training import members, optimizers
 from arada.training.checkpoints import Checkpoints
 from arada.training.state import TrainState, init_state
 
@@ -20,6 +20,29 @@ from arada.training.state import TrainState, init_state
 def build_model(config: ml_collections.ConfigDict) -> nn.Module:
     """The network of a config."""
     return models.build(num_classes=config.data.num_classes, **config.model)
+
+
+def num_members(config: ml_collections.ConfigDict) -> int:
+    """Networks that one run of this config trains: 1, or the members of an ensemble in lockstep."""
+    return 1 if config.ensemble.of else config.ensemble.members
+
+
+def logits_fn(config: ml_collections.ConfigDict) -> Callable:
+    """The classifier of a run, (variables, images) -> logits [B, Z]; of an ensemble the log of its mean prediction."""
+    model, count = build_model(config), num_members(config)
+    if count == 1:
+        return models.logits_fn(model)
+    of_members = models.member_logits_fn(model, count)
+    return lambda variables, images: models.mean_prediction(of_members(variables, images))
+
+
+def member_logits_fn(config: ml_collections.ConfigDict) -> Callable:
+    """The members of a run as (variables, images) -> logits [M, B, Z], M = 1 for a single model."""
+    model, count = build_model(config), num_members(config)
+    if count > 1:
+        return models.member_logits_fn(model, count)
+    of_one = models.logits_fn(model)
+    return lambda variables, images: of_one(variables, images)[None]
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
@@ -44,13 +67,14 @@ def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
     """A trained classifier as (logits_fn, variables): logits_fn(variables, images) -> logits [B, Z].
 
     Images are uint8, or float in [0, 1]; the normalisation is inside. The weights are those of the newest checkpoint
-    that can be read. Raises UserError if `run_dir` is not the folder of a run with a checkpoint.
+    that can be read. An ensemble in lockstep has the logarithm of its mean prediction for logits. Raises UserError if
+    `run_dir` is not the folder of a run with a checkpoint.
     """
     run_dir = files.absolute(run_dir)
     config = workdirs.stored_config(run_dir)
     with _checkpoints(run_dir) as checkpoints:
         state = checkpoints.restore_state(_template(config))
-    return models.logits_fn(build_model(config)), state.variables
+    return logits_fn(config), state.variables
 
 
 def final_variables(run_dir: epath.Path) -> dict:
@@ -75,7 +99,10 @@ def _template(config: ml_collections.ConfigDict) -> TrainState:
     image_shape = tuple(config.data.image_shape)
     optimizer = optimizers.build(config.optimizer, steps_per_epoch(config))
     normalization = empty_moments(config.training.normalization, image_shape)
-    shapes = jax.eval_shape(
-        lambda: init_state(build_model(config), optimizer, normalization, image_shape, jax.random.key(0))
-    )
+
+    def state() -> TrainState:
+        of_one = init_state(build_model(config), optimizer, normalization, image_shape, jax.random.key(0))
+        return members.stack([of_one] * num_members(config)) if num_members(config) > 1 else of_one
+
+    shapes = jax.eval_shape(state)
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

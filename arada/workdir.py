@@ -14,6 +14,7 @@ from etils import epath
 
 from arada import files, provenance
 from arada.errors import UserError
+from arada.training import members
 
 # What a run may be called: it is the name of a folder.
 RUN_NAME = r"[\w.+-]+"
@@ -40,12 +41,12 @@ class Workdir:
         """The folder of one training run."""
         return self.path / "runs" / name / f"seed_{seed}"
 
-    def ranking(self, source: str, by: str = "attack") -> epath.Path:
+    def ranking(self, source: str, by: str = "attack", folder: str = "") -> epath.Path:
         """The folder of a ranking: by a run of this workdir, `<name>/seed_<s>`, or any other folder."""
         if not source_run(source):
             return files.absolute(source)
         of_source = self.path / "robustness" / source
-        return of_source if by == "attack" else of_source / f"by_{by}"
+        return of_source / (folder or ("" if by == "attack" else f"by_{by}"))
 
     def refreshed_ranking(self, name: str, seed: int, epoch: int) -> epath.Path:
         """The folder of the ranking by a run's own weights after `epoch` epochs."""
@@ -56,7 +57,7 @@ class Workdir:
         return self.path / "predictions" / name / f"seed_{seed}"
 
     def runs(self) -> list[tuple[str, int]]:
-        """(name, seed) of every run that has begun, by name, then seed."""
+        """(name, seed) of every run that has begun, by name, then seed; not those of sweeps, a folder deeper."""
         found = (path.parent for path in self.path.glob("runs/*/seed_*/config.json"))
         runs = (source_run(f"{path.parent.name}/{path.name}") for path in found)
         return sorted(run for run in runs if run)
@@ -78,11 +79,19 @@ def shared_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return _plain({"data": config.data, "model": config.model})
 
 
-def ranking_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields that decide the scores of a ranking, given its source run."""
-    ranking = config.ranking
-    by = _scored_by(ranking, ranking.attack, ranking.num_subsets) if source_run(ranking.source) else {}
-    return _plain({"ranking": {"source": ranking.source} | by})
+def ranking_identity(config: ml_collections.ConfigDict, source: str = "") -> dict[str, Any]:
+    """The fields that decide the scores of a ranking by `source` (else `ranking.source`), given its run."""
+    ranking, source = config.ranking, source or config.ranking.source
+    by = _scored_by(ranking, ranking.attack, ranking.num_subsets) if source_run(source) else {}
+    return _plain({"ranking": {"source": source} | by})
+
+
+def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, ...]:
+    """The runs (or the folder) by whose ranks a run with `seed` is trained: one, or one for each member."""
+    if config.ensemble.ranks == "shared" or config.ensemble.of:
+        return (config.ranking.source,)
+    name, _ = source_run(config.ranking.source)
+    return tuple(f"{name}/seed_{member}" for member in members.seeds(seed, config.ensemble.members))
 
 
 def refreshes(config: ml_collections.ConfigDict) -> bool:
@@ -121,6 +130,10 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
         identity["method"] = {"name": method} | _plain(config.method[method])
     if config.model.batch_norm == "per_device":
         identity["num_devices"] = num_devices
+    if config.ensemble.of:
+        identity["ensemble"] = {"of": config.ensemble.of, "members": config.ensemble.members}
+    elif config.ensemble.members > 1:
+        identity["ensemble"] = {"members": config.ensemble.members, "ranks": config.ensemble.ranks}
     if uses_precomputed(config):
         identity |= ranking_identity(config)
     if refreshes(config):

@@ -84,12 +84,24 @@ def config() -> ml_collections.ConfigDict:
                     "switch": 0.2,
                 },
             },
+            # Several networks whose probabilities are averaged.
+            "ensemble": {
+                "members": 1,
+                # The method whose runs are averaged, those of the seeds s * members ... of the ensemble's seed s; "" to
+                # train the members in lockstep, with the soft labels that their mean prediction asks for.
+                "of": "",
+                # In lockstep: "shared" (all have the ranks of `ranking.source`) or "per_member" (each has those of the
+                # vanilla run of its own seed). The paper does not say.
+                "ranks": "shared",
+            },
             "ranking": {
                 # The run whose ranks are used (one for all methods and seeds of a workdir; the paper does not say
                 # whether each of its runs had its own), or a folder with train.npz and validation.npz.
                 "source": "vanilla/seed_0",
                 # "attack", or one of two controls: "confidence" (of the source run, least confident first), "random".
                 "by": "attack",
+                # A second attack on the same source needs a folder of its own below the first's.
+                "folder": "",
                 # "fmn", "cw" (the paper's), "sdf" or "first_order". The README has the study that chose.
                 "attack": "fmn",
                 # Subsets in the files and figures; the training's own number is soft_labels.num_subsets.
@@ -168,11 +180,11 @@ def config() -> ml_collections.ConfigDict:
 
 
 def methods(
-    *, label_smoothing: float, adals: float, ar_adals: float, refresh_epochs: tuple[int, ...]
+    *, label_smoothing: float, adals: float, ar_adals: float, refresh_epochs: tuple[int, ...], members: int
 ) -> dict[str, Overrides]:
-    """The method presets of a data set: the smoothing of label smoothing, the alpha of AdaLS and of AR-AdaLS, and the
-    epochs after which AR-AdaLS on the fly ranks anew. Two are controls, AR-AdaLS without an attack; the last four are
-    those it is compared with."""
+    """The method presets of a data set: the smoothing of label smoothing, the alpha of AdaLS and of AR-AdaLS, the
+    epochs after which AR-AdaLS on the fly ranks anew, and the members of ensembles. Two are controls, AR-AdaLS without
+    an attack."""
 
     def adaptive(num_subsets: int, alpha: float) -> Overrides:
         return {
@@ -181,7 +193,7 @@ def methods(
             "soft_labels.alpha": ((0, alpha),),
         }
 
-    return {
+    single = {
         "vanilla": {},
         "label_smoothing": {"soft_labels.epsilon": label_smoothing},
         "adals": adaptive(1, adals),
@@ -191,6 +203,14 @@ def methods(
         "ar_adals_by_random": adaptive(10, ar_adals) | {"ranking.by": "random"},
         **{name: {"method.name": name} for name in ("mixup", "ccat", "focal", "adafocal")},
     }
+    # One ensemble, whose members have the seeds 0 ... members - 1.
+    one = {"seeds": (0,), "ensemble.members": members}
+    averaged = ("vanilla", "label_smoothing", "adals", "ar_adals")
+    return (
+        single
+        | {f"ensemble_{name}": single[name] | one | {"ensemble.of": name} for name in averaged}
+        | {"ar_adals_of_ensemble": single["ar_adals"] | one}
+    )
 
 
 def with_presets(

@@ -65,7 +65,8 @@ def config(name: str, num_classes: int) -> ml_collections.ConfigDict:
 
 def methods(label_smoothing: float) -> dict[str, base.Overrides]:
     """The paper's settings; it ranked anew after 65 and 130 epochs."""
-    return base.methods(label_smoothing=label_smoothing, adals=0.005, ar_adals=0.005, refresh_epochs=(65, 130))
+    rates = {"label_smoothing": label_smoothing, "adals": 0.005, "ar_adals": 0.005}
+    return base.methods(**rates, refresh_epochs=(65, 130), members=4)
 
 
 def with_presets(

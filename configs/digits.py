@@ -19,8 +19,8 @@ from configs import base
 
 RATES = {"label_smoothing": 0.02, "adals": 0.2, "ar_adals": 0.05}
 # A third and two thirds of the way, as in the paper.
-METHODS = base.methods(**RATES, refresh_epochs=(13, 26))
-TESTING_METHODS = base.methods(**RATES, refresh_epochs=(1, 2))
+METHODS = base.methods(**RATES, refresh_epochs=(13, 26), members=3)
+TESTING_METHODS = base.methods(**RATES, refresh_epochs=(1, 2), members=2)
 
 SIZES = {
     # For tests: seconds, and no number worth quoting.

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -12,6 +12,7 @@ from etils import epath
 
 from arada import files, streaming
 from arada.data import Dataset, Split, shift_sources
+from arada.errors import UserError
 from arada.training.progress import Progress
 from arada.training.replication import Replicas
 
@@ -100,11 +101,11 @@ def predict(
     replicas: Replicas,
     left_out: Collection[str] = (),
 ) -> None:
-    """Writes `directory`/<data set>.npz wherever it is missing: example_id, label, logits [1, N, Z].
+    """Writes `directory`/<data set>.npz wherever it is missing: example_id, label, logits [M, N, Z].
 
     Args:
       job: what progress lines call it.
-      mapped: (variables, batch) -> {"logits": [B, Z]}.
+      mapped: (variables, batch) -> {"logits": [B, M, Z]} of M members.
       runs: from the directory of a run's predictions to its variables. A shifted set is made once for all of them.
       left_out: data sets that cannot be read.
     """
@@ -117,9 +118,19 @@ def predict(
         for directory, variables in runs.items():
             if name in wanted[directory]:
                 outputs = streaming.over(mapped, variables, split, batch_size=batch_size, replicas=replicas)
-                outputs["logits"] = outputs["logits"][None].astype(np.float32)
+                outputs["logits"] = np.moveaxis(outputs["logits"], 1, 0).astype(np.float32)
                 files.write_npz(directory / f"{name}.npz", outputs)
         progress.update(done)
+
+
+def join(members: Sequence[epath.Path], directory: epath.Path, name: str) -> None:
+    """Writes `directory`/`name`.npz with the logits of all `members`, one after the other."""
+    stored = [files.read_npz(member / f"{name}.npz") for member in members]
+    if any(not np.array_equal(of["example_id"], stored[0]["example_id"]) for of in stored):
+        raise UserError(
+            f"{name}.npz holds other examples in {', '.join(map(str, members))}; delete them and evaluate again"
+        )
+    files.write_npz(directory / f"{name}.npz", stored[0] | {"logits": np.concatenate([of["logits"] for of in stored])})
 
 
 def read(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import datetime
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -25,10 +25,12 @@ def summarize(
     workdir: workdirs.Workdir,
     config: ml_collections.ConfigDict,
     absent: Mapping[str, Mapping[str, str]] | None = None,
+    runs: Iterable[tuple[str, int]] | None = None,
 ) -> dict[str, Any]:
     """The metrics of every run with predictions, on the data sets that `config.evaluation` names.
 
-    `absent` says why shifts and out-of-distribution sets could not be read (`predictions.absent`).
+    `absent` says why shifts and out-of-distribution sets could not be read (`predictions.absent`). `runs` are pairs of
+    name and seed, by default all of the workdir's but those of sweeps.
 
     Subsets are those of the ranking by an attack on `config.ranking.source` of the test split, for every method alike,
     also for those that were trained on other ranks.
@@ -39,7 +41,7 @@ def summarize(
     # A folder may hold a control's ranks, which say nothing of robustness.
     rankings = {name: ranking for name, ranking in rankings.items() if "distance" in ranking}
     by_method: dict[str, list[int]] = {}
-    for name, seed in workdir.runs():
+    for name, seed in workdir.runs() if runs is None else runs:
         clean = (workdir.predictions(name, seed) / f"{split}.npz" for split in ("test", "validation"))
         if not all(file.exists() for file in clean):
             continue

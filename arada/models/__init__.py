@@ -4,6 +4,7 @@ import flax.linen as nn
 
 from arada.models.classifier import logits_fn, normalize, unit_range
 from arada.models.layers import BATCH_AXIS
+from arada.models.members import mean_prediction, member_logits_fn
 from arada.models.resnet_v1 import ResNetV1
 from arada.models.resnet_v2 import ResNetV2
 from arada.models.wide_resnet import WideResNet
@@ -27,6 +28,8 @@ __all__ = [
     "WideResNet",
     "build",
     "logits_fn",
+    "mean_prediction",
+    "member_logits_fn",
     "normalize",
     "unit_range",
 ]

@@ -76,7 +76,7 @@ def train(
         epoch, skip = divmod(step, steps_per_epoch)
         learnt = replicas.replicate(supervision.learnt)
         for batch in split.epoch(batch_size, seed=seed, epoch=epoch, skip=skip):
-            batch["subset"] = supervision.train_subset[np.searchsorted(split.example_id, batch["example_id"])]
+            batch["subset"] = subset_of(supervision, np.searchsorted(split.example_id, batch["example_id"]))
             state, metrics = mapped_step(state, batch, learnt, key)
             window.append(metrics)
             step += 1
@@ -107,6 +107,12 @@ def train(
             # Validation, logs and checkpoints are no part of a step's speed; nor is the first window's compilation.
             window_start = time.monotonic()
     return state, supervision
+
+
+def subset_of(supervision: Supervision, at: np.ndarray) -> np.ndarray:
+    """The subset of the training images at positions `at` int[B], or [B, M] of M members, who may rank differently."""
+    subset = supervision.train_subset
+    return subset[at] if subset.ndim == 1 else subset[np.arange(len(subset)), at]
 
 
 def _means(name: str, window: list[dict], first: int, last: int) -> dict[str, float]:

@@ -32,7 +32,8 @@ class Supervision:
     """What training has learnt from the validation set, and the subset of every image, by ascending id.
 
     `learnt` is the method's own pytree (`arada.methods`), R soft labels for most of them. train_subset int32[N] and
-    validation_subset int32[M] hold values in 0..R-1.
+    validation_subset int32[V] hold values in 0..R-1; with a leading axis [M] where the members of an ensemble have
+    ranks of their own.
     """
 
     learnt: Any

@@ -68,9 +68,11 @@ def train_step(
     return step
 
 
-def validation_step(model: nn.Module) -> Callable:
-    """Builds step(variables, batch) -> {"confidence", "correct", "loss"}, each [B]: what calibration needs."""
-    logits_fn = models.logits_fn(model)
+def validation_step(logits_fn: Callable) -> Callable:
+    """Builds step(variables, batch) -> {"confidence", "correct", "loss"}, each [B]: what calibration needs.
+
+    logits_fn: (variables, raw images) -> logits [B, Z], of a network or of an ensemble.
+    """
 
     def step(variables, batch):
         log_probabilities = jax.nn.log_softmax(logits_fn(variables, batch["image"]))
