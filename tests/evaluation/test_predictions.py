@@ -153,5 +153,8 @@ def test_members_count_alike(tmp_path):
     files.write_npz(tmp_path / "test.npz", arrays)
     probabilities, labels, ids = predictions.read(tmp_path, "test")
     np.testing.assert_allclose(probabilities, [[0.7, 0.3], [0.3, 0.7]], rtol=1e-6)
+    logits, of_logits = predictions.read_logits(tmp_path, "test")
+    np.testing.assert_allclose(logits, np.log([[0.7, 0.3], [0.3, 0.7]]), rtol=1e-5)
+    np.testing.assert_array_equal(of_logits, [1, 0])
     np.testing.assert_array_equal(labels, [1, 0])
     np.testing.assert_array_equal(ids, [4, 7])
