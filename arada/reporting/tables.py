@@ -166,8 +166,8 @@ def results(evaluation: dict) -> Table:
     ]
     note = (
         f"Test set: {_spread(evaluation)}. ↑ higher is better, ↓ lower is better. "
-        f"Under shift: mean over types at each severity, then over severities: {shift_mean(evaluation)}. "
-        "Training accuracy is that on the images as a method trains on them, augmented, mixed or attacked."
+        "Training accuracy is that on the images as a method trains on them, augmented, mixed or attacked. "
+        f"Under shift: mean over types at each severity, then over severities: {shift_mean(evaluation)}."
     )
     return _table(evaluation, "Results", note, columns)
 
@@ -193,7 +193,7 @@ def calibrated(evaluation: dict) -> Table:
     note = (
         f"Test set: {_spread(evaluation)}. Temperature scaling (Guo et al. 2017) and ETS (Mix-n-Match, Zhang et al. "
         "2020) are fitted on the validation predictions of each run. ECE by KDE is Mix-n-Match's estimate, not to be "
-        "compared with the others."
+        f"compared with the others. Under shift: as in the first table, {shift_mean(evaluation)}."
     )
     return Table(
         "Calibrated on the validation set", note, [column.heading for column in columns], _rows(by_label, columns)

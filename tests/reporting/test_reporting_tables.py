@@ -106,8 +106,8 @@ def test_terminal_table(evaluation):
 
 def test_every_mean_over_shifts_says_what_it_is_over(evaluation):
     said = "2 types (noise, blur), arada's simple shifts, at most 1,000 test images each, at severities 1, 2"
-    makers = (tables.results, tables.ece_by_severity, tables.variance)
-    assert [f"{said}; left out: fog." in make(evaluation).note for make in makers] == [True] * 3
+    makers = (tables.results, tables.calibrated, tables.ece_by_severity, tables.variance)
+    assert [f"{said}; left out: fog." in make(evaluation).note for make in makers] == [True] * 4
     assert tables.out_of_distribution(evaluation).note.endswith("Left out: paintings.")
     del evaluation["methods"]["vanilla"]["runs"]["1"]["shift"]["blur"]
     assert tables.shift_mean(evaluation).endswith("left out: fog; not comparable: Vanilla seed 1 has 1 type")
