@@ -37,8 +37,8 @@ POSITIVE = (
 MIN_SUBSET = 10
 
 
-def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises UserError naming the field, its value and the way out."""
+def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_sweep: bool = False) -> None:
+    """Raises UserError naming the field, its value and the way out; `of_sweep` allows the names of a sweep's points."""
     _one_of("model.name", config.model.name, models.BY_NAME)
     _one_of("model.batch_norm", config.model.batch_norm, ("global", "per_device"))
     _one_of("optimizer.name", config.optimizer.name, ("adam", "sgd"))
@@ -67,8 +67,9 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
         )
     if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
         raise UserError(f"seeds is {config.seeds}; name one or more, each once and 0 or above, such as (0, 1, 2)")
-    # A point of a sweep lies in a folder of its method.
-    if not re.fullmatch(rf"{workdirs.RUN_NAME}(/{workdirs.RUN_NAME})?", config.name):
+    # A point of a sweep lies in the folder of its method, where no report looks.
+    name = rf"{workdirs.RUN_NAME}/{workdirs.RUN_NAME}" if of_sweep else workdirs.RUN_NAME
+    if not re.fullmatch(name, config.name):
         raise UserError(f"name is {config.name!r}; it names a folder: letters, digits and any of _ . + -")
     if config.model.name == "resnet_v1":
         _one_of("model.depth", config.model.depth, resnet_v1.BLOCKS)

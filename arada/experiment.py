@@ -26,14 +26,14 @@ STAGES = ("vanilla", "rank", "train", "evaluate", "report")
 class Experiment:
     """One config in one workdir. Data are read when a stage first needs them."""
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: str):
+    def __init__(self, config: ml_collections.ConfigDict, workdir: str, *, of_sweep: bool = False):
         self.config = config
         self.workdir = workdirs.Workdir(workdir)
         devices = jax.local_devices()
         if not 0 <= config.run.num_devices <= len(devices):
             raise UserError(f"run.num_devices is {config.run.num_devices}, but there are {len(devices)}; 0 takes all")
         devices = devices[: config.run.num_devices or None]
-        checks.check_config(config, len(devices))
+        checks.check_config(config, len(devices), of_sweep=of_sweep)
         self.replicas = Replicas(devices, config.run.mapping)
         self.workdir.create()
         workdirs.check_shared(self.workdir, config)

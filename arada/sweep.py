@@ -95,7 +95,7 @@ def _set(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
 
 def run_point(config: Mapping[str, Any], workdir: str) -> None:
     """Ranks if need be, trains and predicts at one point, given as a plain dict: the task of a job."""
-    experiment = Experiment(ml_collections.ConfigDict(config, convert_dict=True), workdir)
+    experiment = Experiment(ml_collections.ConfigDict(config, convert_dict=True), workdir, of_sweep=True)
     if workdirs.uses_precomputed(experiment.config):
         experiment.rank()
     experiment.train()
@@ -108,7 +108,7 @@ def run(
     """Runs what is missing of every point, here or through `submit`, and returns what `compare` finds."""
     configs = points(config, grid)
     # All of them first: a mistake in the last point costs nothing.
-    experiments = [Experiment(point, workdir) for point in configs.values()]
+    experiments = [Experiment(point, workdir, of_sweep=True) for point in configs.values()]
     ranked = [experiment for experiment in experiments if workdirs.uses_precomputed(experiment.config)]
     if ranked:
         ranked[0].vanilla()

@@ -13,20 +13,21 @@ BATCH_AXIS = "batch"
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-# On TPU and GPU the stock convolution is the right one. XLA:CPU has slow spots, measured on two AVX-512 cores:
+# On TPU and GPU the stock convolution is the right one. XLA:CPU has slow spots, measured in processor time on two
+# AVX-512 cores with jax 0.10.2:
 #   a 1x1 convolution runs at a third of the same matrix product;
-#   a convolution of a small map (8x8 and below) runs at a fifth of the product of its patches with the kernel;
-#   inside a loop the input gradient of a larger one runs at a twelfth, for it reverses the kernel in every turn (this
-#   decides the speed of an attack), so the flip is written out as an ordinary convolution;
-#   the kernel gradient of a 3x3 one takes the batch for channels: at batch 256 it runs at a half (32x32, 16 channels)
-#   to a third (16x16, 64) of the product below; at batch 64 it is as fast.
+#   one whose kernel is larger than its map (3x3 on 2x2) runs at a thirtieth of the product of its patches with the
+#   kernel;
+#   inside a loop the input gradient runs at a twelfth, for it reverses the kernel in every turn (this decides the speed
+#   of an attack), so the flip is written out as an ordinary convolution;
+#   the kernel gradient of a 3x3 one takes the batch for channels: from a batch of 64 on it runs at a half to a third of
+#   the product below.
 # All are mended below, by platform, when the program is lowered.
-_SMALL_MAP = 8 * 8
-# Images in one turn of the kernel gradient: its patches stay in the cache. 4 to 16 are alike, the whole batch in one
-# product takes two to four times the processor time.
-_TURN = 8
-# Up to here the stock kernel gradient of a larger map is as fast.
-_FEW_IMAGES = 64
+# Pixels in one turn of the kernel gradient, whose patches then stay in the cache.
+_TURN = 32 * 32
+# Up to here, in images and in pixels of a map, the stock kernel gradient is as fast.
+_FEW_IMAGES = 16
+_SMALL_MAP = 4 * 4
 
 
 def _stock(x, kernel, strides, padding):
@@ -71,7 +72,8 @@ def _kernel_gradient(x, cotangent, height, width):
         ), None
 
     batch, channels, features = x.shape[0], x.shape[-1], cotangent.shape[-1]
-    turn = next(n for n in range(_TURN, 0, -1) if batch % n == 0)
+    most = max(2, _TURN // (x.shape[1] * x.shape[2]))
+    turn = next(n for n in range(most, 0, -1) if batch % n == 0)
     turns = [a.reshape(batch // turn, turn, *a.shape[1:]) for a in (x, cotangent)]
     # Not in bfloat16, which would round in every turn.
     zeros = jnp.zeros((width * channels, height * features), jnp.promote_types(x.dtype, jnp.float32))
@@ -90,7 +92,8 @@ def _keeps_size(kernel, strides, padding) -> bool:
 def _forward_on_cpu(x, kernel, strides, padding):
     if _pointwise_on(kernel, padding):
         return _pointwise(x, kernel, strides)
-    if _keeps_size(kernel, strides, padding) and x.shape[1] * x.shape[2] <= _SMALL_MAP:
+    larger_than_map = kernel.shape[0] > x.shape[1] > 1 or kernel.shape[1] > x.shape[2] > 1
+    if _keeps_size(kernel, strides, padding) and larger_than_map:
         return _patches(x, kernel)
     return _stock(x, kernel, strides, padding)
 
@@ -100,7 +103,7 @@ def _backward_on_cpu(x, kernel, cotangent, strides, padding):
         return jax.vjp(functools.partial(_pointwise, strides=strides), x, kernel)[1](cotangent)
     if _keeps_size(kernel, strides, padding):
         dx = _forward_on_cpu(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), strides, padding)
-        if len(x) > _FEW_IMAGES or x.shape[1] * x.shape[2] <= _SMALL_MAP:
+        if len(x) > _FEW_IMAGES and x.shape[1] * x.shape[2] > _SMALL_MAP:
             return dx, _kernel_gradient(x, cotangent, *kernel.shape[:2])
         return dx, _backward_stock(x, kernel, cotangent, strides, padding)[1]
     return _backward_stock(x, kernel, cotangent, strides, padding)

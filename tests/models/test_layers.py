@@ -13,7 +13,7 @@ SHAPES = [
     pytest.param(kernel, stride, size, id=f"{kernel}x{kernel}-stride{stride}-map{size}")
     for kernel in (1, 3)
     for stride in (1, 2)
-    for size in (8, 32)
+    for size in (2, 32)
 ]
 
 
@@ -77,7 +77,7 @@ def test_is_laxs_convolution_forward_and_backward(kernel, stride, size):
 
 
 # Every way that the CPU has, and the stock one.
-@pytest.mark.parametrize(("kernel", "stride", "size"), [(1, 1, 8), (1, 2, 32), (3, 1, 8), (3, 1, 32), (3, 2, 32)])
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(1, 1, 8), (1, 2, 32), (3, 1, 2), (3, 1, 32), (3, 2, 32)])
 def test_inside_a_loop(kernel, stride, size):
     def sums(conv):
         f = value_and_gradients(conv, (stride, stride))
@@ -104,6 +104,8 @@ def test_inside_a_loop(kernel, stride, size):
         (5, (1, 1), "SAME", 8),
         (3, (1, 2), "SAME", 9),
         (3, (1, 1), "SAME", 2),
+        (3, (1, 1), "SAME", 1),
+        (5, (1, 1), "SAME", 3),
     ],
 )
 def test_other_kernels_strides_and_paddings(kernel, strides, padding, size):
@@ -112,7 +114,7 @@ def test_other_kernels_strides_and_paddings(kernel, strides, padding, size):
     assert_rounded(ours, *arrays, strides, padding)
 
 
-@pytest.mark.parametrize(("kernel", "size"), [(1, 8), (3, 8), (3, 12)])
+@pytest.mark.parametrize(("kernel", "size"), [(1, 8), (3, 2), (3, 12)])
 def test_under_vmap(kernel, size):
     x = np.stack([example(kernel, size)[0] * scale for scale in (1, -2, 3)])
     kernels = np.stack([example(kernel, size)[1] + shift for shift in (0, 1, 2)])
@@ -212,8 +214,9 @@ def test_accelerators_get_the_stock_convolution(platform, kernel, stride, size):
     # Forward and both gradients, as many as lax has itself, and no product beside them.
     assert ours.count("stablehlo.convolution") == program(stock, platform).count("stablehlo.convolution") == 3
     assert "stablehlo.dot_general" not in ours
-    if kernel == 1 or (stride == 1 and size == 8):
-        assert "stablehlo.convolution" not in program(convolution, "cpu")
+    if kernel == 1 or (stride == 1 and size == 2):
+        # Of a kernel larger than its map the stock gradient is the fast one.
+        assert program(convolution, "cpu").count("stablehlo.convolution") == (0 if kernel == 1 else 1)
 
 
 def test_one_program_for_several_platforms():
