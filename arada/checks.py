@@ -53,6 +53,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_swee
     _one_of("run.mapping", config.run.mapping, MAPPINGS)
     for field in POSITIVE:
         _positive(field, _get(config, field))
+    _positive("data.num_test", config.data.get("num_test", 1))
     for field in ("training.batch_size", "run.evaluation_batch_size", "run.ranking_batch_size"):
         size = _get(config, field)
         if size % num_devices:

@@ -54,8 +54,10 @@ class Experiment:
 
     @functools.cached_property
     def splits(self) -> dict[str, data.Split]:
-        """Train, validation and test."""
-        return data.load_splits(self.dataset, self.config.data)
+        """Train, validation and test, the same as when the workdir's first run read them."""
+        splits = data.load_splits(self.dataset, self.config.data)
+        workdirs.claim_data(self.workdir, {name: split.fingerprint() for name, split in splits.items()})
+        return splits
 
     @property
     def shifted(self) -> shift_sources.ShiftSource:

@@ -63,6 +63,11 @@ class Workdir:
         return sorted(run for run in runs if run)
 
     @property
+    def data(self) -> epath.Path:
+        """The digests of the images that all runs have in common."""
+        return self.path / "data.json"
+
+    @property
     def evaluation(self) -> epath.Path:
         """The metrics of all methods."""
         return self.path / "evaluation.json"
@@ -170,6 +175,23 @@ def check_shared(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
                 f"{workdir.path} holds another experiment ({name}/seed_{seed}): {'; '.join(differing)}. "
                 f"Use another --workdir"
             )
+
+
+def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:
+    """Writes data.json, a digest for each split, or checks that it holds the same. Raises UserError.
+
+    Configs tell one data set from another, not what has happened to the files of one.
+    """
+    # Without a run nothing depends yet on what was read.
+    if not workdir.data.exists() or not workdir.runs():
+        files.write_json(workdir.data, {"sha256": dict(sha256)})
+        return
+    before = files.read_json(workdir.data)["sha256"]
+    if changed := [name for name in sha256 if sha256[name] != before.get(name)]:
+        raise UserError(
+            f"{workdir.path} was begun with other images or labels in {', '.join(changed)}: the data in run.data_dir "
+            f"have changed since, or are decoded by another version of Pillow. Put them back, or use another --workdir"
+        )
 
 
 def stored_config(path: epath.Path) -> ml_collections.ConfigDict:

@@ -159,7 +159,9 @@ def config() -> ml_collections.ConfigDict:
             # Nothing here changes a result: paths, devices, cadences, batch sizes of passes without gradients on
             # weights. A run may be resumed with other values.
             "run": {
-                # Where TFDS data lie; "" for TFDS' default (TFDS_DATA_DIR, ~/tensorflow_datasets).
+                # Where TFDS data lie; "" for TFDS' default (TFDS_DATA_DIR, ~/tensorflow_datasets). For the sources
+                # "folder", "npz" and "cifar_archive": the folder or the file; TFDS' default then holds
+                # out-of-distribution sets.
                 "data_dir": "",
                 # An unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C, for the shift source "published".
                 "published_dir": "",

@@ -4,7 +4,7 @@ import pytest
 
 from arada import checks
 from arada.errors import UserError
-from configs import cifar10, cifar10_wrn, cifar100_wrn, digits
+from configs import cifar10, cifar10_wrn, cifar100_wrn, digits, own_images
 
 MISTAKES = [
     ({"soft_labels.alpha": ((0, 0.0),)}, r"soft_labels.alpha holds 0.0; its values are above 0"),
@@ -14,6 +14,7 @@ MISTAKES = [
     ({"soft_labels.num_subsets": 501}, r"soft_labels.num_subsets is 501.*num_validation=500.*50 subsets at most"),
     ({"soft_labels.num_subsets": 51}, r"leaves 9 of data.num_validation=500 images in a subset; 10 are the least"),
     ({"ranking.num_subsets": 0}, r"ranking.num_subsets is 0; it must be above 0"),
+    ({"data": {**digits.get_config().data, "num_test": 0}}, r"data.num_test is 0; it must be above 0"),
     ({"soft_labels.epsilon": 1.0}, r"soft_labels.epsilon is 1.0"),
     ({"training.batch_size": 99}, r"training.batch_size is 99, which cannot be cut among 2 devices.*multiple of 2"),
     ({"run.ranking_batch_size": 33}, r"run.ranking_batch_size is 33"),
@@ -113,7 +114,7 @@ def test_a_mistake_is_told_in_one_line(overrides, message):
 
 
 @pytest.mark.parametrize("method", digits.METHODS)
-@pytest.mark.parametrize("file", [digits, cifar10, cifar10_wrn, cifar100_wrn])
+@pytest.mark.parametrize("file", [digits, cifar10, cifar10_wrn, cifar100_wrn, own_images])
 def test_every_preset_passes(file, method):
     for size in ("", *file.SIZES):
         config = file.get_config(f"{method},{size}")

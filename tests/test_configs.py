@@ -8,10 +8,11 @@ from ml_collections import config_flags
 
 from arada import workdir as workdirs
 from arada.training import optimizers
-from configs import base, cifar10, cifar10_wrn, cifar100_wrn, digits
+from configs import base, cifar10, cifar10_wrn, cifar100_wrn, digits, own_images
 
 CONFIGS = pathlib.Path(base.__file__).parent
 FILES = {"cifar10": cifar10, "cifar10_wrn": cifar10_wrn, "cifar100_wrn": cifar100_wrn, "digits": digits}
+FILES["own_images"] = own_images
 PRESETS = [
     (name, ",".join(filter(None, presets)))
     for name, file in FILES.items()

@@ -193,3 +193,18 @@ def test_a_stored_config_makes_the_same_run(workdir):
 def test_a_folder_without_a_config_holds_no_run(workdir):
     with pytest.raises(UserError, match=f"{workdir.path} holds no run: it has no config.json"):
         workdirs.stored_config(workdir.path)
+
+
+def test_the_data_of_a_workdir_stay_the_same(workdir):
+    digests = {"train": "a", "validation": "b", "test": "c"}
+    # Nothing hangs on data that no run has used.
+    workdirs.claim_data(workdir, digests | {"train": "x"})
+    workdirs.claim_data(workdir, digests)
+    config = config_of("adals")
+    workdirs.claim(workdir.run("adals", 1), workdirs.run_identity(config, 1, 2), config)
+    workdirs.claim_data(workdir, digests)
+    with pytest.raises(
+        UserError, match=rf"{workdir.path} was begun with other images or labels in train, test: the data"
+    ):
+        workdirs.claim_data(workdir, {"train": "x", "validation": "b", "test": "y"})
+    assert files.read_json(workdir.data) == {"sha256": digests}

@@ -1,14 +1,19 @@
 """Data sets: splits of named examples, their shifted versions, and data from elsewhere."""
 
+import dataclasses
 from typing import Protocol
 
 import ml_collections
 import numpy as np
 
 from arada.data import shifts
+from arada.data.archives import CifarArchive
 from arada.data.digits import Digits
+from arada.data.folders import Folder
+from arada.data.in_memory import InMemory
+from arada.data.npz import Npz
 from arada.data.splits import Batch, Split, empty_moments, moments
-from arada.data.tfds import SmallTfds
+from arada.data.tfds import Tfds
 from arada.errors import UserError
 
 
@@ -38,13 +43,35 @@ class Dataset(Protocol):
 
 
 def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
-    """The data set that `config.data` describes. Nothing is read yet."""
+    """The data set that `config.data` describes, in `data_dir`. Nothing is read yet."""
     fields = {key: value for key, value in data.items() if key not in ("source", "num_classes", "image_shape")}
+    in_memory = {"num_train", "num_validation", "num_test", "split_seed"}
+    fields_of = {
+        "digits": {field.name for field in dataclasses.fields(Digits)},
+        "tfds": in_memory | {"name"},
+        "cifar_archive": in_memory | {"name"},
+        "folder": in_memory,
+        "npz": in_memory,
+    }
+    if data.source not in fields_of:
+        raise UserError(f"data.source is one of {', '.join(fields_of)}, not {data.source!r}")
+    if differing := sorted(fields_of[data.source] ^ fields.keys()):
+        raise UserError(
+            f"data.source is {data.source!r}, whose fields are {', '.join(sorted(fields_of[data.source]))}, but "
+            f"data.{differing[0]} {'is there' if differing[0] in fields else 'is not'}; start from another config"
+        )
     if data.source == "digits":
         return Digits(**fields)
+    name, shape = fields.pop("name", ""), tuple(data.image_shape)
     if data.source == "tfds":
-        return SmallTfds(data_dir=data_dir, **fields)
-    raise UserError(f"data.source is 'digits' or 'tfds', not {data.source!r}")
+        return InMemory(Tfds(name, data_dir), **fields, elsewhere_dir=data_dir)
+    if not data_dir:
+        raise UserError(f"run.data_dir is empty; data.source is {data.source!r}, so say where it lies")
+    if data.source == "cifar_archive":
+        return InMemory(CifarArchive(name, data_dir), **fields)
+    if data.source == "folder":
+        return InMemory(Folder(data_dir, shape, data.num_classes), **fields)
+    return InMemory(Npz(data_dir), **fields)
 
 
 def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, Split]:

@@ -84,7 +84,8 @@ def build(config: ml_collections.ConfigDict, dataset: "Dataset", test: Split, wo
         return _Nowhere("set run.published_dir to the folder of the published files")
     position = dataset.published_position(test)
     if evaluation.shift_source == "tfds":
-        return published.Tfds(test, position, config.data.name, run.data_dir, evaluation.crop_shifted)
+        tfds_dir = "" if config.data.source == "cifar_archive" else run.data_dir
+        return published.Tfds(test, position, config.data.name, tfds_dir, evaluation.crop_shifted)
     directory = published.existing(run.published_dir)
     if any(directory.glob("*.npy")):
         npy = published.NpyFolder(directory, tuple(config.data.image_shape), "run.published_dir")

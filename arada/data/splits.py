@@ -5,6 +5,7 @@ A split that streams from disk offers the same two iterators.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -30,6 +31,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of images, labels and ids: the same for the same examples, wherever they lie."""
+        digest = hashlib.sha256()
+        for array in (self.image, self.label, self.example_id):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
     def take(self, positions: np.ndarray) -> "Split":
         """The examples at `positions`, in the order of their ids."""

@@ -2,12 +2,16 @@
 
 import dataclasses
 import functools
+import re
 
 import numpy as np
 
-from arada.data import shifts
-from arada.data.splits import Split, partition
+from arada.data.splits import Split
 from arada.errors import UserError
+
+# What TFDS calls the images nobody trains on, by preference.
+HELD_OUT = ("test", "validation")
+_BATCH = 1024
 
 
 def import_tfds():
@@ -20,21 +24,27 @@ def import_tfds():
 
 
 HOW_TO_PREPARE = (
-    "prepare it with `python -m arada.data.prepare --config=... --evaluation`, or point run.data_dir (or "
-    "TFDS_DATA_DIR) at it"
+    "prepare it with `python -m arada.data.prepare --config=...` or point run.data_dir (or TFDS_DATA_DIR) at it"
 )
 
 
 def builder(name: str, data_dir: str, field: str = "data.name"):
     """The TFDS builder of `name`; `data_dir=""` means TFDS' own default. Raises UserError, naming `field`, for an
-    unknown name."""
+    unknown name, configuration or version, and for files that say they are something else."""
     tfds = import_tfds()
     try:
         return tfds.builder(name, data_dir=data_dir or None)
-    # A configuration or a version that there is not, and a name that cannot be one, are ValueErrors or an
-    # AssertionError.
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError):
+    except tfds.core.registered.DatasetNotFoundError:
         raise UserError(f"{field} is a data set of TensorFlow Datasets, and {name!r} is none") from None
+    # An AssertionError for a version, a ValueError for a configuration, protobuf's own for a broken dataset_info.json.
+    except Exception as error:
+        reason = re.sub(
+            r'^Failed to construct dataset .*?}": ', "", (str(error) or type(error).__name__).splitlines()[0]
+        )
+        raise UserError(
+            f"{field}={name!r} cannot be opened in {data_dir or 'the default folder of TFDS'} ({reason}); name "
+            f"another, or delete what is there and prepare it anew"
+        ) from None
 
 
 def is_prepared(source, split: str) -> bool:
@@ -59,97 +69,114 @@ def _dataset(source, split: str, **options):
     return source.as_dataset(split=split, shuffle_files=False, read_config=config, **options)
 
 
-def _prepared(name: str, split: str, data_dir: str):
+def prepared(name: str, data_dir: str):
+    """The builder of `name`. Raises UserError unless its data set lies prepared in `data_dir`."""
     source = builder(name, data_dir)
-    if not is_prepared(source, split):
-        raise UserError(
-            f"data.name: {name!r} has no prepared {split!r} split in {source.data_path}; prepare it with "
-            f"`python -m arada.data.prepare --config=...` or point run.data_dir (or TFDS_DATA_DIR) at it"
-        )
-    return source
+    if source.data_path.exists():
+        if not source.info.splits:
+            raise _broken(source, "there is no dataset_info.json")
+        return source
+    siblings = source.data_path.parent.iterdir() if source.data_path.parent.exists() else ()
+    versions = {path.name for path in siblings if re.fullmatch(r"\d+\.\d+\.\d+", path.name)}
+    others = sorted(versions - {source.data_path.name})
+    instead = f" (there is {', '.join(others)}: data.name={name.partition(':')[0]}:{others[-1]})" if others else ""
+    raise UserError(f"data.name: {name!r} is not prepared in {source.data_path}{instead}; {HOW_TO_PREPARE}")
 
 
 @functools.cache
 def _read(name: str, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
-    examples = in_order(_prepared(name, split, data_dir), split)
-    return examples["image"], examples["label"].astype(np.int32)
+    import tensorflow as tf
+
+    tfds, source = import_tfds(), prepared(name, data_dir)
+    keys = source.info.supervised_keys
+    image, label = keys if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys) else ("image", "label")
+    if missing := {image, label} - set(source.info.features):
+        raise UserError(
+            f"data.name: {name!r} has no {' and '.join(sorted(missing))}; choose one that classifies images"
+        )
+    # Not TFDS' own batches, which pad images of many sizes with black.
+    batches = _dataset(source, split).map(lambda example: (example[image], example[label])).batch(_BATCH)
+    try:
+        read = list(tfds.as_numpy(batches))
+        one_shape = len({images.shape[1:] for images, _ in read}) <= 1
+    except tf.errors.OpError as error:
+        if not (isinstance(error, tf.errors.InvalidArgumentError) and "batch" in error.message):
+            raise _broken(source, error.message) from None
+        one_shape = False
+    if not one_shape:
+        raise UserError(
+            f"data.name: images of {name!r} differ in shape, and TFDS data are read as they are; export them to a "
+            f"folder of images by class, which data.source='folder' brings to one shape"
+        )
+    count, expected = sum(len(labels) for _, labels in read), source.info.splits[split].num_examples
+    if count != expected or not count:
+        raise _broken(source, f"{count} of {expected} {split} images are there")
+    images, labels = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
+    return images, labels
+
+
+def _broken(source, reason: str) -> UserError:
+    reason = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", reason.splitlines()[0])
+    return UserError(
+        f"data.name: the files in {source.data_path} are broken or incomplete ({reason}); delete that "
+        f"folder and prepare it anew with `python -m arada.data.prepare --config=...`"
+    )
+
+
+def _held_out(source) -> str | None:
+    return next((split for split in HELD_OUT if split in source.info.splits), None)
+
+
+def held_out(name: str, data_dir: str) -> np.ndarray:
+    """The images of the `test` or else `validation` split of a data set that is there. Raises UserError."""
+    return _read(name, _held_out(prepared(name, data_dir)) or "test", data_dir)[0]
+
+
+def why_absent(name: str, data_dir: str, image_shape: tuple[int, ...]) -> str:
+    """Why the images of `held_out` cannot be had, as of `Dataset`; reads none."""
+    field = "evaluation.out_of_distribution"
+    source = builder(name, data_dir, field)
+    features = source.info.features
+    shape = features["image"].shape if "image" in features else None
+    if shape != tuple(image_shape):
+        raise UserError(
+            f"{field} names {name!r}, whose images are {shape or 'none'}, not {tuple(image_shape)} as "
+            f"data.image_shape; choose another"
+        )
+    if not source.data_path.exists():
+        return f"it is not prepared in {source.data_path}; {HOW_TO_PREPARE}"
+    if not _held_out(source):
+        raise UserError(f"{field} names {name!r}, which has no test or validation split; choose another")
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallTfds:
-    """Train and validation are random parts of the published `train`, test is the published `test`."""
+class Tfds:
+    """The published `train`, and `test` or else `validation`, of any TFDS name whose images have one shape."""
 
     name: str
     data_dir: str
-    num_train: int
-    num_validation: int
-    num_test: int
-    split_seed: int
 
-    def splits(self) -> dict[str, Split]:
-        """The three splits, uint8; sizes below the published ones take a random part, by `split_seed`."""
-        train_image, train_label = _read(self.name, "train", self.data_dir)
-        wanted = self.num_train + self.num_validation
-        if wanted > len(train_label):
-            raise UserError(
-                f"data.num_train + data.num_validation is {wanted}, but {self.name} has {len(train_label)} "
-                f"training images; choose fewer"
-            )
-        test_image, test_label = _read(self.name, "test", self.data_dir)
-        if self.num_test > len(test_label):
-            raise UserError(f"data.num_test is {self.num_test}, but {self.name} has {len(test_label)} test images")
-        train, test = _named(train_image, train_label), _named(test_image, test_label)
-        at_train, at_validation = partition(len(train), (self.num_train, self.num_validation), self.split_seed)
-        (at_test,) = partition(len(test), (self.num_test,), self.split_seed)
-        return {"train": train.take(at_train), "validation": train.take(at_validation), "test": test.take(at_test)}
+    @property
+    def where(self) -> str:
+        """As of `Source`."""
+        return self.name
 
-    def shifted(self, test: Split, name: str, severity: int) -> Split:
-        """The test split under the generated shift `name` at `severity` 1..5; noise is seeded by both."""
-        rng = np.random.default_rng((shifts.number(name), severity))
-        images = test.image.astype(np.float32) / 255
-        images = shifts.in_sensor(shifts.in_scene(images, name, severity, rng), name, severity, rng)
-        return dataclasses.replace(test, image=images)
+    def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """As of `Source`."""
+        source = prepared(self.name, self.data_dir)
+        if "train" not in (splits := source.info.splits):
+            raise UserError(f"data.name: {self.name!r} has no train split, but {', '.join(splits)}; choose another")
+        parts = {"train": "train", "test": _held_out(source)}
+        return {part: _read(self.name, split, self.data_dir) for part, split in parts.items() if split}
 
     def published_position(self, test: Split) -> np.ndarray:
-        """Where each image of the test split stood in the published test set, which TFDS shuffled: int64[N].
-
-        TFDS keeps it as the example's "id", such as test_04171. Raises UserError for data without one.
-        """
-        source = _prepared(self.name, "test", self.data_dir)
-        if "id" not in source.info.features:
+        """As of `Dataset`: TFDS, which shuffled, keeps it as the example's "id", such as test_04171."""
+        source = prepared(self.name, self.data_dir)
+        if "id" not in source.info.features or "test" not in source.info.splits:
             raise UserError(
                 f"evaluation.shift_source: nothing says where an image of {self.name!r} stood in a published test "
                 f"set; take 'generated' or 'simple'"
             )
         ids = in_order(source, "test", decoders={"image": import_tfds().decode.SkipDecoding()})["id"]
         return np.array([int(name.decode().rpartition("_")[2]) for name in ids])[test.example_id]
-
-    def out_of_distribution(self, name: str) -> Split:
-        """The `test` or else `validation` split of another TFDS data set; its labels are -1."""
-        images, _ = _read(name, _held_out(builder(name, self.data_dir)) or "test", self.data_dir)
-        return _named(images, np.full(len(images), -1, np.int32))
-
-    def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
-        """As of `Dataset`; reads no image."""
-        field = "evaluation.out_of_distribution"
-        source = builder(name, self.data_dir, field)
-        features = source.info.features
-        shape = features["image"].shape if "image" in features else None
-        if shape != tuple(image_shape):
-            raise UserError(
-                f"{field} names {name!r}, whose images are {shape or 'none'}, not {tuple(image_shape)} as "
-                f"data.image_shape; choose another"
-            )
-        if not source.data_path.exists():
-            return f"it is not prepared in {source.data_path}; {HOW_TO_PREPARE}"
-        if not _held_out(source):
-            raise UserError(f"{field} names {name!r}, which has no test or validation split; choose another")
-        return ""
-
-
-def _held_out(source) -> str | None:
-    return next((split for split in ("test", "validation") if split in source.info.splits), None)
-
-
-def _named(images: np.ndarray, labels: np.ndarray) -> Split:
-    return Split(images, labels, np.arange(len(labels), dtype=np.int32))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,17 @@ def test_take_keeps_ids_ascending():
     np.testing.assert_array_equal(taken.example_id, [0, 9, 12])
     np.testing.assert_array_equal(taken.image[:, 0, 0, 0], [0, 9, 12])
     np.testing.assert_array_equal(taken.label, [0, 2, 5])
+
+
+def test_a_fingerprint_is_that_of_the_examples():
+    split = split_of(6)
+    assert split.fingerprint() == split_of(6).fingerprint() == split.take(np.arange(6)).fingerprint()
+    for field in ("image", "label", "example_id"):
+        changed = getattr(split, field).copy()
+        changed[-1] += 1
+        other = dataclasses.replace(split, **{field: changed})
+        assert other.fingerprint() != split.fingerprint(), field
+    assert split.fingerprint() != split_of(6, dtype=np.float32).fingerprint()
 
 
 @pytest.mark.parametrize("example_id", [[0, 2, 1], [0, 1, 1], [2, 1, 0]])

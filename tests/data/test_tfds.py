@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -32,25 +33,29 @@ def published():
     }
 
 
-def write(path, name, splits, ids=True):
+def write(path, name, parts, *, ids=True, shape=(4, 4, 3), version="1.0.0", keys=("image", "label")):
     """Prepares a data set as TFDS does, four examples a file; ids say that it was turned round before."""
     library = tfds.import_tfds()
-    folder = path / name / "1.0.0"
+    folder = path / name / version
     folder.mkdir(parents=True)
-    identity = library.core.DatasetIdentity(name=name, version="1.0.0", data_dir=str(folder), module_name="")
-    features = {"image": library.features.Image(shape=(4, 4, 3)), "label": library.features.ClassLabel(num_classes=5)}
+    identity = library.core.DatasetIdentity(name=name, version=version, data_dir=str(folder), module_name="")
+    image, label = keys
+    features = {image: library.features.Image(shape=shape), label: library.features.ClassLabel(num_classes=5)}
     features |= {"id": library.features.Text()} if ids else {}
-    writer = library.core.SequentialWriter(
-        library.core.DatasetInfo(builder=identity, features=library.features.FeaturesDict(features)),
-        max_examples_per_shard=4,
+    info = library.core.DatasetInfo(
+        builder=identity,
+        features=library.features.FeaturesDict(features),
+        supervised_keys=None if keys == ("image", "label") else keys,
     )
-    writer.initialize_splits(list(splits))
-    for split, (images, labels) in splits.items():
-        examples = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
+    writer = library.core.SequentialWriter(info, max_examples_per_shard=4)
+    writer.initialize_splits(list(parts))
+    for split, (images, labels) in parts.items():
+        examples = [{image: pixels, label: at} for pixels, at in zip(images, labels, strict=True)]
         for position, example in enumerate(reversed(examples)):
             example |= {"id": f"{split}_{position:05}"} if ids else {}
         writer.add_examples({split: examples})
     writer.close_all()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +139,14 @@ def test_why_a_set_from_elsewhere_is_absent(data_dir, tmp_path):
     assert tiny_in(data_dir).why_absent("tiny", (4, 4, 3)) == ""
     reason = tiny_in(tmp_path).why_absent("svhn_cropped", (32, 32, 3))
     assert reason.startswith(f"it is not prepared in {tmp_path}")
-    assert "python -m arada.data.prepare --config=... --evaluation" in reason
+    assert "python -m arada.data.prepare --config=..." in reason
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("no_such_data_set", r"evaluation.out_of_distribution is a data set .* 'no_such_data_set' is none"),
-        ("imagenet_resized/33x33", r"'imagenet_resized/33x33' is none"),
+        ("imagenet_resized/33x33", r"out_of_distribution='imagenet_resized/33x33' cannot be opened .*33x33 not found"),
         ("mnist", r"evaluation.out_of_distribution names 'mnist', whose images are \(28, 28, 1\), not \(4, 4, 3\)"),
         ("without_test", r"'without_test', which has no test or validation split"),
     ],
@@ -149,6 +154,88 @@ def test_why_a_set_from_elsewhere_is_absent(data_dir, tmp_path):
 def test_a_set_that_can_never_do_is_an_error(data_dir, name, message):
     with pytest.raises(UserError, match=message):
         tiny_in(data_dir).why_absent(name, (4, 4, 3))
+
+
+@pytest.mark.parametrize("test_part", [{}, {"validation": "test"}])
+def test_other_splits_and_names_of_features(tmp_path, published, test_part):
+    parts = {"train": published["train"]} | {name: published[of] for name, of in test_part.items()}
+    write(tmp_path, "tiny", parts, keys=("picture", "kind"))
+    splits = tiny_in(tmp_path, num_train=10, num_validation=8, num_test=12).splits()
+    images, labels = published["test" if test_part else "train"]
+    test = splits["test"]
+    np.testing.assert_array_equal(test.image, images[test.example_id])
+    np.testing.assert_array_equal(test.label, labels[test.example_id])
+    of_train = [splits[name].example_id for name in ("train", "validation", *(() if test_part else ("test",)))]
+    assert len(np.unique(np.concatenate(of_train))) == (18 if test_part else 30)
+
+
+def test_images_of_many_sizes_are_refused(tmp_path, monkeypatch):
+    images = [np.zeros((side, 4, 3), np.uint8) for side in (4, 4, 5, 4)]
+    write(tmp_path, "varied", {"train": (images, [0, 1, 2, 3])}, shape=(None, None, 3))
+    for batch in (1024, 2):  # they differ within a batch, and from one to the next
+        monkeypatch.setattr(tfds, "_BATCH", batch)
+        with pytest.raises(UserError, match=r"images of 'varied' differ in shape.*data.source='folder' brings"):
+            tiny_in(tmp_path, name="varied").splits()
+
+
+def cut(folder, kept):
+    file = min(folder.glob("*train*tfrecord*"))
+    file.write_bytes(file.read_bytes()[:kept])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: cut(folder, 50), r"\(truncated record at 0' failed with Read less bytes than requested\)"),
+        (lambda folder: cut(folder, 0), r"\(.*26.*\)"),
+        (lambda folder: min(folder.glob("*train*tfrecord*")).unlink(), r"\(.* No such file or directory\)"),
+    ],
+)
+def test_half_written_files(tmp_path, published, damage, reason):
+    folder = write(tmp_path, "tiny", published)
+    damage(folder)
+    with pytest.raises(
+        UserError, match=rf"the files in {folder} are broken or incomplete {reason}; delete that folder"
+    ):
+        tiny_in(tmp_path).splits()
+
+
+def test_half_a_description(tmp_path, published):
+    folder = write(tmp_path, "tiny", published)
+    described = (folder / "dataset_info.json").read_text()
+    (folder / "dataset_info.json").write_text(described[: len(described) // 2])
+    with pytest.raises(UserError, match=rf"data.name='tiny' cannot be opened in {tmp_path} \(.+\); name another"):
+        tiny_in(tmp_path).splits()
+
+
+def test_no_description(tmp_path):
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"cifar10/3.0.2 are broken or incomplete \(there is no dataset_info.json\); delete"
+    ):
+        cifar10_in(tmp_path).splits()
+
+
+def test_another_version_is_named(tmp_path, published):
+    write(tmp_path, "cifar10", published, version="3.0.1")
+    with pytest.raises(
+        UserError, match=r"not prepared in .*3.0.2 \(there is 3.0.1: data.name=cifar10:3.0.1\); prepare it"
+    ):
+        cifar10_in(tmp_path).splits()
+    named = {"name": "cifar10:3.0.1", "num_train": 20, "num_validation": 10, "num_test": 14}
+    assert len(cifar10_in(tmp_path, **named).splits()["train"]) == 20
+    with pytest.raises(UserError, match=r"'cifar10:9.9.9' cannot be opened .* version 9.9.9, only: 3.0.2"):
+        cifar10_in(tmp_path, name="cifar10:9.9.9").splits()
+
+
+def test_data_without_classes(tmp_path, published):
+    write(tmp_path, "tiny", published, keys=("image", "kind"))
+    info = tmp_path / "tiny" / "1.0.0" / "dataset_info.json"
+    described = json.loads(info.read_text())
+    del described["supervisedKeys"]
+    info.write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"data.name: 'tiny' has no label; choose one that classifies images"):
+        tiny_in(tmp_path).splits()
 
 
 def test_missing_data_name_the_command(tmp_path):

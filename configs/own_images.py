@@ -1,0 +1,48 @@
+"""Images of your own, by folders of classes: copy this file, or set its fields on the command line.
+
+    python -m arada.main --config=configs/own_images.py:ar_adals --workdir=workdir/own --config.run.data_dir=DIR \
+      --config.data.num_classes=5 --config.data.num_train=3000 \
+      --config.data.num_validation=500 --config.data.num_test=500
+
+DIR holds `<class>/*.png` (jpg, jpeg, bmp, webp), or `train/<class>/` beside `test/<class>/`. For one .npz with `image`
+and `label` add --config.data.source=npz, and name the file as DIR. `python -m arada.data.prepare` with the same options
+says what it finds there.
+
+The network and its recipe are those of `configs/cifar10.py:laptop`, the methods' settings too: no data set of yours has
+chosen them. Take those of the lowest validation ECE.
+"""
+
+import ml_collections
+
+from configs import base
+
+METHODS = base.methods(label_smoothing=0.05, adals=0.1, ar_adals=0.1, refresh_epochs=(13, 26))
+
+SIZES: dict[str, base.Overrides] = {}
+
+
+def get_config(presets: str = "") -> ml_collections.ConfigDict:
+    """The config with `presets` applied, such as "ar_adals"."""
+    config = base.config()
+    config.seeds = (0, 1, 2)
+    config.data = {
+        # "folder" or "npz", in run.data_dir.
+        "source": "folder",
+        "num_classes": 10,
+        # To which images of a folder are cut and resized (arada/data/folders.py); 1 channel for grey.
+        "image_shape": (32, 32, 3),
+        # Random, by split_seed. Test images come from the test part, if there is one, else from the same images.
+        "num_train": 4000,
+        "num_validation": 1000,
+        "num_test": 1000,
+        "split_seed": 0,
+    }
+    config.model.depth = 11
+    config.optimizer.decay = ((25, 0.1), (35, 0.01))
+    config.training.epochs = 40
+    config.training.batch_size = 128
+    config.training.augmentation = "flip"
+    config.run.ranking_batch_size = 64
+    config.run.log_every_steps = 10
+    config.run.checkpoint_every_steps = 150
+    return base.with_presets(config, presets, METHODS, SIZES)
