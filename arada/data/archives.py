@@ -7,6 +7,7 @@ its arguments, any other name is an error, and the array is made here from the b
 """
 
 import dataclasses
+import gzip
 import io
 import pickle
 import tarfile
@@ -132,11 +133,18 @@ def _contents(root: epath.Path, folder: str, names: list[str]) -> list[bytes]:
             found = {name: (root / folder / name).read_bytes() for name in names if (root / folder / name).exists()}
         else:
             # In one pass: gzip cannot jump. Nothing is unpacked on disk.
-            with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
+            with (
+                tar.open("rb") as file,
+                gzip.open(file) as stream,
+                tarfile.open(fileobj=stream, mode="r|") as archive,
+            ):
                 for member in archive:
                     name = member.name.removeprefix("./").removeprefix(f"{folder}/")
                     if member.isfile() and name in names:
                         found[name] = archive.extractfile(member).read()
+                # To the end, where the checksum is.
+                while stream.read(2**20):
+                    pass
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{root / folder if unpacked else tar} cannot be read ({error}); fetch it again") from None
     if missing := [name for name in names if name not in found]:

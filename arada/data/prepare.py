@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import ml_collections
 from absl import app, flags
-from etils import epath
 from ml_collections import config_flags
 
-from arada import console, data
+from arada import checks, console, data
 from arada.data import archives, published, shift_sources, tfds
 from arada.errors import UserError
 
@@ -63,8 +62,8 @@ def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
     for name in config.evaluation.out_of_distribution:
         yield _item(name, functools.partial(elsewhere, name), "" if source == "digits" else name, tfds_dir, download)
     # The simple ones need nothing.
-    if splits and config.evaluation.shifts and config.evaluation.shift_source != "simple":
-        yield _shifted(config, dataset, splits["test"], tfds_dir, download)
+    if config.evaluation.shifts and config.evaluation.shift_source != "simple":
+        yield _shifted(config, dataset, splits.get("test"), tfds_dir, download)
 
 
 def _item(name: str, read: Callable[[], str], of_tfds: str, data_dir: str, download: bool) -> Item:
@@ -95,16 +94,16 @@ def _download(builder) -> None:
 
 def _by_hand(builder) -> str:
     """What to fetch and where to put it, for this data set."""
-    root = _root(builder)
+    # The folder of all data sets is above name, configuration and version.
+    manual = builder.data_path.parents[builder.info.full_name.count("/")] / "downloads" / "manual"
     if builder.name.startswith("imagenet2012"):
-        manual = root / "downloads" / "manual"
         return (
             f"register at https://image-net.org/download-images, put ILSVRC2012_img_train.tar and "
-            f"ILSVRC2012_img_val.tar into {manual} and run this command without --check"
+            f"ILSVRC2012_img_val.tar into {manual}, and run this command without --check"
         )
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         told = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
-        return f"put into {root / 'downloads' / 'manual'} what TFDS asks for ({told}) and run this command again"
+        return f"put into {manual} what TFDS asks for ({told}) and run this command again"
     ways = f"run this command without --check where there is a network, or copy {builder.info.full_name} of a prepared "
     ways += f"TFDS folder to {builder.data_path}"
     if builder.name in archives.LAYOUTS:
@@ -112,33 +111,31 @@ def _by_hand(builder) -> str:
     return ways
 
 
-def _root(builder) -> epath.Path:
-    """The folder in which TFDS keeps all data sets: above name, configuration and version."""
-    return builder.data_path.parents[builder.info.full_name.count("/")]
-
-
 def _shifted(config: ml_collections.ConfigDict, dataset, test, tfds_dir: str, download: bool) -> Item:
     """The shifted versions of the test split, as the evaluation will look for them."""
     evaluation = config.evaluation
     source, types, severities = evaluation.shift_source, shift_sources.types(evaluation), evaluation.severities
     name, data_set = f"{source} shifts", config.data.get("name", "")
+    by_hand = ""
+    if source == "published" and data_set in PUBLISHED:
+        record, tars = PUBLISHED[data_set]
+        by_hand = f"; fetch {tars} of https://zenodo.org/records/{record}, unpack, set run.published_dir to the folder"
     try:
         if source == "tfds" and download:
             for builder in (tfds.builder(of, tfds_dir) for of in published.tfds_names(data_set, types, severities)):
                 if not builder.data_path.exists():
                     _download(builder)
+        if test is None:
+            raise UserError("cannot be checked before the training data are there")
         absent = shift_sources.build(config, dataset, test, "").absent(types, severities)
     except UserError as error:
-        return Item(name, False, str(error))
+        return Item(name, False, f"{error}{by_hand}")
     told = f"{len(types) - len(absent)} of {len(types)} types"
-    if absent:
-        told += f"; without {', '.join(absent)}: {'; '.join(dict.fromkeys(absent.values()))}"
+    if not absent:
+        return Item(name, True, told)
+    told += f"; without {', '.join(absent)}: {'; '.join(dict.fromkeys(absent.values()))}{by_hand}"
     # Types that are made here can be left out; files that are asked for are to be there.
-    is_there = not absent or source == "generated"
-    if source == "published" and not is_there and data_set in PUBLISHED:
-        record, tars = PUBLISHED[data_set]
-        told += f"; fetch {tars} of https://zenodo.org/records/{record}, unpack, name the folder as run.published_dir"
-    return Item(name, is_there, told)
+    return Item(name, source == "generated", told)
 
 
 def main(_) -> None:
@@ -148,6 +145,7 @@ def main(_) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     missing = False
     try:
+        checks.check_config(_CONFIG.value, num_devices=1)
         for item in items(_CONFIG.value, download=not _CHECK.value):
             print(f"{item.name:<24} {'ready  ' if item.is_there else 'MISSING'}  {item.told}", flush=True)
             missing |= not item.is_there

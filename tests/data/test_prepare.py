@@ -91,15 +91,18 @@ def shifted(source, published_dir=""):
     config.data.source = "cifar_archive"
     test = Split(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5), np.arange(5))
     dataset = data.build(config.data, "/archives")
-    return prepare._shifted(config, dataset, test, "/nowhere", download=False)
+    item = prepare._shifted(config, dataset, test, "/nowhere", download=False)
+    assert "training data are there" in prepare._shifted(config, dataset, None, "/nowhere", download=False).told
+    return item
 
 
 def test_published_corruptions_are_fetched_by_hand(tmp_path):
     item = shifted("published")
     assert not item.is_there
     assert item.told.endswith(
-        "fetch CIFAR-10-C.tar of https://zenodo.org/records/2535967, unpack, name the folder as run.published_dir"
+        "fetch CIFAR-10-C.tar of https://zenodo.org/records/2535967, unpack, set run.published_dir to the folder"
     )
+    assert "is empty; it takes an unpacked CIFAR-10-C" in shifted("published", str(tmp_path)).told
     np.save(tmp_path / "labels.npy", np.tile(np.arange(5), 5))
     np.save(tmp_path / "fog.npy", np.zeros((25, 32, 32, 3), np.uint8))
     item = shifted("published", str(tmp_path))
