@@ -16,7 +16,7 @@ import ml_collections
 
 from configs import base
 
-METHODS = base.methods(label_smoothing=0.05, adals=0.1, ar_adals=0.1, refresh_epochs=(13, 26))
+METHODS = base.methods(label_smoothing=0.05, adals=0.1, ar_adals=0.1, refresh_epochs=(13, 26), members=3)
 
 SIZES: dict[str, base.Overrides] = {}
 
