@@ -85,7 +85,7 @@ class Study:
             raise UserError(f"--batch_size is {batch_size}, which cannot be cut among {len(self._replicas)} devices")
         self._batch_size = batch_size
         self._rankers: dict[str, robustness.Ranker] = {}
-        self._model = trained.build_model(config)
+        self._model = trained.build_ranked(config)
         variables = trained.final_variables(run_dir)
         splits = data.load_splits(data.build(config.data, data_dir or config.run.data_dir), config.data)
         self._splits = {

@@ -6,7 +6,7 @@ import ml_collections
 
 from arada import attacks, files, methods, models, robustness
 from arada import workdir as workdirs
-from arada.data import augmentation, corruptions, published, shift_sources
+from arada.data import augmentation, corruptions, published, shift_sources, splits
 from arada.errors import UserError
 from arada.evaluation import metrics
 from arada.models import resnet_v1
@@ -41,10 +41,11 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_swee
     """Raises UserError naming the field, its value and the way out; `of_sweep` allows the names of a sweep's points."""
     _one_of("model.name", config.model.name, models.BY_NAME)
     _one_of("model.batch_norm", config.model.batch_norm, ("global", "per_device"))
+    _one_of("model.dtype", config.model.dtype, models.DTYPES)
     _one_of("optimizer.name", config.optimizer.name, ("adam", "sgd"))
     _one_of("optimizer.l2_on", config.optimizer.l2_on, optimizers.L2_TARGETS)
     _one_of("training.augmentation", config.training.augmentation, augmentation.BY_NAME)
-    _one_of("training.normalization", config.training.normalization, ("mean_image", "standardize", "cifar"))
+    _one_of("training.normalization", config.training.normalization, splits.NORMALIZATIONS)
     _one_of("method.name", config.method.name, methods.BY_NAME)
     _one_of("ranking.by", config.ranking.by, robustness.BY)
     _one_of("ranking.attack", config.ranking.attack, attacks.BY_NAME)
@@ -84,6 +85,8 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_swee
             f"training.normalization is 'cifar', three channels' constants, but data.image_shape="
             f"{config.data.image_shape}; take 'standardize' or 'mean_image'"
         )
+    if config.data.source == "imagenet":
+        _check_imagenet(config)
     _check_pairs("optimizer.decay", config.optimizer.decay)
     _check_soft_labels(config)
     _check_method(config)
@@ -121,6 +124,28 @@ def _check_shifts(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             "evaluation.crop_shifted is True, which is for 'published' or 'tfds' images of (224, 224, 3), not "
             f"for {source!r} ones of {shape}; leave it at False"
+        )
+
+
+def _check_imagenet(config: ml_collections.ConfigDict) -> None:
+    data = config.data
+    _positive("data.shuffle_buffer", data.shuffle_buffer)
+    if len(data.image_shape) != 3 or data.image_shape[0] != data.image_shape[1] or data.image_shape[2] != 3:
+        raise UserError(f"data.image_shape is {data.image_shape}; crops of ImageNet are square and have three channels")
+    if config.training.normalization in splits.FROM_IMAGES:
+        raise UserError(
+            f"training.normalization is {config.training.normalization!r}, for which all training images would be "
+            f"read first; take 'unit' for ImageNet"
+        )
+    evaluation = config.evaluation
+    if evaluation.shifts and evaluation.shift_source == "simple":
+        raise UserError(
+            f"evaluation.shifts is {evaluation.shifts}, but there are no 'simple' ones of ImageNet; set it to (), or "
+            f"evaluation.shift_source to 'published' or 'tfds'"
+        )
+    if evaluation.out_of_distribution:
+        raise UserError(
+            f"evaluation.out_of_distribution is {evaluation.out_of_distribution}, but ImageNet has none; set it to ()"
         )
 
 

@@ -53,7 +53,7 @@ class Experiment:
         return data.build(self.config.data, self.config.run.data_dir)
 
     @functools.cached_property
-    def splits(self) -> dict[str, data.Split]:
+    def splits(self) -> dict[str, data.Examples]:
         """Train, validation and test, the same as when the workdir's first run read them."""
         splits = data.load_splits(self.dataset, self.config.data)
         workdirs.claim_data(self.workdir, {name: split.fingerprint() for name, split in splits.items()})
@@ -111,7 +111,7 @@ class Experiment:
             logger.info("rank: %s is complete", directory)
             return
         variables = trained.final_variables(source_dir)
-        model = trained.build_model(config)
+        model = trained.build_ranked(config)
         if ranking.by == "attack":
             robustness.check(model, variables, {name: self.splits[name] for name in wanted})
         ranker = robustness.Ranker(

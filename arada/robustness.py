@@ -11,7 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from arada import attacks, files, models, streaming
-from arada.data.splits import Split
+from arada.data.splits import Examples, Split
 from arada.errors import UserError
 from arada.training.progress import Progress
 from arada.training.replication import Replicas
@@ -94,7 +94,7 @@ class Ranker:
             self.mapped = self._map(confidence_step(model))
         logger.info("ranking by %s; the first batch compiles", attack if ranking.by == "attack" else ranking.by)
 
-    def rank(self, name: str, variables, split: Split, directory: epath.Path) -> dict[str, np.ndarray]:
+    def rank(self, name: str, variables, split: Examples, directory: epath.Path) -> dict[str, np.ndarray]:
         """`arada.robustness.rank` with this way of ranking; `variables` are replicated."""
         return rank(
             name,
@@ -112,14 +112,15 @@ class Ranker:
         return self._replicas.map(step, in_axes=(None, 0), out_axes=0)
 
 
-def check(model, variables, splits: Mapping[str, Split]) -> None:
+def check(model, variables, splits: Mapping[str, Examples]) -> None:
     """Looks at images and classifier before hours are spent: raises UserError, or warns."""
     of_images = jax.jit(functools.partial(models.logits_fn(model), variables))
     for name, split in splits.items():
         try:
-            if split.image.dtype != np.uint8:
+            if isinstance(split, Split) and split.image.dtype != np.uint8:  # streamed images are uint8
                 attacks.check_images(split.image)
-            for warning in attacks.classifier_warnings(of_images, models.unit_range(split.image[:16])):
+            first = next(split.in_order(min(16, len(split))))["image"]
+            for warning in attacks.classifier_warnings(of_images, models.unit_range(first)):
                 logger.warning("ranking %s: %s", name, warning)
         except ValueError as error:
             raise UserError(f"ranking {name}: {error}") from None
@@ -129,7 +130,7 @@ def rank(
     name: str,
     mapped: Callable,
     variables,
-    split: Split,
+    split: Examples,
     *,
     directory: epath.Path,
     num_subsets: int,
@@ -176,7 +177,7 @@ def _tidy(directory: epath.Path, name: str) -> None:
             path.unlink()
 
 
-def rank_at_random(name: str, split: Split, *, directory: epath.Path, num_subsets: int) -> dict[str, np.ndarray]:
+def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_subsets: int) -> dict[str, np.ndarray]:
     """A control: subsets that say nothing of robustness. Writes `directory`/`name`.npz unless it is there."""
     file = directory / f"{name}.npz"
     if file.exists():
@@ -267,7 +268,7 @@ def _tell_failures(name: str, distance: np.ndarray, num_subsets: int) -> None:
         )
 
 
-def subsets(directory: epath.Path, name: str, split: Split, num_subsets: int) -> np.ndarray:
+def subsets(directory: epath.Path, name: str, split: Examples, num_subsets: int) -> np.ndarray:
     """The subset int32[N] of each example of `split`, from a ranking's file. Raises UserError unless ids match."""
     file = directory / f"{name}.npz"
     if not file.exists():

@@ -12,7 +12,7 @@ from clu import parameter_overview
 
 from arada import attacks, methods, robustness, streaming, trained
 from arada import workdir as workdirs
-from arada.data import Split, moments
+from arada.data import Examples, moments
 from arada.data.augmentation import augment
 from arada.evaluation import metrics
 from arada.training import loop, members, optimizers
@@ -34,7 +34,7 @@ class Trainer:
         self,
         config: ml_collections.ConfigDict,
         workdir: workdirs.Workdir,
-        splits: dict[str, Split],
+        splits: dict[str, Examples],
         replicas: Replicas,
     ):
         self._config, self._workdir, self._splits, self._replicas = config, workdir, splits, replicas
@@ -62,7 +62,7 @@ class Trainer:
         )
         if workdirs.refreshes(config):
             self._ranker = robustness.Ranker(
-                self._model,
+                trained.build_ranked(config),
                 config.ranking,
                 attack=config.ranking.refresh_attack or config.ranking.attack,
                 num_subsets=config.soft_labels.num_subsets,
@@ -106,7 +106,7 @@ class Trainer:
                     run={"config": config.to_json(), "seed": seed},
                 )
 
-    def _initial_state(self, seed: int) -> tuple[TrainState, jax.Array, Split | members.MemberOrders]:
+    def _initial_state(self, seed: int) -> tuple[TrainState, jax.Array, Examples | members.MemberOrders]:
         """Fresh weights, the key of the steps, and the training images in the order of the seed (of each member's)."""
 
         def of(seed: int) -> tuple[TrainState, jax.Array]:

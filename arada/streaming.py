@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from arada.data.splits import Split
+from arada.data.splits import Examples
 from arada.training.replication import Replicas
 
 
 def batches_over(
     mapped: Callable,
     variables,
-    split: Split,
+    split: Examples,
     *,
     batch_size: int,
     replicas: Replicas,
@@ -37,13 +37,13 @@ def batches_over(
         yield read()
 
 
-def over(mapped: Callable, variables, split: Split, *, batch_size: int, replicas: Replicas) -> dict[str, np.ndarray]:
+def over(mapped: Callable, variables, split: Examples, *, batch_size: int, replicas: Replicas) -> dict[str, np.ndarray]:
     """The outputs of mapped(variables, batch) for a whole split, [N, ...], by ascending id."""
     parts = list(batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas))
     return joined(parts, split)
 
 
-def joined(parts: list[dict[str, np.ndarray]], split: Split) -> dict[str, np.ndarray]:
+def joined(parts: list[dict[str, np.ndarray]], split: Examples) -> dict[str, np.ndarray]:
     """Parts of a pass over `split` as one, every example counted once."""
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     if not np.array_equal(whole["example_id"], split.example_id):

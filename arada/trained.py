@@ -17,9 +17,14 @@ from arada.training.checkpoints import Checkpoints
 from arada.training.state import TrainState, init_state
 
 
-def build_model(config: ml_collections.ConfigDict) -> nn.Module:
-    """The network of a config."""
-    return models.build(num_classes=config.data.num_classes, **config.model)
+def build_model(config: ml_collections.ConfigDict, **fields) -> nn.Module:
+    """The network of a config; `fields` take the place of those of `config.model`."""
+    return models.build(num_classes=config.data.num_classes, **(config.model.to_dict() | fields))
+
+
+def build_ranked(config: ml_collections.ConfigDict) -> nn.Module:
+    """The network as it is attacked: in float32, for bfloat16 cannot tell the logits of two close classes apart."""
+    return build_model(config, dtype="float32")
 
 
 def num_members(config: ml_collections.ConfigDict) -> int:

@@ -29,6 +29,8 @@ def config() -> ml_collections.ConfigDict:
                 "width": 16,
                 # "global" (statistics of the whole batch) or "per_device".
                 "batch_norm": "global",
+                # Of the arithmetic, "float32" or "bfloat16"; rankings are float32 always.
+                "dtype": "float32",
             },
             "optimizer": {
                 "name": "adam",
@@ -39,7 +41,8 @@ def config() -> ml_collections.ConfigDict:
                 # For "sgd" only.
                 "momentum": 0.9,
                 "nesterov": True,
-                # l2 * sum of w^2, without the half, over "convolutions" (kernels only) or "everything".
+                # l2 * sum of w^2, without the half, over "convolutions" (kernels only), "kernels_and_biases" (all but
+                # batch norm) or "everything".
                 "l2": 1e-4,
                 "l2_on": "convolutions",
             },
@@ -48,9 +51,10 @@ def config() -> ml_collections.ConfigDict:
                 # Global: divided among the devices. The last partial batch of an epoch is dropped (Keras keeps it).
                 "batch_size": 0,
                 # "none", "flip", "shift_and_flip" (Keras), "crop_and_flip" (2 black pixels around, edward2).
+                # ImageNet's random crops and flips are part of its data.
                 "augmentation": "none",
                 # "mean_image" (subtract the mean of each pixel) or "standardize" (each channel), of training images;
-                # "cifar" (edward2's constants).
+                # "cifar" (edward2's constants); "unit" leaves them in [0, 1].
                 "normalization": "standardize",
             },
             "soft_labels": {

@@ -4,7 +4,7 @@ import pytest
 
 from arada import checks
 from arada.errors import UserError
-from configs import cifar10, cifar10_wrn, cifar100_wrn, digits, own_images
+from configs import cifar10, cifar10_wrn, cifar100_wrn, digits, imagenet, own_images
 
 MISTAKES = [
     ({"soft_labels.alpha": ((0, 0.0),)}, r"soft_labels.alpha holds 0.0; its values are above 0"),
@@ -25,6 +25,7 @@ MISTAKES = [
     ({"training.normalization": "cifar"}, r"training.normalization is 'cifar', .* data.image_shape=\(8, 8, 1\)"),
     ({"model.name": "vgg"}, r"model.name is one of resnet_v1, resnet_v2, wide_resnet, not 'vgg'"),
     ({"model.batch_norm": "local"}, r"model.batch_norm is one of global, per_device"),
+    ({"model.dtype": "float16"}, r"model.dtype is one of float32, bfloat16, not 'float16'"),
     ({"optimizer.name": "lion"}, r"optimizer.name is one of adam, sgd"),
     ({"optimizer.l2_on": "biases"}, r"optimizer.l2_on is one of"),
     ({"evaluation.shifts": ("fog",)}, r"evaluation.shifts is one of noise, .* not 'fog'"),
@@ -113,8 +114,30 @@ def test_a_mistake_is_told_in_one_line(overrides, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.num_train": 4000}, r"training.batch_size is 4096, but data.num_train is 4000: an epoch would have no"),
+        ({"data.image_shape": (224, 192, 3)}, r"data.image_shape is \(224, 192, 3\); crops of ImageNet are square"),
+        ({"data.image_shape": (224, 224, 1)}, r"data.image_shape is \(224, 224, 1\); .* three channels"),
+        ({"data.shuffle_buffer": 0}, r"data.shuffle_buffer is 0; it must be above 0"),
+        ({"training.normalization": "standardize"}, r"training.normalization is 'standardize', .* take 'unit'"),
+        (
+            {"evaluation.shifts": ("noise",)},
+            r"evaluation.shifts is \('noise',\), but there are no 'simple' ones of ImageNet; set it to \(\)",
+        ),
+        ({"evaluation.out_of_distribution": ("svhn",)}, r"evaluation.out_of_distribution .* but ImageNet has none"),
+    ],
+)
+def test_mistakes_about_imagenet(overrides, message):
+    config = imagenet.get_config("ar_adals")
+    config.update_from_flattened_dict(overrides)
+    with pytest.raises(UserError, match=message):
+        checks.check_config(config, num_devices=4)
+
+
 @pytest.mark.parametrize("method", digits.METHODS)
-@pytest.mark.parametrize("file", [digits, cifar10, cifar10_wrn, cifar100_wrn, own_images])
+@pytest.mark.parametrize("file", [digits, cifar10, cifar10_wrn, cifar100_wrn, imagenet, own_images])
 def test_every_preset_passes(file, method):
     for size in ("", *file.SIZES):
         config = file.get_config(f"{method},{size}")

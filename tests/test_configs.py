@@ -8,11 +8,17 @@ from ml_collections import config_flags
 
 from arada import workdir as workdirs
 from arada.training import optimizers
-from configs import base, cifar10, cifar10_wrn, cifar100_wrn, digits, own_images
+from configs import base, cifar10, cifar10_wrn, cifar100_wrn, digits, imagenet, own_images
 
 CONFIGS = pathlib.Path(base.__file__).parent
-FILES = {"cifar10": cifar10, "cifar10_wrn": cifar10_wrn, "cifar100_wrn": cifar100_wrn, "digits": digits}
-FILES["own_images"] = own_images
+FILES = {
+    "cifar10": cifar10,
+    "cifar10_wrn": cifar10_wrn,
+    "cifar100_wrn": cifar100_wrn,
+    "digits": digits,
+    "imagenet": imagenet,
+    "own_images": own_images,
+}
 PRESETS = [
     (name, ",".join(filter(None, presets)))
     for name, file in FILES.items()
@@ -172,6 +178,35 @@ def test_the_wrn_recipes_are_the_papers(file, label_smoothing):
     # 0.1 * 512 / 128 after a warm-up of an epoch; a fifth from 60, 120 and 160 on.
     rates = [float(schedule(87 * epoch)) for epoch in (0, 0.5, 1, 59, 60, 120, 160, 199)]
     assert rates == pytest.approx([0, 0.2, 0.4, 0.4, 0.08, 0.016, 0.0032, 0.0032], rel=2e-2)
+
+
+def test_imagenet_is_trained_as_the_paper_says():
+    config = imagenet.get_config("ar_adals")
+    assert (config.model.name, config.model.depth, config.model.width) == ("resnet_v1", 101, 64)
+    assert (config.model.batch_norm, config.model.dtype) == ("per_device", "bfloat16")
+    data = config.data
+    assert (data.num_train, data.num_validation, data.num_test) == (1_281_167, 25_000, 25_000)
+    assert (config.training.epochs, config.training.batch_size, config.training.normalization) == (90, 4096, "unit")
+    assert (config.optimizer.l2, config.optimizer.l2_on) == (1e-4, "kernels_and_biases")
+    assert len(config.seeds) == 5
+    alphas = {"label_smoothing": ((0, 0.005),), "adals": ((0, 0.03),), "ar_adals": ((0, 0.001), (60, 0.05))}
+    assert {method: imagenet.get_config(method).soft_labels.alpha for method in alphas} == alphas
+    assert imagenet.get_config("label_smoothing").soft_labels.epsilon == 0.02
+    # 0.1 * 4096 / 256 after a warm-up of five epochs; a tenth each from 30, 60 and 80 on.
+    schedule = optimizers.learning_rate_schedule(config.optimizer, steps_per_epoch=312)
+    rates = [float(schedule(312 * epoch)) for epoch in (0, 2.5, 5, 29, 30, 60, 80, 89)]
+    assert rates == pytest.approx([0, 0.8, 1.6, 1.6, 0.16, 0.016, 0.0016, 0.0016], rel=1e-5)
+
+
+@pytest.mark.parametrize("presets", ["ar_adals,testing", "ar_adals_on_the_fly,testing", "vanilla,testing"])
+def test_imagenet_s_testing_preset_fits_the_sample(presets):
+    config = imagenet.get_config(presets)
+    assert config.data.num_train <= 160
+    assert config.data.num_validation + config.data.num_test <= 80
+    assert config.soft_labels.num_subsets in (1, 4)
+    # Still the paper's network on whole images.
+    assert (config.model.depth, config.data.image_shape) == (101, (224, 224, 3))
+    assert config.optimizer.learning_rate == pytest.approx(0.1 * 8 / 256)
 
 
 def test_the_learning_rate_follows_a_batch_size_set_on_the_command_line():

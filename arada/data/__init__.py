@@ -10,9 +10,10 @@ from arada.data import shifts
 from arada.data.archives import CifarArchive
 from arada.data.digits import Digits
 from arada.data.folders import Folder
+from arada.data.imagenet import ImageNet
 from arada.data.in_memory import InMemory
 from arada.data.npz import Npz
-from arada.data.splits import Batch, Split, empty_moments, moments
+from arada.data.splits import Batch, Examples, Split, empty_moments, moments
 from arada.data.tfds import Tfds
 from arada.errors import UserError
 
@@ -20,19 +21,19 @@ from arada.errors import UserError
 class Dataset(Protocol):
     """What an experiment needs of its data."""
 
-    def splits(self) -> dict[str, Split]:
+    def splits(self) -> dict[str, Examples]:
         """The splits "train", "validation" and "test"."""
 
-    def shifted(self, test: Split, name: str, severity: int) -> Split:
+    def shifted(self, test: Examples, name: str, severity: int) -> Examples:
         """The test split under one of the simple shifts of `arada.data.shifts`."""
 
-    def published_position(self, test: Split) -> np.ndarray:
+    def published_position(self, test: Examples) -> np.ndarray:
         """Where each image of the test split stands in the published order of the test set, from 0: int64[N].
 
         Shifted images from elsewhere are joined by it. Raises UserError for data without a published order.
         """
 
-    def out_of_distribution(self, name: str) -> Split:
+    def out_of_distribution(self, name: str) -> Examples:
         """Examples of none of the classes."""
 
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
@@ -49,6 +50,7 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
     fields_of = {
         "digits": {field.name for field in dataclasses.fields(Digits)},
         "tfds": in_memory | {"name"},
+        "imagenet": in_memory | {"name", "shuffle_buffer"},
         "cifar_archive": in_memory | {"name"},
         "folder": in_memory,
         "npz": in_memory,
@@ -65,6 +67,8 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
     name, shape = fields.pop("name", ""), tuple(data.image_shape)
     if data.source == "tfds":
         return InMemory(Tfds(name, data_dir), **fields, elsewhere_dir=data_dir)
+    if data.source == "imagenet":
+        return ImageNet(name=name, data_dir=data_dir, image_size=shape[0], **fields)
     if not data_dir:
         raise UserError(f"run.data_dir is empty; data.source is {data.source!r}, so say where it lies")
     if data.source == "cifar_archive":
@@ -74,15 +78,15 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
     return InMemory(Npz(data_dir), **fields)
 
 
-def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, Split]:
+def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, Examples]:
     """The three splits, with images of the shape and labels in the range that `config.data` says. Raises UserError."""
     splits, num_classes = dataset.splits(), data.num_classes
     for name, split in splits.items():
         if not len(split):
             raise UserError(f"data.num_{name} leaves the {name} split without images; it must be above 0")
-        if split.image.shape[1:] != tuple(data.image_shape):
-            raise UserError(f"data.image_shape is {data.image_shape}, but {name} images are {split.image.shape[1:]}")
-        low, high = int(split.label.min()), int(split.label.max())
+        if split.image_shape != tuple(data.image_shape):
+            raise UserError(f"data.image_shape is {data.image_shape}, but {name} images are {split.image_shape}")
+        low, high = split.label_range
         if low < 0 or high >= num_classes:
             raise UserError(
                 f"data.num_classes is {num_classes}, but labels of the {name} split reach from {low} to {high}; "
@@ -91,4 +95,15 @@ def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, 
     return splits
 
 
-__all__ = ["Batch", "Dataset", "Split", "build", "empty_moments", "load_splits", "moments", "shifts"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Examples",
+    "ImageNet",
+    "Split",
+    "build",
+    "empty_moments",
+    "load_splits",
+    "moments",
+    "shifts",
+]

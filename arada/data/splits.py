@@ -1,18 +1,44 @@
 """A split: named examples, shuffled for training or in order for everything else.
 
 An example's id is its position in the canonical, unshuffled data set; it stays with the example wherever it goes.
-A split that streams from disk offers the same two iterators.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from arada.errors import UserError
 
 Batch = dict[str, np.ndarray]
+
+
+class Examples(Protocol):
+    """What all code but the data sets may ask of a split, be it in memory or streamed from disk (`StreamedSplit`)."""
+
+    example_id: np.ndarray
+    # int32[N]; may read everything there is.
+    label: np.ndarray
+    # (H, W, C)
+    image_shape: tuple[int, ...]
+    # Lowest and highest, or what they may be.
+    label_range: tuple[int, int]
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """See `Split.fingerprint`, and below."""
+
+    def take(self, positions: np.ndarray) -> "Examples":
+        """See `Split.take`."""
+
+    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """See `Split.epoch`."""
+
+    def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
+        """See `Split.in_order`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +65,16 @@ class Split:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C)."""
+        return self.image.shape[1:]
+
+    @property
+    def label_range(self) -> tuple[int, int]:
+        """The lowest and the highest label."""
+        return int(self.label.min()), int(self.label.max())
 
     def take(self, positions: np.ndarray) -> "Split":
         """The examples at `positions`, in the order of their ids."""
@@ -91,12 +127,19 @@ def partition(count: int, sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray
     return tuple(np.sort(part) for part in np.split(order, np.cumsum(sizes))[: len(sizes)])
 
 
+# The values of `config.training.normalization`; those of the second row look at all training images.
+NORMALIZATIONS = ("mean_image", "standardize", "cifar", "unit")
+FROM_IMAGES = ("mean_image", "standardize")
+
+
 def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
     """What normalises the images of a training split: {"mean", "scale"} float32.
 
     "mean_image": the mean of each pixel, scale 1. "standardize": mean and standard deviation of each channel. "cifar":
-    the constants of edward2, for CIFAR-10 and CIFAR-100 alike.
+    the constants of edward2, for CIFAR-10 and CIFAR-100 alike. "unit": images stay in [0, 1].
     """
+    if kind == "unit":
+        return {"mean": np.zeros(1, np.float32), "scale": np.ones(1, np.float32)}
     if kind == "cifar":
         return {"mean": np.float32([0.4914, 0.4822, 0.4465]), "scale": np.float32([0.2023, 0.1994, 0.2010])}
     # In blocks: a float64 copy of a data set is eight times the size of its bytes.
@@ -118,5 +161,10 @@ def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
 def empty_moments(kind: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Arrays of the shapes that `moments` gives."""
     by_channel = image_shape[-1:], image_shape[-1:]
-    shapes = {"mean_image": (image_shape, (1,)), "standardize": by_channel, "cifar": by_channel}
+    shapes = {
+        "mean_image": (image_shape, (1,)),
+        "standardize": by_channel,
+        "cifar": by_channel,
+        "unit": ((1,), (1,)),
+    }
     return dict(zip(("mean", "scale"), (np.zeros(shape, np.float32) for shape in shapes[kind]), strict=True))

@@ -14,12 +14,20 @@ HELD_OUT = ("test", "validation")
 _BATCH = 1024
 
 
-def import_tfds():
-    """tensorflow_datasets, imported late (seconds) and kept away from accelerators, which belong to JAX."""
+@functools.cache
+def import_tensorflow():
+    """TensorFlow, imported late (seconds) and kept away from accelerators, which belong to JAX."""
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
     tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def import_tfds():
+    """tensorflow_datasets, with TensorFlow as `import_tensorflow` has it."""
+    import_tensorflow()
+    import tensorflow_datasets as tfds
+
     return tfds
 
 

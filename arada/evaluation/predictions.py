@@ -11,7 +11,7 @@ import scipy.special
 from etils import epath
 
 from arada import files, streaming
-from arada.data import Dataset, Split, shift_sources
+from arada.data import Dataset, Examples, shift_sources
 from arada.errors import UserError
 from arada.training.progress import Progress
 from arada.training.replication import Replicas
@@ -77,9 +77,9 @@ def _splits_of(
     evaluation: ml_collections.ConfigDict,
     dataset: Dataset,
     shifted: shift_sources.ShiftSource,
-    splits: dict[str, Split],
+    splits: dict[str, Examples],
     wanted: set[str],
-) -> Iterator[tuple[str, Split]]:
+) -> Iterator[tuple[str, Examples]]:
     """The splits whose names are `wanted`, made one at a time."""
     of_shifts = [(name, severity) for name in shift_sources.types(evaluation) for severity in evaluation.severities]
     makers = (
@@ -97,7 +97,7 @@ def predict(
     config: ml_collections.ConfigDict,
     dataset: Dataset,
     shifted: shift_sources.ShiftSource,
-    splits: dict[str, Split],
+    splits: dict[str, Examples],
     replicas: Replicas,
     left_out: Collection[str] = (),
 ) -> None:

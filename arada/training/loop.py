@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:  # clu's writers import TensorFlow
     from clu.metric_writers import MetricWriter
 
-    from arada.data.splits import Split
+    from arada.data.splits import Examples
 
 # (epoch, state, supervision) -> (supervision of the next epoch, metrics of this one)
 AfterEpoch = Callable[[int, TrainState, Supervision], tuple[Supervision, dict[str, float]]]
@@ -31,7 +31,7 @@ def train(
     mapped_step: Callable,
     state: TrainState,
     supervision: Supervision,
-    split: "Split",
+    split: "Examples",
     *,
     replicas: Replicas,
     epochs: int,

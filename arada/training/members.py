@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arada.data.splits import Batch, Split
+from arada.data.splits import Batch, Examples
 from arada.models.members import over_members
 from arada.training.state import TrainState
 
@@ -49,7 +49,7 @@ def lockstep(step: Callable, members: int, *, unrolled: bool | None = None) -> C
 class MemberOrders:
     """A training split in the orders of M members, each that of its own seed."""
 
-    split: Split
+    split: Examples
     members: int
 
     def __len__(self) -> int:

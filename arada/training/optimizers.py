@@ -42,6 +42,10 @@ def build(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Grad
 # The values of `config.optimizer.l2_on`: which parameters, by path and value, the l2 term counts.
 L2_TARGETS = {
     "convolutions": lambda path, value: path[-1].key == "kernel" and value.ndim == 4,
+    # edward2's ImageNet script: all that it calls a kernel or a bias, which leaves out batch norm.
+    "kernels_and_biases": lambda path, value: (
+        path[-1].key == "kernel" or (path[-1].key == "bias" and not path[-2].key.startswith("BatchNorm"))
+    ),
     "everything": lambda path, value: True,
 }
 

@@ -182,6 +182,14 @@ def test_moments_are_numpys(count, dtype):
             np.testing.assert_allclose(of_split[key], value, rtol=1.2e-7)
 
 
+def test_unit_leaves_images_as_they_are():
+    found = moments(split_of(4), "unit")
+    np.testing.assert_array_equal(found["mean"], [0])
+    np.testing.assert_array_equal(found["scale"], [1])
+    for key, value in empty_moments("unit", (224, 224, 3)).items():
+        assert (value.shape, value.dtype) == (found[key].shape, found[key].dtype)
+
+
 def test_cifars_constants_are_edward2s():
     found = moments(split_of(4), "cifar")
     np.testing.assert_allclose(found["mean"], [0.4914, 0.4822, 0.4465], rtol=1e-6)

@@ -49,3 +49,12 @@ def test_bytes_are_255ths(value):
 def test_floats_stay_as_they_are():
     images = np.array([-0.5, 0.25, 1.5], np.float32)
     np.testing.assert_array_equal(models.unit_range(images), images)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("resnet_v1", 50), ("resnet_v2", 11), ("wide_resnet", 10)])
+def test_a_network_is_built_with_the_arithmetic_that_a_config_names(name, depth):
+    built = {dtype: models.build(name, 7, depth=depth, width=2, dtype=dtype) for dtype in models.DTYPES}
+    assert {dtype: str(model.dtype) for dtype, model in built.items()} == {dtype: dtype for dtype in models.DTYPES}
+    assert models.build(name, 7, depth=depth).dtype == np.float32
+    with pytest.raises(ValueError, match=r"model\.dtype is one of .*, not 'float16'"):
+        models.build(name, 7, dtype="float16")

@@ -111,7 +111,12 @@ PARAMS = {
 
 
 @pytest.mark.parametrize(
-    ("targets", "squares"), [("convolutions", 4 + 4), ("everything", 4 + 4 + 9 + 25 + 49 + 121 + 169)]
+    ("targets", "squares"),
+    [
+        ("convolutions", 4 + 4),
+        ("kernels_and_biases", 4 + 4 + 9 + 121 + 169),
+        ("everything", 4 + 4 + 9 + 25 + 49 + 121 + 169),
+    ],
 )
 def test_l2_by_hand(targets, squares):
     assert float(optimizers.l2_penalty(PARAMS, 0.5, targets)) == 0.5 * squares
