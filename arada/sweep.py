@@ -3,12 +3,14 @@
     python -m arada.sweep --config=configs/cifar10.py:label_smoothing --workdir=DIR --grid=label_smoothing
     python -m arada.sweep --config=configs/digits.py:ar_adals --workdir=DIR --grid="alpha=0.05,0.1 attack=fmn,sdf"
 
-Trains and predicts what the workdir lacks, every point with the config's seeds; vanilla runs and rankings are those of
-the workdir. Writes DIR/sweeps/METHOD-FIELDS.json and .md. `--cluster=slurm` makes every point a task of one Slurm array
-through submitit, `--cluster=local` a process of this machine; the points done are found again by the same command.
+Trains and predicts what the workdir lacks, every point with the config's seeds (or with `seeds=0,1,2` of the grid);
+vanilla runs and rankings are those of the workdir. Writes DIR/sweeps/METHOD-FIELDS.json and .md. `--cluster=slurm`
+makes every point and seed a task of one Slurm array through submitit, `--cluster=local` a process of this machine; what
+is done is found again by the same command.
 """
 
 import itertools
+import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,9 +54,12 @@ def parse_grid(text: str) -> Grid:
     if text in GRIDS:
         return GRIDS[text]
     pairs = [part.partition("=") for part in text.split()]
-    if not pairs or any(not field or "" in values.split(",") for field, _, values in pairs):
+    grid = {field: tuple(map(_value, values.split(","))) for field, _, values in pairs}
+    if not grid or any(not field or "" in values for field, values in grid.items()):
         raise UserError(f"--grid is one of {', '.join(GRIDS)}, or like 'alpha=0.05,0.1 attack=fmn'; not {text!r}")
-    return {field: tuple(_value(value) for value in values.split(",")) for field, _, values in pairs}
+    if len(grid) < len(pairs) or any(len(set(values)) < len(values) for values in grid.values()):
+        raise UserError(f"--grid is {text!r}; name each field and each of its values once")
+    return grid
 
 
 def _value(text: str) -> Any:
@@ -68,13 +73,18 @@ def _value(text: str) -> Any:
 
 def points(config: ml_collections.ConfigDict, grid: Grid) -> dict[str, ml_collections.ConfigDict]:
     """The config of every point by the name of its runs, METHOD/FIELD_VALUE-FIELD_VALUE. Raises UserError."""
-    found = {}
+    if config.ensemble.of:
+        raise UserError(f"--config: {config.name} has no runs of its own; sweep {config.ensemble.of}")
+    found, same = {}, {}
     for values in itertools.product(*grid.values()):
         point = ml_collections.ConfigDict(config.to_dict()).lock()
         for field, value in zip(grid, values, strict=True):
             _set(point, field, value)
         point.name = f"{config.name}/" + "-".join(f"{field}_{value}" for field, value in zip(grid, values, strict=True))
         found[point.name] = point
+        identity = json.dumps(workdirs.run_identity(point, seed=0, num_devices=1), sort_keys=True)
+        if (other := same.setdefault(identity, point.name)) != point.name:
+            raise UserError(f"--grid: {other} and {point.name} would be the same run; {config.name} does not use this")
     return found
 
 
@@ -94,12 +104,18 @@ def _set(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
 
 
 def run_point(config: Mapping[str, Any], workdir: str) -> None:
-    """Ranks if need be, trains and predicts at one point, given as a plain dict: the task of a job."""
+    """Ranks if need be, trains and predicts at one point, given as a plain dict."""
     experiment = Experiment(ml_collections.ConfigDict(config, convert_dict=True), workdir, of_sweep=True)
     if workdirs.uses_precomputed(experiment.config):
         experiment.rank()
     experiment.train()
     experiment.predict()
+
+
+def run_job(config: Mapping[str, Any], workdir: str) -> None:
+    """`run_point` in a process of its own, whose log is all that one sees of it."""
+    console.start_logging()
+    run_point(config, workdir)
 
 
 def run(
@@ -111,17 +127,16 @@ def run(
     experiments = [Experiment(point, workdir, of_sweep=True) for point in configs.values()]
     ranked = [experiment for experiment in experiments if workdirs.uses_precomputed(experiment.config)]
     if ranked:
-        ranked[0].vanilla()
+        Experiment(config, workdir).vanilla()
     # One ranking for each attack, before tasks that would all make it.
     for experiment in {experiment.config.ranking.folder: experiment for experiment in ranked}.values():
         experiment.rank()
-    tasks = [point.to_dict() for point in configs.values()]
     if submit:
-        submit(tasks)
+        submit([point.to_dict() | {"seeds": (seed,)} for point in configs.values() for seed in config.seeds])
     else:
-        for number, (name, task) in enumerate(zip(configs, tasks, strict=True), start=1):
-            logger.info("%s: point %d of %d", name, number, len(tasks))
-            run_point(task, workdir)
+        for number, (name, point) in enumerate(configs.items(), start=1):
+            logger.info("%s: point %d of %d", name, number, len(configs))
+            run_point(point.to_dict(), workdir)
     return compare(config, workdir, grid)
 
 
@@ -187,7 +202,7 @@ def on_cluster(cluster: str, workdir: str, parameters: Mapping[str, Any]) -> Cal
         raise UserError(f"--cluster={cluster}: {error}") from None
 
     def submit(tasks: list[dict]) -> None:
-        jobs = executor.map_array(run_point, tasks, [workdir] * len(tasks))
+        jobs = executor.map_array(run_job, tasks, [workdir] * len(tasks))
         logger.info("submitted %d jobs, the first is %s; logs in %s", len(jobs), jobs[0].job_id, executor.folder)
         failed = [job.job_id for job in jobs if job.exception()]
         if failed:
@@ -196,29 +211,38 @@ def on_cluster(cluster: str, workdir: str, parameters: Mapping[str, Any]) -> Cal
     return submit
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment; what is there is not made again.")
-_GRID = flags.DEFINE_string("grid", None, f"One of {', '.join(GRIDS)}, or 'field=value,value field=value'.")
-_CLUSTER = flags.DEFINE_enum("cluster", "", ("", "slurm", "local"), "Where points run; empty: here, one by one.")
-_JOB = flags.DEFINE_multi_string("job", [], "A parameter of submitit, such as --job=timeout_min=600.")
+def sweep(config: ml_collections.ConfigDict, workdir: str, grid: str, cluster: str, job: Sequence[str]) -> str:
+    """Runs the grid and writes what `compare` finds; returns its table. The arguments are the flags."""
+    fields = dict(parse_grid(grid))
+    # Seeds are what a point is a mean over, and nothing to choose.
+    config.seeds = fields.pop("seeds", config.seeds)
+    parameters = {name: _value(value) for name, _, value in (parameter.partition("=") for parameter in job)}
+    submit = on_cluster(cluster, workdir, parameters) if cluster else None
+    found = run(config, workdir, fields, submit)
+    name = f"{config.name}-{'-'.join(fields)}"
+    files.write_json(Workdir(workdir).path / "sweeps" / f"{name}.json", found)
+    files.write_bytes(Workdir(workdir).path / "sweeps" / f"{name}.md", table(found).encode())
+    return table(found)
 
 
-def main(_) -> None:
-    """Runs the grid, prints its table and writes it."""
-    console.start_logging()
-    try:
-        grid, config, workdir = parse_grid(_GRID.value), _CONFIG.value, _WORKDIR.value
-        parameters = {name: _value(value) for name, _, value in (job.partition("=") for job in _JOB.value)}
-        submit = on_cluster(_CLUSTER.value, workdir, parameters) if _CLUSTER.value else None
-        found = run(config, workdir, grid, submit)
-        file = Workdir(workdir).path / "sweeps" / f"{config.name}-{'-'.join(grid)}"
-        files.write_json(file.with_suffix(".json"), found)
-        files.write_bytes(file.with_suffix(".md"), table(found).encode())
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(table(found))
+def main() -> None:
+    """Entry point."""
+    config = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the experiment; what is there is not made again.")
+    grid = flags.DEFINE_string("grid", None, f"One of {', '.join(GRIDS)}, or 'field=value,value field=value'.")
+    cluster = flags.DEFINE_enum("cluster", "", ("", "slurm", "local"), "Where points run; empty: here, one by one.")
+    job = flags.DEFINE_multi_string("job", [], "A parameter of submitit, such as --job=timeout_min=600.")
+    flags.mark_flags_as_required(["config", "workdir", "grid"])
+
+    def start(_) -> None:
+        console.start_logging()
+        try:
+            print(sweep(config.value, workdir.value, grid.value, cluster.value, job.value))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+    app.run(start, flags_parser=console.config_parser(config))
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir", "grid"])
-    app.run(main, flags_parser=console.config_parser(_CONFIG))
+    main()

@@ -1,0 +1,301 @@
+"""A method over a grid: the points, what runs where, the choice and its table."""
+
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from arada import checks, files, sweep
+from arada.errors import UserError
+from arada.evaluation import summary
+from arada.workdir import Workdir
+from configs import cifar10, digits
+
+
+def tiny(method, **overrides):
+    """The testing preset, an epoch long, on the programs of test_experiment.py."""
+    config = digits.get_config(f"{method},testing")
+    shortest = {
+        "run.num_devices": 2,
+        "seeds": (0,),
+        "training.epochs": 1,
+        "evaluation.shifts": ("noise",),
+        "evaluation.severities": (1, 5),
+        "evaluation.out_of_distribution": (),
+    }
+    config.update_from_flattened_dict(shortest | overrides)
+    return config
+
+
+def test_a_grid_is_read_from_text():
+    assert sweep.parse_grid("alpha=0.05,1e-3 attack=fmn,sdf num_subsets=5") == {
+        "alpha": (0.05, 0.001),
+        "attack": ("fmn", "sdf"),
+        "num_subsets": (5,),
+    }
+    assert sweep.parse_grid("adals") is sweep.GRIDS["adals"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "--grid is one of label_smoothing, adals, .* not ''"),
+        ("adal", "not 'adal'"),
+        ("alpha=", "not 'alpha='"),
+        ("=0.1", "not '=0.1'"),
+        ("alpha=0.1,,0.2", "not 'alpha=0.1,,0.2'"),
+        ("alpha=0.1,1e-1", "name each field and each of its values once"),
+        ("alpha=0.1 alpha=0.2", "name each field and each of its values once"),
+    ],
+)
+def test_what_is_no_grid(text, message):
+    with pytest.raises(UserError, match=message) as error:
+        sweep.parse_grid(text)
+    assert "\n" not in str(error.value)
+
+
+def test_points_by_name():
+    config = digits.get_config("ar_adals")
+    points = sweep.points(config, {"alpha": (0.05, 1), "attack": ("fmn", "sdf"), "optimizer.l2": (0,)})
+    assert list(points) == [
+        f"ar_adals/alpha_{alpha}-attack_{attack}-optimizer.l2_0" for alpha in ("0.05", "1") for attack in ("fmn", "sdf")
+    ]
+    last = points["ar_adals/alpha_1-attack_sdf-optimizer.l2_0"]
+    assert last.name == "ar_adals/alpha_1-attack_sdf-optimizer.l2_0"
+    assert last.soft_labels.alpha == ((0, 1.0),)
+    assert (last.ranking.attack, last.ranking.folder, last.optimizer.l2) == ("sdf", "sdf", 0.0)
+    checks.check_config(last, num_devices=1, of_sweep=True)
+    assert (config.name, config.ranking.attack, config.soft_labels.alpha) == ("ar_adals", "cw", ((0, 0.05),))
+
+
+@pytest.mark.parametrize(
+    ("method", "grid", "message"),
+    [
+        ("adals", {"alfa": (0.1,)}, r"the config has no field 'alfa'; short names are epsilon, alpha"),
+        ("adals", {"soft_labels.alpha.first": (0.1,)}, r"has no field 'soft_labels.alpha.first'"),
+        ("adals", {"alpha": ("high",)}, r"alpha=high does not fit the config"),
+        ("adals", {"num_subsets": (2.5,)}, r"num_subsets=2.5 does not fit the config"),
+        ("vanilla", {"alpha": (0.1, 0.2)}, r"vanilla/alpha_0.1 and vanilla/alpha_0.2 would be the same run"),
+        ("adals", {"attack": ("fmn", "cw")}, r"adals/attack_fmn and adals/attack_cw would be the same run"),
+        ("ensemble_adals", {"alpha": (0.1,)}, r"ensemble_adals has no runs of its own; sweep adals"),
+    ],
+)
+def test_grids_that_do_not_fit(method, grid, message):
+    with pytest.raises(UserError, match=message) as error:
+        sweep.points(digits.get_config(method), grid)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("grid", "method", "values"),
+    [
+        ("label_smoothing", "label_smoothing", (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)),
+        ("adals", "adals", (0.005, 0.01, 0.05, 0.1)),
+        ("adals_imagenet", "adals", (0.005, 0.01, 0.03, 0.05, 0.1)),
+        ("ar_adals", "ar_adals", (0.005, 0.01, 0.05)),
+        ("figure_5", "ar_adals", (1, 2, 4, 6, 8, 10, 12, 14, 16)),
+    ],
+)
+def test_the_papers_grids(grid, method, values):
+    (field,) = sweep.GRIDS[grid]
+    assert sweep.GRIDS[grid][field] == values
+    read = {
+        "epsilon": lambda labels: labels.epsilon,
+        "alpha": lambda labels: labels.alpha[0][1],
+        "num_subsets": lambda labels: labels.num_subsets,
+    }[field]
+    points = sweep.points(cifar10.get_config(method), sweep.GRIDS[grid])
+    assert tuple(read(point.soft_labels) for point in points.values()) == values
+    for point in points.values():
+        checks.check_config(point, num_devices=1, of_sweep=True)
+
+
+# ECE in percent: alpha 0.2 has the lowest on validation images, not on test images, nor with its first seed.
+MEASURED = {
+    "adals/alpha_0.1": {0: (4.0, 61.0, 1.0), 1: (6.0, 63.0, 3.0)},
+    "adals/alpha_0.2": {0: (4.5, 60.0, 7.0), 1: (4.5, 60.0, 9.0)},
+}
+
+
+def fake_summary(workdir, config, absent=None, runs=None):
+    methods = {}
+    for name, seed in runs:
+        validation, accuracy, ece = (value / 100 for value in MEASURED[name][seed])
+        shift = {"noise": [{"ece": 2 * ece}, {"ece": 4 * ece}]} if config.evaluation.shifts else {}
+        measured = {"validation": {"ece": validation}, "test": {"accuracy": accuracy, "ece": ece}, "shift": shift}
+        methods.setdefault(name, {"runs": {}})["runs"][str(seed)] = measured
+    return {"methods": methods}
+
+
+def test_the_choice_is_by_validation_ece(monkeypatch, tmp_path):
+    monkeypatch.setattr(summary, "summarize", fake_summary)
+    found = sweep.compare(tiny("adals", seeds=(0, 1)), tmp_path, {"alpha": (0.1, 0.2)})
+    assert found["chosen"] == "adals/alpha_0.2"
+    assert [point["values"] for point in found["points"]] == [{"alpha": 0.1}, {"alpha": 0.2}]
+    np.testing.assert_allclose(found["points"][0]["ece_under_shift"], [0.03, 0.09])
+    assert sweep.table(found).splitlines() == [
+        "| alpha | validation ECE | accuracy | ECE | shift ECE |",
+        "|---|---|---|---|---|",
+        "| 0.1 | 5.00 ± 1.41 | 62.00 ± 1.41 | 2.00 ± 1.41 | 6.00 ± 4.24 |",
+        "| **0.2** | **4.50 ± 0.00** | **60.00 ± 0.00** | **8.00 ± 1.41** | **24.00 ± 4.24** |",
+        "",
+        "x100; adals, seeds [0, 1]; bold: lowest validation ECE of 15 bins.",
+    ]
+
+
+def test_one_seed_has_no_deviation_and_no_shift_no_mean(monkeypatch, tmp_path):
+    monkeypatch.setattr(summary, "summarize", fake_summary)
+    config = tiny("adals", **{"evaluation.shifts": ()})
+    found = sweep.compare(config, tmp_path, {"alpha": (0.1, 0.2)})
+    assert found["chosen"] == "adals/alpha_0.1"
+    assert "| **0.1** | **4.00** | **61.00** | **1.00** | **not run** |" in sweep.table(found)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The workdir of a sweep of 2 x 2 points with one seed, and the table that it printed."""
+    path = tmp_path_factory.mktemp("sweep")
+    return Workdir(path), sweep.sweep(tiny("adals"), path, "alpha=0.1,0.5 epsilon=0.0,0.3 seeds=1", "", [])
+
+
+def test_every_point_is_trained_and_predicted(swept):
+    workdir, _ = swept
+    names = [f"adals/alpha_{alpha}-epsilon_{epsilon}" for alpha in (0.1, 0.5) for epsilon in (0.0, 0.3)]
+    for name in names:
+        assert (workdir.run(name, 1) / "checkpoints" / "4").exists()
+        assert (workdir.predictions(name, 1) / "validation.npz").exists()
+    found = files.read_json(workdir.path / "sweeps" / "adals-alpha-epsilon.json")
+    assert [point["name"] for point in found["points"]] == names
+    assert found["seeds"] == [1]
+    assert found["chosen"] == min(found["points"], key=lambda point: point["validation_ece"])["name"]
+    # Smoothing moved the weights, alpha not yet: soft labels change after the first epoch.
+    accuracies = [point["ece"] for point in found["points"]]
+    assert accuracies[0] == accuracies[2] != accuracies[1] == accuracies[3]
+    # Reports do not see them.
+    assert workdir.runs() == []
+
+
+def test_the_table_is_printed_and_kept(swept):
+    workdir, printed = swept
+    assert (workdir.path / "sweeps" / "adals-alpha-epsilon.md").read_text() == printed
+    assert printed.count("\n| ") == 4
+
+
+def test_what_is_there_is_not_made_again(swept, monkeypatch):
+    workdir, printed = swept
+    monkeypatch.setattr("arada.runs.Trainer", None)
+    monkeypatch.setattr("arada.evaluation.predictions.predict", None)
+    again = sweep.sweep(tiny("adals"), workdir.path, "alpha=0.1,0.5 epsilon=0.0,0.3 seeds=1", "", [])
+    assert again == printed
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """What a sweep has asked experiments for, without any of it."""
+    asked = []
+
+    class Experiment:
+        def __init__(self, config, workdir, of_sweep=False):
+            self.config = config
+
+        def __getattr__(self, stage):
+            config = self.config
+            return lambda: asked.append((stage, config.name, config.ranking.folder, config.seeds))
+
+    monkeypatch.setattr(sweep, "Experiment", Experiment)
+    monkeypatch.setattr(sweep, "compare", lambda *_: {})
+    return asked
+
+
+def test_each_attack_ranks_once_before_the_points(stages, tmp_path):
+    sweep.run(tiny("ar_adals"), tmp_path, {"alpha": (0.1, 0.2), "attack": ("fmn", "sdf")}, submit=lambda tasks: None)
+    assert stages == [
+        # By the plain config's vanilla run, whatever is swept.
+        ("vanilla", "ar_adals", "", (0,)),
+        ("rank", "ar_adals/alpha_0.1-attack_fmn", "fmn", (0,)),
+        ("rank", "ar_adals/alpha_0.1-attack_sdf", "sdf", (0,)),
+    ]
+
+
+def test_a_method_without_ranks_asks_for_none(stages, tmp_path):
+    sweep.run(tiny("adals", seeds=(0, 1)), tmp_path, {"alpha": (0.1,)})
+    assert stages == [(stage, "adals/alpha_0.1", "", (0, 1)) for stage in ("train", "predict")]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A submitit whose jobs run at once, in this process; its executors."""
+    executors = []
+
+    class Job:
+        def __init__(self, number, function, *arguments):
+            self.job_id, self.error = f"7_{number}", None
+            try:
+                function(*arguments)
+            except UserError as error:
+                self.error = error
+
+        def exception(self):
+            return self.error
+
+    class AutoExecutor:
+        def __init__(self, folder, cluster):
+            self.folder, self.cluster = folder, cluster
+            executors.append(self)
+
+        def update_parameters(self, **parameters):
+            if "timeout" in parameters:
+                raise NameError("Unknown argument: timeout")
+            self.parameters = parameters
+
+        def map_array(self, function, *arguments):
+            return [Job(number, function, *of_job) for number, of_job in enumerate(zip(*arguments, strict=True))]
+
+    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=AutoExecutor))
+    monkeypatch.setattr(sweep.console, "start_logging", lambda: None)
+    return executors
+
+
+def test_every_point_and_seed_is_a_job(cluster, stages, tmp_path):
+    submit = sweep.on_cluster("slurm", tmp_path, {"slurm_partition": "gpu", "timeout_min": 60})
+    sweep.run(tiny("adals", seeds=(0, 1)), tmp_path, {"alpha": (0.1, 0.2)}, submit)
+    assert [(name, seeds) for stage, name, _, seeds in stages if stage == "train"] == [
+        (f"adals/alpha_{alpha}", (seed,)) for alpha in (0.1, 0.2) for seed in (0, 1)
+    ]
+    (executor,) = cluster
+    assert (executor.folder, executor.cluster) == (str(tmp_path / "sweeps" / "jobs"), "slurm")
+    assert executor.parameters == {"slurm_partition": "gpu", "timeout_min": 60}
+
+
+def test_jobs_that_fail_are_named(cluster, stages, monkeypatch, tmp_path):
+    def fails(config, workdir):
+        if config["seeds"] == (1,):
+            raise UserError("no")
+
+    monkeypatch.setattr(sweep, "run_point", fails)
+    submit = sweep.on_cluster("slurm", tmp_path, {})
+    with pytest.raises(UserError, match=r"jobs 7_1, 7_3 failed: see .*sweeps/jobs; the same command goes on"):
+        sweep.run(tiny("adals", seeds=(0, 1)), tmp_path, {"alpha": (0.1, 0.2)}, submit)
+
+
+def test_a_parameter_that_submitit_does_not_know(cluster, tmp_path):
+    with pytest.raises(UserError, match="--cluster=slurm: Unknown argument: timeout"):
+        sweep.on_cluster("slurm", tmp_path, {"timeout": 3})
+
+
+def test_a_cluster_needs_submitit(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="--cluster needs submitit: pip install submitit"):
+        sweep.on_cluster("local", tmp_path, {})
+
+
+def test_on_the_command_line_a_mistake_ends_in_one_line(tmp_path):
+    arguments = ["--config=configs/digits.py:vanilla,testing", f"--workdir={tmp_path}", "--grid=alpha=0.1,0.2"]
+    command = [sys.executable, "-m", "arada.sweep", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"XLA_FLAGS": ""})
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("error: --grid: vanilla/alpha_0.1 and vanilla/alpha_0.2")
