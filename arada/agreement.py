@@ -70,6 +70,7 @@ class Study:
     def __init__(self, run_dir: str, examples: int, batch_size: int, data_dir: str = ""):
         run_dir = files.absolute(run_dir)
         config = self._config = workdirs.stored_config(run_dir)
+        trained.check_single(run_dir)
         if not trained.is_finished(run_dir, config):
             raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
         if not NUM_SUBSETS <= examples <= min(config.data.num_train, config.data.num_validation):

@@ -4,7 +4,7 @@ import re
 
 import ml_collections
 
-from arada import attacks, files, methods, models, robustness
+from arada import attacks, files, methods, models, robustness, trained
 from arada import workdir as workdirs
 from arada.data import augmentation, corruptions, published, shift_sources, splits
 from arada.errors import UserError
@@ -52,6 +52,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_swee
     _one_of("ranking.before_refresh", config.ranking.before_refresh, ("precomputed", "one_subset"))
     _one_of("evaluation.variance_of", config.evaluation.variance_of, metrics.VARIANCES)
     _one_of("run.mapping", config.run.mapping, MAPPINGS)
+    _one_of("run.members", config.run.members, trained.UNROLLED)
     for field in POSITIVE:
         _positive(field, _get(config, field))
     _positive("data.num_test", config.data.get("num_test", 1))
@@ -199,6 +200,11 @@ def _check_ensemble(config: ml_collections.ConfigDict) -> None:
     if ensemble.of == config.name:
         raise UserError(f"ensemble.of is {ensemble.of!r}, the ensemble's own name; set name to another")
     if ensemble.of or ensemble.members == 1:
+        if ensemble.ranks == "per_member":
+            raise UserError(
+                f"ensemble.ranks is 'per_member', which is for members in lockstep, but ensemble.of is {ensemble.of!r} "
+                f"and ensemble.members {ensemble.members}; leave it at 'shared'"
+            )
         return
     if workdirs.refreshes(config):
         raise UserError(

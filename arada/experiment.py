@@ -102,6 +102,7 @@ class Experiment:
             return
         source_dir = self.workdir.run(*run)
         of_source = workdirs.stored(source_dir)["identity"]
+        trained.check_single(source_dir)
         if not trained.is_finished(source_dir, workdirs.stored_config(source_dir)):
             raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
         # The weights that are attacked are part of what makes a ranking.
@@ -130,8 +131,6 @@ class Experiment:
         """Trains the config's method with each of its seeds; of an ensemble of single runs what is missing of them."""
         if self.config.ensemble.of:
             self._train(*self._members())
-            for seed in self.config.seeds:
-                workdirs.claim(self.workdir.run(self.config.name, seed), self._identity(seed), self.config)
         else:
             self._train(self.config, self.config.seeds)
 
@@ -139,9 +138,6 @@ class Experiment:
         """The config and the seeds of the single runs that an ensemble averages."""
         config, count = self.config, self.config.ensemble.members
         return member_config(config), tuple(m for seed in config.seeds for m in members.seeds(seed, count))
-
-    def _identity(self, seed: int) -> dict:
-        return workdirs.run_identity(self.config, seed, len(self.replicas))
 
     def evaluate(self) -> None:
         """Stores the predictions of the method's runs, and computes all metrics of the workdir."""
@@ -159,7 +155,9 @@ class Experiment:
         self._predict(*self._members(), shifted, left_out)
         for seed in config.seeds:
             directory = self.workdir.predictions(config.name, seed)
-            workdirs.claim(directory, self._identity(seed), config)
+            # There is nothing of its own in the run's folder, but what has no such folder is not in the report.
+            for claimed in (self.workdir.run(config.name, seed), directory):
+                workdirs.claim(claimed, workdirs.run_identity(config, seed, len(self.replicas)), config)
             of_members = [
                 self.workdir.predictions(config.ensemble.of, member)
                 for member in members.seeds(seed, config.ensemble.members)
@@ -217,7 +215,7 @@ def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     vanilla.name = "vanilla"
     vanilla.soft_labels.update(num_subsets=1, epsilon=0.0, adaptive=False)
     vanilla.method.name = "cross_entropy"
-    vanilla.ensemble.update(members=1, of="")
+    vanilla.ensemble.update(members=1, of="", ranks="shared")
     return vanilla
 
 

@@ -53,7 +53,7 @@ class Trainer:
         )
         self._members = trained.num_members(config)
         if self._members > 1:
-            train_step = members.lockstep(train_step, self._members)
+            train_step = members.lockstep(train_step, self._members, unrolled=trained.unrolled(config))
         self._train_step = replicas.map(
             train_step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,)
         )

@@ -16,6 +16,9 @@ from arada.training import members, optimizers
 from arada.training.checkpoints import Checkpoints
 from arada.training.state import TrainState, init_state
 
+# By `config.run.members`: what `arada.models.members.over_members` is told.
+UNROLLED = {"auto": None, "stacked": False, "unrolled": True}
+
 
 def build_model(config: ml_collections.ConfigDict, **fields) -> nn.Module:
     """The network of a config; `fields` take the place of those of `config.model`."""
@@ -29,7 +32,21 @@ def build_ranked(config: ml_collections.ConfigDict) -> nn.Module:
 
 def num_members(config: ml_collections.ConfigDict) -> int:
     """Networks that one run of this config trains: 1, or the members of an ensemble in lockstep."""
-    return 1 if config.ensemble.of else config.ensemble.members
+    # Runs that are older than ensembles have no such fields.
+    ensemble = config.get("ensemble")
+    return ensemble.members if ensemble and not ensemble.of else 1
+
+
+def unrolled(config: ml_collections.ConfigDict) -> bool | None:
+    """Whether the members of a run follow one another in its programs; None where the platform decides."""
+    return UNROLLED[config.run.get("members", "auto")]
+
+
+def check_single(run_dir: epath.Path) -> None:
+    """Raises UserError if the run is an ensemble's: attacks look at one network."""
+    ensemble = workdirs.stored_config(run_dir).get("ensemble")
+    if ensemble and (ensemble.of or ensemble.members > 1):
+        raise UserError(f"{run_dir} is an ensemble, but attacks take one network; name a single run: vanilla/seed_0")
 
 
 def logits_fn(config: ml_collections.ConfigDict) -> Callable:
@@ -37,7 +54,7 @@ def logits_fn(config: ml_collections.ConfigDict) -> Callable:
     model, count = build_model(config), num_members(config)
     if count == 1:
         return models.logits_fn(model)
-    of_members = models.member_logits_fn(model, count)
+    of_members = models.member_logits_fn(model, count, unrolled=unrolled(config))
     return lambda variables, images: models.mean_prediction(of_members(variables, images))
 
 
@@ -45,7 +62,7 @@ def member_logits_fn(config: ml_collections.ConfigDict) -> Callable:
     """The members of a run as (variables, images) -> logits [M, B, Z], M = 1 for a single model."""
     model, count = build_model(config), num_members(config)
     if count > 1:
-        return models.member_logits_fn(model, count)
+        return models.member_logits_fn(model, count, unrolled=unrolled(config))
     of_one = models.logits_fn(model)
     return lambda variables, images: of_one(variables, images)[None]
 
@@ -72,14 +89,19 @@ def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
     """A trained classifier as (logits_fn, variables): logits_fn(variables, images) -> logits [B, Z].
 
     Images are uint8, or float in [0, 1]; the normalisation is inside. The weights are those of the newest checkpoint
-    that can be read. An ensemble in lockstep has the logarithm of its mean prediction for logits. Raises UserError if
-    `run_dir` is not the folder of a run with a checkpoint.
+    that can be read. An ensemble has the logarithm of its mean prediction for logits; its members' variables are
+    stacked. Raises UserError if `run_dir` is not the folder of a run with a checkpoint.
     """
     run_dir = files.absolute(run_dir)
     config = workdirs.stored_config(run_dir)
-    with _checkpoints(run_dir) as checkpoints:
-        state = checkpoints.restore_state(_template(config))
-    return logits_fn(config), state.variables
+    ensemble = config.get("ensemble")
+    if not (ensemble and ensemble.of):
+        return logits_fn(config), _newest_state(run_dir).variables
+    seeds = members.seeds(workdirs.stored(run_dir)["identity"]["seed"], ensemble.members)
+    states = [_newest_state(run_dir.parent.parent / ensemble.of / f"seed_{seed}") for seed in seeds]
+    # Once loaded, they are as if trained in lockstep.
+    ensemble.of = ""
+    return logits_fn(config), members.stack(states).variables
 
 
 def final_variables(run_dir: epath.Path) -> dict:
@@ -91,6 +113,11 @@ def final_variables(run_dir: epath.Path) -> dict:
             checkpoints.drop_after(int(state.step))
             raise UserError(f"the last checkpoint of {run_dir} cannot be read; the same command makes it anew")
     return state.variables
+
+
+def _newest_state(run_dir: epath.Path) -> TrainState:
+    with _checkpoints(run_dir) as checkpoints:
+        return checkpoints.restore_state(_template(workdirs.stored_config(run_dir)))
 
 
 def _checkpoints(run_dir: epath.Path) -> Checkpoints:
@@ -107,7 +134,7 @@ def _template(config: ml_collections.ConfigDict) -> TrainState:
 
     def state() -> TrainState:
         of_one = init_state(build_model(config), optimizer, normalization, image_shape, jax.random.key(0))
-        return members.stack([of_one] * num_members(config)) if num_members(config) > 1 else of_one
+        return members.stack([of_one] * num_members(config))
 
     shapes = jax.eval_shape(state)
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

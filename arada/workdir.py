@@ -32,7 +32,8 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe.write_text("")
-            probe.unlink()
+            # Jobs that begin together all look.
+            probe.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"--workdir={self.path} cannot be written: {reason}; choose another") from None
@@ -93,7 +94,7 @@ def ranking_identity(config: ml_collections.ConfigDict, source: str = "") -> dic
 
 def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, ...]:
     """The runs (or the folder) by whose ranks a run with `seed` is trained: one, or one for each member."""
-    if config.ensemble.ranks == "shared" or config.ensemble.of:
+    if config.ensemble.ranks == "shared":
         return (config.ranking.source,)
     name, _ = source_run(config.ranking.source)
     return tuple(f"{name}/seed_{member}" for member in members.seeds(seed, config.ensemble.members))
@@ -161,7 +162,7 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
     if differing:
         raise UserError(
             f"{path} was made with another config: {'; '.join(differing)}. "
-            f"Use another --workdir or --config.name, or delete the folder"
+            f"Set them as they are there, use another --workdir or --config.name, or delete the folder"
         )
 
 

@@ -176,6 +176,9 @@ def config() -> ml_collections.ConfigDict:
                 "num_devices": 0,
                 # "pmap" or "shard_map".
                 "mapping": "pmap",
+                # Members in lockstep on one device: "stacked" by vmap, "unrolled" in one program, whose activations
+                # need not be there all at once, or "auto": unrolled on a CPU, which is slow on stacked kernels.
+                "members": "auto",
                 "evaluation_batch_size": 512,
                 "ranking_batch_size": 256,
                 "log_every_steps": 50,

@@ -59,6 +59,7 @@ class Network:
         """The module and its variables, in host memory."""
         if self.run:
             config = workdirs.stored_config(files.absolute(self.run))
+            trained.check_single(files.absolute(self.run))
             return trained.build_model(config), jax.device_get(arada.load(self.run)[1])
         model = models.build(self.name, 10, depth=self.depth, width=self.width)
         return model, draw_variables(model, self.image_shape, seed=0)

@@ -45,10 +45,28 @@ MISTAKES = [
     ({"evaluation.severities": (6,)}, r"evaluation.severities is one of 1, 2, 3, 4, 5, not 6"),
     ({"evaluation.variance_of": "logits"}, r"evaluation.variance_of is one of predicted_class"),
     ({"run.mapping": "xmap"}, r"run.mapping is one of pmap, shard_map"),
+    ({"run.members": "vmap"}, r"run.members is one of auto, stacked, unrolled, not 'vmap'"),
     ({"seeds": ()}, r"seeds is \(\); name one or more"),
     ({"seeds": (0, 0)}, r"seeds is \(0, 0\); name one or more, each once"),
     ({"seeds": (-1,)}, r"seeds is \(-1,\)"),
     ({"name": "a/b"}, r"name is 'a/b'; it names a folder"),
+    ({"ensemble.members": 0}, r"ensemble.members is 0; it must be above 0"),
+    ({"ensemble.ranks": "own"}, r"ensemble.ranks is one of shared, per_member, not 'own'"),
+    ({"ensemble.of": "a/b"}, r"ensemble.of is 'a/b'; it is the name of a method's runs"),
+    ({"ensemble.of": "ar_adals"}, r"ensemble.of is 'ar_adals', the ensemble's own name"),
+    ({"ensemble.ranks": "per_member"}, r"ensemble.ranks is 'per_member', .* lockstep, .* members 1; leave it"),
+    (
+        {"ensemble.ranks": "per_member", "ensemble.members": 2, "ensemble.of": "vanilla"},
+        r"ensemble.ranks is 'per_member', .* ensemble.of is 'vanilla'",
+    ),
+    (
+        {"ensemble.ranks": "per_member", "ensemble.members": 2, "ranking.source": "/"},
+        r"ensemble.ranks is 'per_member', but ranking.source is '/'; members are ranked by vanilla runs",
+    ),
+    (
+        {"ensemble.members": 2, "ranking.refresh_every": 2},
+        r"ensemble.members is 2 and .* ranking.refresh_every is set, but members in lockstep are not ranked on the fly",
+    ),
     ({"model.name": "resnet_v1", "model.depth": 29}, r"model.depth is one of 50, 101, 152, not 29"),
     (
         {"model.name": "resnet_v1", "model.depth": 50, "model.stride_on": "2x2"},

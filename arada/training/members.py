@@ -21,7 +21,9 @@ def seeds(seed: int, members: int) -> range:
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
-    """The states of M members as one, see `STATE_AXES`."""
+    """The states of M members as one, see `STATE_AXES`; that of a single one stays as it is."""
+    if len(states) == 1:
+        return states[0]
     return jax.tree.map(
         lambda axis, *trees: trees[0] if axis is None else jax.tree.map(lambda *x: jnp.stack(x), *trees),
         STATE_AXES,

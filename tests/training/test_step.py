@@ -281,7 +281,7 @@ def test_validation_step_by_hand(training, batches, devices):
     task = training(devices, "pmap")
     variables = jax.device_get(task.fresh().variables)
     variables["batch_stats"] = jax.tree.map(lambda x: x + 0.5, variables["batch_stats"])
-    mapped = task.replicas.map(steps.validation_step(task.model), in_axes=(None, 0), out_axes=0)
+    mapped = task.replicas.map(steps.validation_step(models.logits_fn(task.model)), in_axes=(None, 0), out_axes=0)
     batch = batches[0] | {"mask": np.ones(16, bool)}
     outputs = task.replicas.fetch(mapped(task.replicas.replicate(variables), batch))
     weights = {name: variables[name] for name in ("params", "batch_stats")}
