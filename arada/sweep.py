@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from arada import console, files, provenance
 from arada import workdir as workdirs
+from arada.data import shift_sources
 from arada.errors import UserError
 from arada.evaluation import summary
 from arada.experiment import Experiment
@@ -132,12 +133,25 @@ def run(
     for experiment in {experiment.config.ranking.folder: experiment for experiment in ranked}.values():
         experiment.rank()
     if submit:
+        _generate_shifted(experiments[0])
         submit([point.to_dict() | {"seeds": (seed,)} for point in configs.values() for seed in config.seeds])
     else:
         for number, (name, point) in enumerate(configs.items(), start=1):
             logger.info("%s: point %d of %d", name, number, len(configs))
             run_point(point.to_dict(), workdir)
     return compare(config, workdir, grid)
+
+
+def _generate_shifted(experiment: Experiment) -> None:
+    """Makes the images that one folder holds for all tasks, which would otherwise write there at once."""
+    evaluation = experiment.config.evaluation
+    if evaluation.shift_source != "generated":
+        return
+    names = shift_sources.types(evaluation)
+    absent = experiment.shifted.absent(names, evaluation.severities)
+    for name in names:
+        if name not in absent:
+            experiment.shifted.shifted(name, 1)  # all severities are in one file
 
 
 def compare(config: ml_collections.ConfigDict, workdir: str, grid: Grid) -> dict[str, Any]:

@@ -54,7 +54,7 @@ MISTAKES = [
     ({"ensemble.ranks": "own"}, r"ensemble.ranks is one of shared, per_member, not 'own'"),
     ({"ensemble.of": "a/b"}, r"ensemble.of is 'a/b'; it is the name of a method's runs"),
     ({"ensemble.of": "ar_adals"}, r"ensemble.of is 'ar_adals', the ensemble's own name"),
-    ({"ensemble.ranks": "per_member"}, r"ensemble.ranks is 'per_member', .* lockstep, .* members 1; leave it"),
+    ({"ensemble.ranks": "per_member"}, r"ensemble.ranks is 'per_member', .* lockstep, .*members 1; leave it"),
     (
         {"ensemble.ranks": "per_member", "ensemble.members": 2, "ensemble.of": "vanilla"},
         r"ensemble.ranks is 'per_member', .* ensemble.of is 'vanilla'",
