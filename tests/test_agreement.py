@@ -34,7 +34,7 @@ def run_dir(tmp_path, monkeypatch):
     kernel = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
     normalization = {"mean": np.full(1, 0.5, np.float32), "scale": np.ones(1, np.float32)}
     variables = {"params": {"kernel": kernel}, "batch_stats": {}, "normalization": normalization}
-    monkeypatch.setattr(agreement.trained, "build_model", lambda config: Linear())
+    monkeypatch.setattr(agreement.trained, "build_ranked", lambda config: Linear())
     monkeypatch.setattr(agreement.trained, "is_finished", lambda folder, config: True)
     monkeypatch.setattr(agreement.trained, "final_variables", lambda folder: variables)
     monkeypatch.setattr(agreement, "CANDIDATES", (CONFIDENCE, FMN, REFINED, CW))

@@ -141,7 +141,7 @@ def test_a_mistake_is_told_in_one_line(overrides, message):
         ({"data.shuffle_buffer": 0}, r"data.shuffle_buffer is 0; it must be above 0"),
         ({"training.normalization": "standardize"}, r"training.normalization is 'standardize', .* take 'unit'"),
         (
-            {"evaluation.shifts": ("noise",)},
+            {"evaluation.shift_source": "simple", "evaluation.shifts": ("noise",)},
             r"evaluation.shifts is \('noise',\), but there are no 'simple' ones of ImageNet; set it to \(\)",
         ),
         ({"evaluation.out_of_distribution": ("svhn",)}, r"evaluation.out_of_distribution .* but ImageNet has none"),

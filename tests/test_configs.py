@@ -87,8 +87,18 @@ def test_all_data_sets_have_the_same_methods(name):
     file = FILES[name]
     ranked = {"ar_adals", "ar_adals_on_the_fly", "ar_adals_by_confidence", "ar_adals_by_random"}
     others = {"mixup", "ccat", "focal", "adafocal"}
-    assert set(file.METHODS) == {"vanilla", "label_smoothing", "adals"} | ranked | others
-    for method in file.METHODS:
+    averaged = {f"ensemble_{method}" for method in ("vanilla", "label_smoothing", "adals", "ar_adals")}
+    single = {"vanilla", "label_smoothing", "adals"} | ranked | others
+    assert set(file.METHODS) == single | averaged | {"ar_adals_of_ensemble"}
+    for method in averaged:
+        config, member = file.get_config(method), file.get_config(method.removeprefix("ensemble_"))
+        assert (config.name, config.ensemble.of, config.seeds) == (method, member.name, (0,))
+        assert config.ensemble.members > 1
+        assert config.soft_labels.to_dict() == member.soft_labels.to_dict()
+    lockstep = file.get_config("ar_adals_of_ensemble")
+    assert (lockstep.ensemble.of, lockstep.ensemble.members) == ("", config.ensemble.members)
+    assert lockstep.soft_labels.to_dict() == file.get_config("ar_adals").soft_labels.to_dict()
+    for method in single:
         config = file.get_config(method)
         assert config.name == method
         assert config.method.name == (method if method in others else "cross_entropy")

@@ -36,6 +36,12 @@ def test_links_and_files_exist():
     linked = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", README)
     local = [link or source for link, source in linked if not link.startswith("http")]
     assert local
+    # As GitHub names the place of a heading.
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    headings = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    places = {link.removeprefix("#") for link in local if link.startswith("#")}
+    assert places <= headings
+    local = [link for link in local if not link.startswith("#")]
     named = re.findall(r"(?:configs|launch)/\w+\.(?:py|sh)", README)
     for name in {*local, *named}:
         assert (ROOT / name).exists() or name == "configs/FILE.py", name

@@ -5,14 +5,13 @@ import io
 import pathlib
 import re
 import shutil
-import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from arada import data
-from arada.data import imagenet, prepare, tfds
+from arada.data import imagenet, tfds
 from arada.data.splits import Split
 from arada.errors import UserError
 from configs import imagenet as config_file
@@ -349,21 +348,9 @@ def test_a_broken_jpeg_is_named(train, tmp_path):
         ({"num_test": 11}, r"data\.num_validation \+ data\.num_test is 21, but tiny .* has 20"),
         ({"num_test": 0}, r"data\.num_test leaves the test split without images"),
         ({"num_classes": 4}, r"data\.num_classes is 4, but labels of the train split reach from 0 to 4"),
-        ({"name": "imagenet2012"}, r"'imagenet2012' has no prepared 'train' split.*python -m arada\.data\.prepare"),
+        ({"name": "imagenet2012"}, r"'imagenet2012' is not prepared in .*python -m arada\.data\.prepare"),
     ],
 )
 def test_a_config_that_does_not_fit_the_files(data_dir, fields, named):
     with pytest.raises(UserError, match=named):
         splits_in(data_dir, **fields)
-
-
-def test_preparing_without_the_archives_says_so_in_one_line(monkeypatch):
-    class Builder:
-        def download_and_prepare(self):
-            raise AssertionError("Manual directory /nowhere does not exist.\nIt should hold two files")
-
-    monkeypatch.setattr(prepare, "_CONFIG", types.SimpleNamespace(value=config_file.get_config()))
-    monkeypatch.setattr(prepare, "_EVALUATION", types.SimpleNamespace(value=False))
-    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Builder() if name == "imagenet2012" else None)
-    with pytest.raises(SystemExit, match=r"^error: Manual directory /nowhere does not exist\. It should hold two"):
-        prepare.main(None)
