@@ -3,6 +3,7 @@
 import functools
 import logging
 import zlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -44,19 +45,8 @@ class Trainer:
         logger.info("%s", parameter_overview.get_parameter_overview(shapes["params"], include_stats=False))
         self._normalization = moments(splits["train"], config.training.normalization)
         self._method = methods.build(config)
-        train_step = steps.train_step(
-            self._model,
-            self._method,
-            functools.partial(augment, config.training.augmentation),
-            self._optimizer,
-            functools.partial(optimizers.l2_penalty, coefficient=config.optimizer.l2, targets=config.optimizer.l2_on),
-        )
         self._members = trained.num_members(config)
-        if self._members > 1:
-            train_step = members.lockstep(train_step, self._members, unrolled=trained.unrolled(config))
-        self._train_step = replicas.map(
-            train_step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,)
-        )
+        self._train_step = mapped_step(config, replicas)
         self._validation_step = replicas.map(
             steps.validation_step(trained.logits_fn(config)), in_axes=(None, 0), out_axes=0
         )
@@ -200,6 +190,23 @@ class Trainer:
                 scalars[f"ranking/changed_{split}"] = np.mean(changed)
                 logger.info("%s: %d of %d %s images change their subset", name, changed.sum(), len(changed), split)
         return supervision.replace(train_subset=subsets["train"], validation_subset=subsets["validation"]), scalars
+
+
+def mapped_step(config: ml_collections.ConfigDict, replicas: Replicas) -> Callable:
+    """A run's train step over all devices: step(state, batch, learnt, key) -> (state, metrics), see `train_step`.
+
+    Of an ensemble in lockstep it is that of all members. The old state's buffers are taken.
+    """
+    step = steps.train_step(
+        trained.build_model(config),
+        methods.build(config),
+        functools.partial(augment, config.training.augmentation),
+        optimizers.build(config.optimizer, trained.steps_per_epoch(config)),
+        functools.partial(optimizers.l2_penalty, coefficient=config.optimizer.l2, targets=config.optimizer.l2_on),
+    )
+    if trained.num_members(config) > 1:
+        step = members.lockstep(step, trained.num_members(config), unrolled=trained.unrolled(config))
+    return replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,))
 
 
 def fingerprint(tree) -> int:

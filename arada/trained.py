@@ -77,6 +77,19 @@ def total_steps(config: ml_collections.ConfigDict) -> int:
     return config.training.epochs * steps_per_epoch(config)
 
 
+def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
+    """A run's state as `jax.ShapeDtypeStruct`s: shapes and dtypes, nothing computed."""
+    image_shape = tuple(config.data.image_shape)
+    optimizer = optimizers.build(config.optimizer, steps_per_epoch(config))
+    normalization = empty_moments(config.training.normalization, image_shape)
+
+    def state() -> TrainState:
+        of_one = init_state(build_model(config), optimizer, normalization, image_shape, jax.random.key(0))
+        return members.stack([of_one] * num_members(config))
+
+    return jax.eval_shape(state)
+
+
 def is_finished(run_dir: epath.Path, config: ml_collections.ConfigDict) -> bool:
     """Whether the run's last checkpoint is that of its last step."""
     if not (run_dir / "checkpoints").exists():
@@ -128,13 +141,4 @@ def _checkpoints(run_dir: epath.Path) -> Checkpoints:
 
 def _template(config: ml_collections.ConfigDict) -> TrainState:
     """Zeros in the shape of a run's state."""
-    image_shape = tuple(config.data.image_shape)
-    optimizer = optimizers.build(config.optimizer, steps_per_epoch(config))
-    normalization = empty_moments(config.training.normalization, image_shape)
-
-    def state() -> TrainState:
-        of_one = init_state(build_model(config), optimizer, normalization, image_shape, jax.random.key(0))
-        return members.stack([of_one] * num_members(config))
-
-    shapes = jax.eval_shape(state)
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state_shapes(config))
