@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests. Usage: bash launch/test.sh [pytest options]
+# Runs the tests, but those that take many minutes: these run by `-m slow`.
+# Usage: bash launch/test.sh [pytest options]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment requirements.txt tests/requirements.txt
