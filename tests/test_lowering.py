@@ -58,6 +58,7 @@ def config_of(name, method="", size=""):
 def that_trains(config):
     """The part of `config` that the train step depends on; presets that share it share their program."""
     config, default = config.copy_and_resolve_references(), base.config()
+    default.run.members = config.run.members
     for field in ("name", "seeds", "ranking", "evaluation", "run"):
         config[field] = default[field]
     # Epsilon and alpha reach the step as numbers in its arguments.
@@ -125,16 +126,17 @@ def assert_trains(config, *, platforms=PLATFORMS, devices, mapping="pmap"):
     arguments = train_arguments(config)
     state = arguments[0]
     # A layer's output and its gradients by kernel and by input; the first layer has none by input, for images are no
-    # weights, except in CCAT's attack. The program of M members is that of one. A CPU has products for convolutions.
+    # weights, except in CCAT's attack. Stacked members are as one network. A CPU has products for convolutions.
     layers = sum(path[-1].key == "kernel" and "Conv" in path[-2].key for path, _ in leaves(state.params))
     passes = 2 if config.method.name == "ccat" else 1
+    networks = trained.num_members(config) if trained.unrolled(config) else 1
     # Those of the last layer, and two that shift the images.
     products = 3 * passes + 2 * (config.training.augmentation in ("shift_and_flip", "crop_and_flip"))
     for platform in platforms:
         program = lowered(step, platform, arguments, devices=devices)
-        assert program.convolutions == 3 * passes * layers - 1
+        assert program.convolutions == networks * (3 * passes * layers - 1)
         assert program.of_dtypes == {{"float32": "f32", "bfloat16": "bf16"}[config.model.dtype]}
-        assert program.products == products
+        assert program.products == networks * products
         if config.method.name in ("cross_entropy", "focal"):  # others draw, search or attack in loops
             assert program.loops == 0
         assert program.all_reduces > 0
@@ -181,6 +183,12 @@ def test_methods_lower(method):
 
 def test_the_other_mapping_lowers():
     assert_trains(config_of("digits", "ar_adals", "testing"), devices=2, mapping="shard_map")
+
+
+def test_unrolled_members_lower():
+    config = config_of("digits", "ar_adals_of_ensemble", "testing")
+    config.run.members = "unrolled"
+    assert_trains(config, devices=2)
 
 
 @pytest.mark.parametrize("attack", ["fmn", "cw", "first_order"])
