@@ -4,4 +4,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment requirements.txt tests/requirements.txt
-.venv/bin/python -m pytest "$@"
+# Two processes, for tests mostly compile, each on one core; a module stays in one of them, with its fixtures.
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
