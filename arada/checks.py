@@ -51,6 +51,8 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_swee
     _one_of("ranking.attack", config.ranking.attack, attacks.BY_NAME)
     _one_of("ranking.before_refresh", config.ranking.before_refresh, ("precomputed", "one_subset"))
     _one_of("evaluation.variance_of", config.evaluation.variance_of, metrics.VARIANCES)
+    _one_of("evaluation.store_shifted", config.evaluation.store_shifted, ("logits", "summaries"))
+    _one_of("evaluation.subsets_of", config.evaluation.subsets_of, ("source", "own"))
     _one_of("run.mapping", config.run.mapping, MAPPINGS)
     _one_of("run.members", config.run.members, trained.UNROLLED)
     for field in POSITIVE:

@@ -81,15 +81,17 @@ class Experiment:
     def rank(self) -> None:
         """Ranks every image of the three splits by the source runs' weights, or by a control."""
         for source in self._ranking_sources():
-            self._rank(source)
+            self._rank(self.config, source)
 
     def _ranking_sources(self) -> list[str]:
         """Each once, in the order of the seeds."""
         by_seed = (workdirs.ranking_sources(self.config, seed) for seed in self.config.seeds)
         return list(dict.fromkeys(source for sources in by_seed for source in sources))
 
-    def _rank(self, source: str) -> None:
-        config, ranking = self.config, self.config.ranking
+    def _rank(
+        self, config: ml_collections.ConfigDict, source: str, splits: tuple[str, ...] = ("train", "validation", "test")
+    ) -> None:
+        ranking = config.ranking
         directory = self.workdir.ranking(source, ranking.by, ranking.folder)
         run = workdirs.source_run(source)
         if not run:
@@ -97,8 +99,8 @@ class Experiment:
             return
         if ranking.by == "random":
             workdirs.claim(directory, workdirs.ranking_identity(config, source), config)
-            for name, split in self.splits.items():
-                robustness.rank_at_random(name, split, directory=directory, num_subsets=ranking.num_subsets)
+            for name in splits:
+                robustness.rank_at_random(name, self.splits[name], directory=directory, num_subsets=ranking.num_subsets)
             return
         source_dir = self.workdir.run(*run)
         of_source = workdirs.stored(source_dir)["identity"]
@@ -107,7 +109,7 @@ class Experiment:
             raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
         # The weights that are attacked are part of what makes a ranking.
         workdirs.claim(directory, workdirs.ranking_identity(config, source) | {"source_run": of_source}, config)
-        wanted = [name for name in ("train", "validation", "test") if not (directory / f"{name}.npz").exists()]
+        wanted = [name for name in splits if not (directory / f"{name}.npz").exists()]
         if not wanted:
             logger.info("rank: %s is complete", directory)
             return
@@ -142,6 +144,8 @@ class Experiment:
     def evaluate(self) -> None:
         """Stores the predictions of the method's runs, and computes all metrics of the workdir."""
         absent = self.predict()
+        if self.config.evaluation.subsets_of == "own":
+            self._rank_own()
         files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
 
     def predict(self) -> dict[str, dict[str, str]]:
@@ -152,18 +156,23 @@ class Experiment:
         if not config.ensemble.of:
             self._predict(config, config.seeds, shifted, left_out)
             return absent
-        self._predict(*self._members(), shifted, left_out)
+        of_members, seeds_of_members = self._members()
+        self._predict(of_members, seeds_of_members, shifted, left_out)
+        incomplete = {}
         for seed in config.seeds:
             directory = self.workdir.predictions(config.name, seed)
             # There is nothing of its own in the run's folder, but what has no such folder is not in the report.
             for claimed in (self.workdir.run(config.name, seed), directory):
                 workdirs.claim(claimed, workdirs.run_identity(config, seed, len(self.replicas)), config)
-            of_members = [
-                self.workdir.predictions(config.ensemble.of, member)
-                for member in members.seeds(seed, config.ensemble.members)
-            ]
-            for name in predictions.missing(directory, config.evaluation) - left_out:
-                predictions.join(of_members, directory, name)
+            of_seed = members.seeds(seed, config.ensemble.members)
+            missing = predictions.missing(directory, config.evaluation) - left_out
+            for name in missing - (compacted := predictions.compacted_names(config.evaluation)):
+                folders = [self.workdir.predictions(of_members.name, member) for member in of_seed]
+                predictions.join(folders, directory, name)
+            if missing & compacted:
+                runs_ = [self.workdir.run(of_members.name, member) for member in of_seed]
+                incomplete[directory] = trained.stacked_variables(runs_)
+        self._predict_missing(lockstep_config(config), incomplete, shifted, left_out)
         return absent
 
     def _predict(self, config, seeds: tuple[int, ...], shifted: shift_sources.ShiftSource, left_out: set[str]) -> None:
@@ -177,7 +186,13 @@ class Experiment:
                 raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
             workdirs.claim(directory, identity, config)
             if predictions.missing(directory, config.evaluation) - left_out:
-                incomplete[directory] = self.replicas.replicate(trained.final_variables(run_dir))
+                incomplete[directory] = trained.final_variables(run_dir)
+        self._predict_missing(config, incomplete, shifted, left_out)
+
+    def _predict_missing(
+        self, config, incomplete: dict, shifted: shift_sources.ShiftSource, left_out: set[str]
+    ) -> None:
+        """Predicts what folders lack, given the variables of the run, or of all members, that each belongs to."""
         if not incomplete:
             return
         logits_fn = trained.member_logits_fn(config)
@@ -186,8 +201,19 @@ class Experiment:
             in_axes=(None, 0),
             out_axes=0,
         )
+        incomplete = {directory: self.replicas.replicate(variables) for directory, variables in incomplete.items()}
         sets = self.dataset, shifted, self.splits
         predictions.predict(config.name, mapped, incomplete, config, *sets, self.replicas, left_out)
+
+    def _rank_own(self) -> None:
+        """Ranks the test images by each run's own weights; an ensemble cannot be attacked and goes without."""
+        config = ml_collections.ConfigDict(self.config.to_dict())
+        if config.ensemble.of or config.ensemble.members > 1:
+            return
+        # Also of controls: a ranking of robustness is asked for.
+        config.ranking.update(by="attack", folder="")
+        for seed in config.seeds:
+            self._rank(config, f"{config.name}/seed_{seed}", ("test",))
 
     def report(self) -> None:
         """Writes the page, its figures and tables from the stored files, and prints the table."""
@@ -225,3 +251,10 @@ def member_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     member.name = config.ensemble.of
     member.ensemble.update(members=1, of="")
     return member
+
+
+def lockstep_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config of an ensemble of single runs as if its members had been trained in lockstep."""
+    lockstep = ml_collections.ConfigDict(config.to_dict())
+    lockstep.ensemble.of = ""
+    return lockstep

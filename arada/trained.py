@@ -1,6 +1,6 @@
 """From the folder of a run back to its classifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -111,10 +111,15 @@ def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
     if not (ensemble and ensemble.of):
         return logits_fn(config), _newest_state(run_dir).variables
     seeds = members.seeds(workdirs.stored(run_dir)["identity"]["seed"], ensemble.members)
-    states = [_newest_state(run_dir.parent.parent / ensemble.of / f"seed_{seed}") for seed in seeds]
+    runs = [run_dir.parent.parent / ensemble.of / f"seed_{seed}" for seed in seeds]
     # Once loaded, they are as if trained in lockstep.
     ensemble.of = ""
-    return logits_fn(config), members.stack(states).variables
+    return logits_fn(config), stacked_variables(runs)
+
+
+def stacked_variables(run_dirs: Sequence[epath.Path]) -> dict:
+    """The variables of several runs as those of members in lockstep: the newest that can be read of each."""
+    return members.stack([_newest_state(run_dir) for run_dir in run_dirs]).variables
 
 
 def final_variables(run_dir: epath.Path) -> dict:

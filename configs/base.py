@@ -156,6 +156,16 @@ def config() -> ml_collections.ConfigDict:
                 # ImageNet-C is cropped to 224 pixels before it is corrupted. The paper's script crops once more, which
                 # enlarges it; whether the paper did is not known.
                 "crop_shifted": False,
+                # What is stored of shifted predictions: "logits", or "summaries" (arada/evaluation/compact.py), a
+                # fifteenth of the space for 1,000 classes. From these no calibrator can be fitted anew, variances take
+                # each image's 20 largest probabilities, and an ensemble's need a pass over all its members.
+                "store_shifted": "logits",
+                # Whose ranking of the test images gives the robustness subsets of reports: "source" (of
+                # `ranking.source`, one for all methods), or "own" (each single run attacks them itself, as much work as
+                # a ranking of the test split a run). The paper does not say.
+                "subsets_of": "source",
+                # The method from which all others' differences are told, with paired intervals.
+                "reference": "vanilla",
                 # "photographs" for digits, else names of TFDS such as "cifar100", "svhn_cropped" or
                 # "imagenet_resized/32x32". What is not prepared is left out, and evaluation.json says so.
                 "out_of_distribution": (),

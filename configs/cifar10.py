@@ -2,9 +2,9 @@
 
     python -m arada.main --config=configs/cifar10.py:ar_adals --workdir=workdir/cifar10
 
-Hardware: one GPU or TPU core. A run is 35,000 steps of 0.15 TFLOP: less than an hour if a step takes 0.1 s, an estimate,
-for no accelerator was at hand; 20 hours on two CPU cores at the 126 images/s measured there. Paper, five seeds:
-accuracy of vanilla 91.4 %; mean ECE on CIFAR-10-C, in %: vanilla 16.7, label smoothing 10.1, AdaLS 9.6, AR-AdaLS 6.4
+Hardware: one GPU or TPU core. A run is 35,000 steps of 0.15 TFLOP: less than an hour if a step takes 0.1 s, an
+estimate, for no accelerator was at hand; 20 hours on two CPU cores at the 126 images/s measured there. Paper, five
+seeds: accuracy of vanilla 91.4 %; mean ECE on CIFAR-10-C, in %: vanilla 16.7, label smoothing 10.1, AdaLS 9.6, AR-AdaLS 6.4
 (Table 3). The data come from TensorFlow Datasets: `python -m arada.data.prepare --config=configs/cifar10.py` downloads
 them once.
 

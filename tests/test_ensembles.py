@@ -114,6 +114,28 @@ def test_it_may_be_evaluated_without_the_training_stage(averaged):
     assert "evaluated_alone" in files.read_json(averaged.evaluation)["methods"]
 
 
+def test_its_summaries_are_of_all_members_at_once(averaged):
+    config = tiny("ensemble_vanilla", **{"evaluation.store_shifted": "summaries"})
+    config.name = "summarized"
+    run(config, averaged.path, "evaluate")
+    assert "logits" not in files.read_npz(averaged.predictions(config.name, 0) / "noise_1.npz")
+    methods = files.read_json(averaged.evaluation)["methods"]
+    found, expected = (methods[name]["runs"]["0"]["shift"]["noise"][0] for name in (config.name, "ensemble_vanilla"))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_subsets_may_be_those_of_each_run_s_own_ranking(averaged):
+    run(tiny("vanilla", **{"seeds": (1,), "evaluation.subsets_of": "own"}), averaged.path, "evaluate")
+    assert not (averaged.ranking("vanilla/seed_1") / "train.npz").exists()
+    ranking = files.read_npz(averaged.ranking("vanilla/seed_1") / "test.npz")
+    methods = files.read_json(averaged.evaluation)["methods"]
+    correct = ranking["predicted"] == ranking["label"]
+    found = methods["vanilla"]["runs"]["1"]["subsets"]
+    np.testing.assert_allclose(found["accuracy"], metrics.subset_means(correct, ranking["subset"], R))
+    # Nobody ranked by the weights of seed 0 yet, and nobody can by an ensemble's.
+    assert methods["vanilla"]["runs"]["0"]["subsets"] == methods["ensemble_vanilla"]["runs"]["0"]["subsets"] == {}
+
+
 @pytest.mark.parametrize("name", ["ensemble_vanilla", NAME])
 def test_an_ensemble_loads_as_one_classifier(lockstep, name):
     logits_fn, variables = arada.load(lockstep.run(name, 0))

@@ -49,7 +49,7 @@ def brier_score(probabilities: Array, labels: Array, mask: Array | None = None) 
     return _mean(jnp.sum(jnp.square(probabilities - one_hot), axis=-1), mask)
 
 
-def _bins(scores: Array, mask: Array, num_bins: int, binning: str) -> jax.Array:
+def bin_of(scores: Array, mask: Array, num_bins: int, binning: str) -> jax.Array:
     """The bin, int32[N], of each score in [0, 1]."""
     if binning == "uniform":
         # [lower, upper), the last bin closed: 1.0 belongs to it and 0.0 to the first.
@@ -67,7 +67,7 @@ def binned_error(
     """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}: the sum both ECEs below share."""
     scores, outcomes = jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32)
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    bins = _bins(scores, mask, num_bins, binning)
+    bins = bin_of(scores, mask, num_bins, binning)
     gaps = jax.ops.segment_sum(jnp.where(mask, scores - outcomes, 0), bins, num_bins)
     return jnp.sum(jnp.abs(gaps)) / jnp.sum(mask)
 
@@ -100,8 +100,28 @@ def classwise_calibration_error(
     return jnp.mean(by_class(probabilities, is_class))
 
 
+def smooth_calibration_error(probabilities: Array, labels: Array) -> float:
+    """Smooth ECE: |accuracy - confidence| after smoothing by a kernel whose width the data choose; no bins.
+
+    Source: Blasiok & Nakkiran 2023, by their package `relplot`.
+    """
+    return smooth_error(*confidence_and_correct(probabilities, labels))
+
+
+def smooth_error(scores: Array, outcomes: Array) -> float:
+    """Smooth calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}."""
+    from relplot.metrics import smECE  # seaborn: seconds that training must not wait for
+
+    return float(smECE(np.asarray(scores, np.float64), np.asarray(outcomes, np.float64)))
+
+
 def kde_calibration_error(probabilities: Array, labels: Array) -> float:
-    """Mean of |accuracy - confidence| with densities in place of bins, as Mix-n-Match estimates it.
+    """Mean of |accuracy - confidence| with densities in place of bins, as Mix-n-Match estimates it: see `kde_error`."""
+    return kde_error(*confidence_and_correct(probabilities, labels))
+
+
+def kde_error(confidence: Array, correct: Array) -> float:
+    """Mix-n-Match's calibration error of `confidence` [N] in [0, 1] against `correct` bool[N].
 
     Densities of the confidence, of all and of correct predictions, come from triweight kernels of one bandwidth, the
     standard deviation of correct predictions' confidence times (2N)^(-1/5), and are reflected at 0 and 1. Where almost
@@ -109,8 +129,7 @@ def kde_calibration_error(probabilities: Array, labels: Array) -> float:
 
     Source: Zhang et al. 2020 and its code; that takes the second class in place of the predicted one where Z = 2.
     """
-    confidence, correct = (np.asarray(x) for x in confidence_and_correct(probabilities, labels))
-    confidence = confidence.astype(np.float64)
+    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, bool)
     points = np.linspace(-0.6, 1.6, 2**14)
     spacing = points[1] - points[0]
     spread = np.std(confidence[correct]) if correct.any() else 0.0
@@ -149,7 +168,7 @@ def reliability(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count, mean confidence and accuracy of each bin, [K] each; NaN where a bin is empty."""
     confidence, correct = (np.asarray(x, np.float64) for x in confidence_and_correct(probabilities, labels))
-    bins = np.asarray(_bins(confidence, np.ones(len(confidence), bool), num_bins, binning))
+    bins = np.asarray(bin_of(confidence, np.ones(len(confidence), bool), num_bins, binning))
     count = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):
         sums = (np.bincount(bins, weights=x, minlength=num_bins) for x in (confidence, correct))
@@ -207,6 +226,14 @@ def entropy(probabilities: Array) -> np.ndarray:
 def auroc(score: Array, is_positive: Array) -> float:
     """Area under the ROC curve of `score` [N], which should be higher where `is_positive` bool[N]."""
     return float(sklearn_metrics.roc_auc_score(np.asarray(is_positive), np.asarray(score)))
+
+
+def false_positive_rate(score: Array, is_positive: Array, true_positive_rate: float = 0.95) -> float:
+    """Share of the others whose `score` [N] reaches the threshold that `true_positive_rate` of the positives reach."""
+    score, is_positive = np.asarray(score), np.asarray(is_positive, bool)
+    positives = np.sort(score[is_positive])[::-1]
+    threshold = positives[int(np.ceil(true_positive_rate * len(positives))) - 1]
+    return float(np.mean(score[~is_positive] >= threshold))
 
 
 def risk_coverage(confidence: Array, correct: Array) -> tuple[np.ndarray, np.ndarray, float]:

@@ -1,4 +1,7 @@
-"""Predictions, stored once: logits of a trained run on clean, shifted and out-of-distribution images."""
+"""Predictions, stored once: logits of a trained run on clean, shifted and out-of-distribution images.
+
+Of shifted images the files may hold what metrics need in place of the logits (`arada.evaluation.compact`).
+"""
 
 import functools
 import logging
@@ -13,6 +16,9 @@ from etils import epath
 from arada import files, streaming
 from arada.data import Dataset, Examples, shift_sources
 from arada.errors import UserError
+from arada.evaluation import calibrators, compact, outcomes
+from arada.evaluation.calibrators import Calibrator
+from arada.evaluation.outcomes import Outcomes
 from arada.training.progress import Progress
 from arada.training.replication import Replicas
 
@@ -33,6 +39,13 @@ def shifted_names(evaluation: ml_collections.ConfigDict) -> dict[str, list[str]]
     """The stored names of each type of shift, one a severity."""
     named = functools.partial(shift_sources.stored_name, evaluation)
     return {name: [named(name, at) for at in evaluation.severities] for name in shift_sources.types(evaluation)}
+
+
+def compacted_names(evaluation: ml_collections.ConfigDict) -> set[str]:
+    """The data sets of whose predictions only a summary is stored."""
+    if evaluation.store_shifted == "logits":
+        return set()
+    return {name for of_type in shifted_names(evaluation).values() for name in of_type}
 
 
 def ood_name(name: str) -> str:
@@ -101,7 +114,7 @@ def predict(
     replicas: Replicas,
     left_out: Collection[str] = (),
 ) -> None:
-    """Writes `directory`/<data set>.npz wherever it is missing: example_id, label, logits [M, N, Z].
+    """Writes `directory`/<data set>.npz wherever it is missing: example_id, label, and logits [M, N, Z] or a summary.
 
     Args:
       job: what progress lines call it.
@@ -113,12 +126,18 @@ def predict(
     datasets = set().union(*wanted.values())
     logger.info("%s: predicting on %d data sets with %d models", job, len(datasets), len(runs))
     progress = Progress(job, "data set", len(datasets), len(splits["test"]) * len(runs))
-    batch_size = config.run.evaluation_batch_size
+    batch_size, compacted = config.run.evaluation_batch_size, compacted_names(config.evaluation)
+    # The validation set comes before the shifted ones.
+    of_run = functools.cache(fitted)
     for done, (name, split) in enumerate(_splits_of(config.evaluation, dataset, shifted, splits, datasets), start=1):
         for directory, variables in runs.items():
             if name in wanted[directory]:
                 outputs = streaming.over(mapped, variables, split, batch_size=batch_size, replicas=replicas)
                 outputs["logits"] = np.moveaxis(outputs["logits"], 1, 0).astype(np.float32)
+                if name in compacted:
+                    logits = mean_logits(outputs.pop("logits"))
+                    num_bins = config.evaluation.num_bins
+                    outputs |= compact.compact(logits, outputs["label"], of_run(directory), num_bins)
                 files.write_npz(directory / f"{name}.npz", outputs)
         progress.update(done)
 
@@ -136,11 +155,38 @@ def join(members: Sequence[epath.Path], directory: epath.Path, name: str) -> Non
 def read(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean probabilities over members float32[N, Z], labels int32[N] and example ids int32[N] of a stored set."""
     stored = files.read_npz(directory / f"{name}.npz")
+    if compact.is_compact(stored):
+        return compact.probabilities_of(stored), stored["label"], stored["example_id"]
     return scipy.special.softmax(stored["logits"], axis=-1).mean(axis=0), stored["label"], stored["example_id"]
 
 
 def read_logits(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Logits float32[N, Z] of the mean over members, its logarithm, and labels int32[N] of a stored set."""
     stored = files.read_npz(directory / f"{name}.npz")
-    members = scipy.special.log_softmax(stored["logits"], axis=-1)
-    return scipy.special.logsumexp(members, axis=0) - np.float32(np.log(len(members))), stored["label"]
+    return mean_logits(stored["logits"]), stored["label"]
+
+
+def read_outcomes(
+    directory: epath.Path, name: str, calibrators_: Mapping[str, Calibrator], num_bins: int
+) -> tuple[dict[str, Outcomes], np.ndarray]:
+    """The outcomes of a stored set, as it is ("plain") and after each calibrator, and its example ids int32[N]."""
+    stored = files.read_npz(directory / f"{name}.npz")
+    if compact.is_compact(stored):
+        found = {key: compact.outcomes_of(stored, key, num_bins) for key in ("plain", *calibrators_)}
+    else:
+        logits, of = mean_logits(stored["logits"]), functools.partial(outcomes.of, labels=stored["label"])
+        found = {"plain": of(scipy.special.softmax(logits, axis=-1), num_bins=num_bins)}
+        found |= {key: of(calibrator(logits), num_bins=num_bins) for key, calibrator in calibrators_.items()}
+    return found, stored["example_id"]
+
+
+def mean_logits(of_members: np.ndarray) -> np.ndarray:
+    """The logarithm [N, Z] of the mean probabilities of M members, from their logits [M, N, Z]."""
+    log_probabilities = scipy.special.log_softmax(of_members, axis=-1)
+    return scipy.special.logsumexp(log_probabilities, axis=0) - np.float32(np.log(len(of_members)))
+
+
+def fitted(directory: epath.Path) -> dict[str, Calibrator]:
+    """The calibrators of a run by name, fitted on its validation predictions."""
+    logits, labels = read_logits(directory, "validation")
+    return {name: fit(logits, labels) for name, fit in calibrators.BY_NAME.items()}

@@ -1,20 +1,18 @@
 """All metrics of a workdir's stored predictions, as `evaluation.json`. Fractions, never percentages."""
 
 import datetime
-import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
-from arada import attacks, files, provenance
+from arada import files, provenance
 from arada import workdir as workdirs
 from arada.data import shift_sources
-from arada.errors import UserError
-from arada.evaluation import calibrators, metrics, predictions
+from arada.evaluation import bootstrap, method, predictions
+from arada.evaluation.bootstrap import Resamples
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +30,8 @@ def summarize(
     `absent` says why shifts and out-of-distribution sets could not be read (`predictions.absent`). `runs` are pairs of
     name and seed, by default all of the workdir's but those of sweeps.
 
-    Subsets are those of the ranking by an attack on `config.ranking.source` of the test split, for every method alike,
-    also for those that were trained on other ranks.
+    Subsets are those of a ranking of the test split by an attack: on `config.ranking.source`, for every method alike,
+    also for those that were trained on other ranks, or on each run itself (`evaluation.subsets_of`).
     """
     ranking_dir = workdir.ranking(config.ranking.source)
     ranked = {name: ranking_dir / f"{name}.npz" for name in SPLITS}
@@ -55,12 +53,56 @@ def summarize(
             )
             continue
         by_method.setdefault(name, []).append(seed)
-    methods = {name: _method(workdir, config, name, seeds, rankings.get("test")) for name, seeds in by_method.items()}
+    methods = _methods(workdir, config, by_method, rankings.get("test"))
     return {
         "experiment": _experiment(workdir, config, by_method, rankings, ranking_dir)
-        | _evaluated_on(config.evaluation, methods, absent or {"shift": {}, "ood": {}}),
+        | _evaluated_on(config.evaluation, methods, absent or {"shift": {}, "ood": {}})
+        | {
+            "subsets_of": config.evaluation.subsets_of,
+            "reference": config.evaluation.reference,
+            "bootstrap": {"resamples": bootstrap.RESAMPLES, "level": bootstrap.LEVEL},
+        },
         "methods": methods,
     }
+
+
+def _methods(workdir, config, by_method, ranking) -> dict[str, Any]:
+    """Every method with its runs, its intervals, and its difference from the reference."""
+    if not by_method:
+        return {}
+    name, seeds = next(iter(by_method.items()))
+    resamples = Resamples(files.read_npz(workdir.predictions(name, seeds[0]) / "test.npz")["example_id"])
+    measured = {}
+    for name, seeds in by_method.items():
+        directories = {seed: workdir.predictions(name, seed) for seed in seeds}
+        rankings = {seed: of for seed in seeds if (of := _ranking_of(workdir, config, name, seed, ranking)) is not None}
+        measured[name] = method.measure(config, directories, rankings, resamples)
+    reference = measured.get(config.evaluation.reference)
+    sets = predictions.shifted_names(config.evaluation)
+    reports = {}
+    for name, (report, sampled) in measured.items():
+        for seed, run in report["runs"].items():
+            run |= _training(workdir.run(name, int(seed)))
+        reports[name] = report | {
+            "sampled": {variant: _sampled(of, reference, sets) for variant, of in sampled.items()}
+        }
+    return reports
+
+
+def _sampled(of: bootstrap.Sampled, reference: method.Method | None, sets: method.ShiftedSets) -> dict[str, Any]:
+    """The intervals of a method's metrics, and of their differences from the reference as it is."""
+    shifted = [name for of_type in sets.values() for name in of_type if name in of.resampled]
+    parts = {"test": ["test"], "shift": shifted}
+    differences = bootstrap.differences(of, reference.sampled["plain"], parts) if reference else {}
+    return {"intervals": bootstrap.intervals(of, parts), "differences": differences}
+
+
+def _ranking_of(workdir, config, name: str, seed: int, of_source: method.Ranking | None) -> method.Ranking | None:
+    """The ranking of the test split that a run's subsets are from, None if there is none."""
+    if config.evaluation.subsets_of == "source":
+        return of_source
+    file = workdir.ranking(f"{name}/seed_{seed}") / "test.npz"
+    return files.read_npz(file) if file.exists() else None
 
 
 def _evaluated_on(evaluation, methods, absent) -> dict[str, Any]:
@@ -134,37 +176,6 @@ def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:
     return found["train"] | {"reference": study["reference"], "examples": study["examples"]} if found else {}
 
 
-def _method(workdir, config, name: str, seeds: list[int], ranking) -> dict[str, Any]:
-    directories = {seed: workdir.predictions(name, seed) for seed in seeds}
-    runs = {
-        str(seed): _run(config, directory, ranking) | _training(workdir.run(name, seed))
-        for seed, directory in directories.items()
-    }
-    variance = _variance(config, list(directories.values()), ranking) if len(seeds) > 1 else None
-    return {"seeds": seeds, "runs": runs, "variance": variance}
-
-
-def _run(config: ml_collections.ConfigDict, directory, ranking) -> dict[str, Any]:
-    evaluation = config.evaluation
-    measured = functools.partial(_measure_stored, directory, evaluation.num_bins)
-    probabilities, labels, ids = predictions.read(directory, "test")
-    shifted = _shifted(config, [directory])
-    return {
-        **_on_all(measured, shifted),
-        "calibrated": {
-            name: _calibrated(directory, evaluation.num_bins, fit, shifted) for name, fit in calibrators.BY_NAME.items()
-        },
-        "ood": {
-            name: _out_of_distribution(probabilities, directory, predictions.ood_name(name))
-            for name in evaluation.out_of_distribution
-            if predictions.ood_name(name) not in predictions.missing(directory, evaluation)
-        },
-        "subsets": {}
-        if ranking is None
-        else _by_subset(config, probabilities, labels, _subset_of(config, ranking, ids)),
-    }
-
-
 def _training(run_dir) -> dict[str, Any]:
     rows = files.read_json_lines(run_dir / "metrics.jsonl")
     if not rows:
@@ -178,123 +189,3 @@ def _training(run_dir) -> dict[str, Any]:
         "train_accuracy": float(accuracy),
         "images_per_second": float(np.median(speeds)) if speeds else None,
     }
-
-
-def _on_all(measured: Callable[[str], dict], shifted: dict[str, list[str]]) -> dict[str, Any]:
-    """What `measured` says of each clean and each shifted data set."""
-    return {
-        "test": measured("test"),
-        "validation": measured("validation"),
-        "shift": {name: [measured(of) for of in sets] for name, sets in shifted.items()},
-    }
-
-
-def _calibrated(directory, num_bins: int, fit: Callable, shifted: dict[str, list[str]]) -> dict[str, Any]:
-    """The metrics after a calibrator that is fitted on the run's validation set, and what it found there."""
-    calibrator = fit(*predictions.read_logits(directory, "validation"))
-
-    def measured(name: str) -> dict[str, float]:
-        logits, labels = predictions.read_logits(directory, name)
-        return measure(calibrator(logits).astype(np.float32), labels, num_bins)
-
-    return calibrator._asdict() | _on_all(measured, shifted)
-
-
-def _measure_stored(directory, num_bins: int, name: str) -> dict[str, float]:
-    probabilities, labels, _ = predictions.read(directory, name)
-    return measure(probabilities, labels, num_bins)
-
-
-def measure(probabilities: np.ndarray, labels: np.ndarray, num_bins: int) -> dict[str, float]:
-    """The metrics of one data set: probabilities float[N, Z] against labels int[N]."""
-    confidence, correct = metrics.confidence_and_correct(probabilities, labels)
-    values = _jitted(probabilities, labels, num_bins) | {
-        "aurc": metrics.risk_coverage(confidence, correct)[2],
-        "kde_ece": metrics.kde_calibration_error(probabilities, labels),
-    }
-    return {key: float(value) for key, value in values.items()}
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _jitted(probabilities, labels, num_bins):
-    error = functools.partial(metrics.expected_calibration_error, probabilities, labels, num_bins=num_bins)
-    return {
-        "accuracy": metrics.accuracy(probabilities, labels),
-        "confidence": metrics.confidence_and_correct(probabilities, labels)[0].mean(),
-        "ece": error(),
-        "ece_quantile": error(binning="quantile"),
-        "classwise_ece": metrics.classwise_calibration_error(probabilities, labels, num_bins=num_bins),
-        "nll": metrics.negative_log_likelihood(probabilities, labels),
-        "brier": metrics.brier_score(probabilities, labels),
-    }
-
-
-def _out_of_distribution(inside: np.ndarray, directory, name: str) -> dict[str, float]:
-    outside, _, _ = predictions.read(directory, name)
-    is_outside = np.repeat([False, True], [len(inside), len(outside)])
-    both = np.concatenate([inside, outside])
-    return {
-        "auroc_confidence": metrics.auroc(-both.max(axis=-1), is_outside),
-        "auroc_entropy": metrics.auroc(metrics.entropy(both), is_outside),
-    }
-
-
-def _subset_of(config, ranking: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
-    """Joins by id: the subset of each example."""
-    order = np.argsort(ranking["example_id"])
-    ranked = ranking["example_id"][order]
-    at = np.minimum(np.searchsorted(ranked, ids), len(ranked) - 1)
-    if not np.array_equal(ranked[at], ids):
-        raise UserError(
-            f"ranking.source: {config.ranking.source} ranks other images than those of the test split; "
-            f"choose one of this data set and data.split_seed"
-        )
-    return attacks.equal_subsets(ranking["distance"][order], config.ranking.num_subsets)[at]
-
-
-def _by_subset(config, probabilities, labels, subset) -> dict[str, list]:
-    count = config.ranking.num_subsets
-    confidence, correct = metrics.confidence_and_correct(probabilities, labels)
-    errors = [
-        float(metrics.binned_error(confidence[subset == r], correct[subset == r], num_bins=config.evaluation.num_bins))
-        for r in range(count)
-    ]
-    return {
-        "count": np.bincount(subset, minlength=count).tolist(),
-        "accuracy": metrics.subset_means(correct, subset, count).tolist(),
-        "confidence": metrics.subset_means(confidence, subset, count).tolist(),
-        "ece": errors,
-    }
-
-
-def _variance(config, directories, ranking) -> dict[str, Any]:
-    evaluation = config.evaluation
-
-    def of(name: str) -> tuple[np.ndarray, np.ndarray]:
-        stored = [predictions.read(directory, name) for directory in directories]
-        _, labels, ids = stored[0]
-        probabilities = np.stack([probabilities for probabilities, _, _ in stored])
-        return metrics.example_variance(probabilities, labels, evaluation.variance_of), ids
-
-    of_test, ids = of("test")
-    subsets = (
-        None
-        if ranking is None
-        else metrics.subset_means(of_test, _subset_of(config, ranking, ids), config.ranking.num_subsets).tolist()
-    )
-    return {
-        "test": float(of_test.mean()),
-        "subsets": subsets,
-        "shift": {
-            name: [float(of(shifted)[0].mean()) for shifted in sets]
-            for name, sets in _shifted(config, directories).items()
-        },
-    }
-
-
-def _shifted(config, directories) -> dict[str, list[str]]:
-    """The data sets of each type of shift, of those types that were predicted in all `directories`."""
-    evaluation = config.evaluation
-    missing = set().union(*(predictions.missing(directory, evaluation) for directory in directories))
-    sets = predictions.shifted_names(evaluation)
-    return {name: of_type for name, of_type in sets.items() if not missing.intersection(of_type)}

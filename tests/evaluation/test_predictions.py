@@ -15,7 +15,7 @@ NAMES = ["test", "validation", "noise_1", "noise_5", "blur_1", "blur_5", "ood_a_
 
 def split_of(count, value):
     ids = np.arange(50, 50 + 2 * count, 2, dtype=np.int32)
-    return Split(np.full((count, 2, 2, 1), value, np.float32), ids % 3, ids)
+    return Split(np.full((count, 2, 2, 1), value, np.float32), ids // 2 % 2, ids)
 
 
 class Dataset:
@@ -123,6 +123,26 @@ def test_only_what_is_missing_is_predicted(predict, tmp_path, config):
     assert not predictions.missing(tmp_path / "b", config.evaluation)
     np.testing.assert_array_equal(files.read_npz(tmp_path / "a" / "test.npz")["logits"], before["logits"])
     assert (tmp_path / "b" / "noise_1.npz").read_bytes() == b"as it was"
+
+
+def test_of_shifted_sets_a_summary_can_be_stored(predict, tmp_path, config):
+    folders = {way: tmp_path / way for way in ("logits", "summaries")}
+    for way, folder in folders.items():
+        config.evaluation.store_shifted = way
+        predict({folder: np.float32(0.1)})
+    for name in NAMES:
+        compacted = name in ("noise_1", "noise_5", "blur_1", "blur_5")
+        assert ("logits" in files.read_npz(folders["summaries"] / f"{name}.npz")) != compacted
+    fitted = predictions.fitted(folders["logits"])
+    for name in ("noise_5", "test"):
+        (expected, ids), (found, same_ids) = (predictions.read_outcomes(of, name, fitted, 15) for of in folders.values())
+        np.testing.assert_array_equal(ids, same_ids)
+        assert list(found) == list(expected) == ["plain", "temperature", "ets"]
+        for variant in found:
+            for of_found, of_expected in zip(found[variant], expected[variant], strict=True):
+                np.testing.assert_allclose(of_found, of_expected, rtol=1e-5, atol=1e-7)
+        probabilities = [predictions.read(folder, name)[0] for folder in folders.values()]
+        np.testing.assert_allclose(*probabilities, rtol=1e-5)
 
 
 def test_what_is_absent_is_told_in_one_line_and_left_out(predict, tmp_path, config, caplog):

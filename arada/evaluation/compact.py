@@ -1,0 +1,55 @@
+"""Predictions in a hundredth of the space of their logits: what metrics need, for 1,000 classes and 75 shifted sets.
+
+A file holds the outcomes of the probabilities as they are and after each calibrator, which can therefore not be fitted
+anew, and the TOP largest probabilities of each image, from which the variance over runs is computed.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.special
+
+from arada.evaluation import outcomes
+from arada.evaluation.calibrators import Calibrator
+from arada.evaluation.outcomes import Outcomes
+
+TOP = 20
+
+
+def compact(
+    logits: np.ndarray, labels: np.ndarray, calibrators: Mapping[str, Calibrator], num_bins: int
+) -> dict[str, np.ndarray]:
+    """The arrays that stand for logits float32[N, Z] (of an ensemble: of its mean prediction)."""
+    probabilities = scipy.special.softmax(logits, axis=-1)
+    top = min(TOP, probabilities.shape[-1])
+    classes = np.argpartition(-probabilities, top - 1, axis=-1)[:, :top].astype(np.int32)
+    arrays = {
+        "top_class": classes,
+        "top_probability": np.take_along_axis(probabilities, classes, axis=-1),
+        "num_classes": np.int32(probabilities.shape[-1]),
+        "num_bins": np.int32(num_bins),
+    }
+    of_all = {"plain": probabilities} | {name: calibrator(logits) for name, calibrator in calibrators.items()}
+    for name, of_name in of_all.items():
+        found = outcomes.of(of_name, labels, num_bins)._asdict()
+        arrays |= {f"{name}_{key}": np.asarray(value) for key, value in found.items()}
+    return arrays
+
+
+def is_compact(stored: Mapping[str, np.ndarray]) -> bool:
+    """Whether a prediction file was written by `compact`."""
+    return "top_class" in stored
+
+
+def outcomes_of(stored: Mapping[str, np.ndarray], name: str, num_bins: int) -> Outcomes:
+    """The outcomes after the calibrator `name`, or "plain". The class-wise error is NaN if it was of other bins."""
+    found = Outcomes(*(stored[f"{name}_{key}"] for key in Outcomes._fields))
+    same_bins = stored["num_bins"] == num_bins
+    return found._replace(classwise_ece=float(found.classwise_ece) if same_bins else np.nan)
+
+
+def probabilities_of(stored: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float32[N, Z], 0 but for the TOP classes of each image: none is off by more than what they leave of 1."""
+    probabilities = np.zeros((len(stored["top_class"]), int(stored["num_classes"])), np.float32)
+    np.put_along_axis(probabilities, stored["top_class"], stored["top_probability"], axis=-1)
+    return probabilities
