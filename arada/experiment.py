@@ -14,7 +14,7 @@ from arada import checks, data, files, robustness, runs, trained
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.errors import UserError
-from arada.evaluation import predictions, summary
+from arada.evaluation import gallery, predictions, summary
 from arada.training import members
 from arada.training.replication import Replicas
 
@@ -142,10 +142,11 @@ class Experiment:
         return member_config(config), tuple(m for seed in config.seeds for m in members.seeds(seed, count))
 
     def evaluate(self) -> None:
-        """Stores the predictions of the method's runs, and computes all metrics of the workdir."""
+        """Stores the predictions of the method's runs and the report's gallery, and computes all metrics."""
         absent = self.predict()
         if self.config.evaluation.subsets_of == "own":
             self._rank_own()
+        gallery.write(self.workdir, self.config, self.dataset, self.splits["train"], self.replicas)
         files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
 
     def predict(self) -> dict[str, dict[str, str]]:

@@ -33,6 +33,9 @@ class Dataset(Protocol):
         Shifted images from elsewhere are joined by it. Raises UserError for data without a published order.
         """
 
+    def class_names(self) -> list[str]:
+        """In the order of the labels; none where nobody has named them."""
+
     def out_of_distribution(self, name: str) -> Examples:
         """Examples of none of the classes."""
 

@@ -38,6 +38,9 @@ class Layout:
     test_images: int
     label_bytes: int
     label_key: bytes
+    binary_names: str
+    python_names: str
+    names_key: bytes
 
 
 LAYOUTS = {
@@ -50,6 +53,9 @@ LAYOUTS = {
         test_images=10_000,
         label_bytes=1,
         label_key=b"labels",
+        binary_names="batches.meta.txt",
+        python_names="batches.meta",
+        names_key=b"label_names",
     ),
     # A coarse label comes before the fine one.
     "cifar100": Layout(
@@ -61,6 +67,9 @@ LAYOUTS = {
         test_images=10_000,
         label_bytes=2,
         label_key=b"fine_labels",
+        binary_names="fine_label_names.txt",
+        python_names="meta",
+        names_key=b"fine_label_names",
     ),
 }
 # The archives of those folders.
@@ -122,6 +131,23 @@ class CifarArchive:
     def published_position(self, test: Split) -> np.ndarray:
         """As of `Dataset`: the order of the files is the published one."""
         return test.example_id.astype(np.int64)
+
+    def class_names(self) -> list[str]:
+        """As of `Dataset`, from the file beside those of the images; none without it, or where it cannot be read."""
+        layout, root = LAYOUTS[self.name], files.absolute(self.path)
+        for folder, file in ((layout.binary, layout.binary_names), (layout.python, layout.python_names)):
+            try:
+                (content,) = _contents(root, folder, [file])
+            except UserError:
+                continue
+            if folder == layout.binary:
+                return content.decode(errors="replace").split()
+            try:
+                stored = _Recording(io.BytesIO(content), encoding="bytes").load()
+                return [name.decode(errors="replace") for name in stored[layout.names_key]]
+            except Exception:  # as in `_from_python`
+                continue
+        return []
 
 
 def _contents(root: epath.Path, folder: str, names: list[str]) -> list[bytes]:

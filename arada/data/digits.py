@@ -89,6 +89,10 @@ class Digits:
         """Raises UserError."""
         raise UserError("evaluation.shift_source of digits is 'simple': nobody published them shifted")
 
+    def class_names(self) -> list[str]:
+        """As of `Dataset`."""
+        return list("0123456789")
+
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
         """As of `Dataset`; there are photographs, always."""
         if name != "photographs":

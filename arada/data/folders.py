@@ -61,12 +61,8 @@ class Folder:
         """As of `Source`: uint8 of `image_shape`."""
         if len(self.image_shape) != 3 or self.image_shape[-1] not in _MODES:
             raise UserError(f"data.image_shape is {self.image_shape}; images become (height, width, 1 or 3)")
-        root = files.absolute(self.path)
-        if not root.is_dir():
-            raise UserError(f"{self.where} is no folder; data.source is 'folder', so name one with images by class")
-        parts = {path.name: path for path in _folders(root)}
-        # A class may be called train: only folders in it make it a part.
-        if "train" not in parts or not _folders(parts["train"]):
+        root, parts = self._parts()
+        if not parts:
             return {"train": self._part(root, self._classes(root))}
         if foreign := parts.keys() - {"train", "test"}:
             raise UserError(
@@ -79,6 +75,20 @@ class Folder:
     def published_position(self, test: Split) -> np.ndarray:
         """Raises UserError."""
         raise UserError("evaluation.shift_source: nobody published these images shifted; take 'generated' or 'simple'")
+
+    def class_names(self) -> list[str]:
+        """As of `Dataset`: the names of the folders."""
+        root, parts = self._parts()
+        return self._classes(parts.get("train", root))
+
+    def _parts(self) -> tuple[epath.Path, dict[str, epath.Path]]:
+        """The root, and the folders of its parts if it has parts."""
+        root = files.absolute(self.path)
+        if not root.is_dir():
+            raise UserError(f"{self.where} is no folder; data.source is 'folder', so name one with images by class")
+        parts = {path.name: path for path in _folders(root)}
+        # A class may be called train: only folders in it make it a part.
+        return root, (parts if "train" in parts and _folders(parts["train"]) else {})
 
     def _classes(self, part: epath.Path) -> list[str]:
         classes = [path.name for path in _folders(part)]

@@ -12,7 +12,7 @@ import numpy as np
 from arada.data.imagenet_c import position_of
 from arada.data.records import RecordFiles, StreamedSplit
 from arada.data.splits import partition
-from arada.data.tfds import import_tensorflow, prepared
+from arada.data.tfds import import_tensorflow, label_names, prepared
 from arada.errors import UserError
 
 
@@ -113,6 +113,10 @@ class ImageNet:
     def published_position(self, test: StreamedSplit) -> np.ndarray:
         """Where each image of the test split stands in the published order, by its file's name: int64[N]."""
         return np.array([position_of(name) for name in test.file_name])
+
+    def class_names(self) -> list[str]:
+        """As of `Dataset`: wnids."""
+        return label_names(self.name, self.data_dir)
 
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
         """There are none. Raises UserError."""

@@ -26,6 +26,9 @@ class Source(Protocol):
     def published_position(self, test: Split) -> np.ndarray:
         """As of `Dataset`."""
 
+    def class_names(self) -> list[str]:
+        """As of `Dataset`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
@@ -70,6 +73,10 @@ class InMemory:
     def published_position(self, test: Split) -> np.ndarray:
         """As of `Dataset`."""
         return self.source.published_position(test)
+
+    def class_names(self) -> list[str]:
+        """As of `Dataset`."""
+        return self.source.class_names()
 
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
         """As of `Dataset`; reads no image."""

@@ -58,6 +58,10 @@ class Npz:
         """Raises UserError."""
         raise UserError("evaluation.shift_source: nobody published these images shifted; take 'generated' or 'simple'")
 
+    def class_names(self) -> list[str]:
+        """As of `Dataset`: labels are numbers here."""
+        return []
+
 
 def _channels(images: np.ndarray) -> np.ndarray:
     return images[..., None] if images.ndim == 3 else images

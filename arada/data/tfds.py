@@ -91,13 +91,18 @@ def prepared(name: str, data_dir: str):
     raise UserError(f"data.name: {name!r} is not prepared in {source.data_path}{instead}; {HOW_TO_PREPARE}")
 
 
+def _keys(info) -> tuple[str, str]:
+    """What a data set calls its images and its labels."""
+    keys = info.supervised_keys
+    return keys if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys) else ("image", "label")
+
+
 @functools.cache
 def _read(name: str, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow as tf
 
     tfds, source = import_tfds(), prepared(name, data_dir)
-    keys = source.info.supervised_keys
-    image, label = keys if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys) else ("image", "label")
+    image, label = _keys(source.info)
     if missing := {image, label} - set(source.info.features):
         raise UserError(
             f"data.name: {name!r} has no {' and '.join(sorted(missing))}; choose one that classifies images"
@@ -129,6 +134,12 @@ def _broken(source, reason: str) -> UserError:
         f"data.name: the files in {source.data_path} are broken or incomplete ({reason}); delete that "
         f"folder and prepare it anew with `python -m arada.data.prepare --config=...`"
     )
+
+
+def label_names(name: str, data_dir: str) -> list[str]:
+    """The names of the classes of a prepared data set, as `Dataset.class_names`."""
+    info = prepared(name, data_dir).info
+    return list(getattr(info.features[_keys(info)[1]], "names", ()))
 
 
 def _held_out(source) -> str | None:
@@ -188,3 +199,7 @@ class Tfds:
             )
         ids = in_order(source, "test", decoders={"image": import_tfds().decode.SkipDecoding()})["id"]
         return np.array([int(name.decode().rpartition("_")[2]) for name in ids])[test.example_id]
+
+    def class_names(self) -> list[str]:
+        """As of `Dataset`."""
+        return label_names(self.name, self.data_dir)

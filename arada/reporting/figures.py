@@ -37,6 +37,8 @@ SETTINGS = {
     "legend.frameon": False,
     "legend.fontsize": 9.5,
     "legend.title_fontsize": 9.5,
+    # Names from data may hold dollars.
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "arada",
 }

@@ -1,77 +1,172 @@
-"""Writes the report of an experiment: one self-contained HTML page, its tables as Markdown, its figures as SVG."""
+"""Writes reports: a self-contained HTML page of one or several experiments, tables as files, figures as SVG."""
 
+import base64
+import hashlib
 import json
 import pathlib
+import re
+import urllib.parse
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jinja2
 from etils import epath
+from markupsafe import Markup
 
+from arada import files
 from arada.errors import UserError
-from arada.reporting import figures, sections, tables
+from arada.reporting import comparison, configs, figures, formats, gallery, sections, tables
 from arada.reporting.names import in_order, style
 
 UNKNOWN = "not recorded"
-EXPECTED = ("num_classes", "num_subsets", "num_bins", "variance_of")
 ATTACKS = {"cw": "CW", "fmn": "FMN", "sdf": "SuperDeepFool", "first_order": "first-order estimate"}
-VARIANCE_OF = {
-    "predicted_class": "of the class that the mean over runs predicts",
-    "true_class": "of the true class",
-    "own_confidence": "of the class that each run itself predicts",
-    "all_classes": "of every class, summed over classes",
+TYPES = {"csv": "text/csv", "md": "text/markdown", "tex": "application/x-tex"}
+# Nothing is loaded from anywhere, and no script runs but the page's own: what data smuggle in, even past escaping,
+# is dead.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'; base-uri 'none'"
+TERMS = {
+    "Vanilla": "trained on one-hot labels.",
+    "Label smoothing": "on labels softened by one fixed amount.",
+    "AdaLS": "by one amount that follows the confidence and the accuracy on the validation set.",
+    "AR-AdaLS": "by one such amount for each adversarial robustness level.",
+    "Adversarial robustness level": "images ranked by how large a change of pixels it takes to change the network's "
+    "prediction, cut into equal parts; level 1 is the least robust.",
+    "Confidence": "the probability that a network gives to the class it predicts.",
+    "ECE": "expected calibration error: how far confidence and accuracy are apart, averaged over bins of confidence of "
+    "equal width, or of equal numbers of images (equal mass).",
+    "Training accuracy": "of the last epoch, on augmented images and while the weights change.",
+    "NLL": "negative log-likelihood of the true class, in nats.",
+    "Brier": "squared error to the one-hot label, summed over classes.",
+    "AUROC": "how well low confidence or high entropy tells images of another kind from the test set; 0.5 is chance, 1 "
+    "is perfect.",
+    "Variance": "how much the predicted probability changes from one seed to another.",
+    "Seed": "one independent training run.",
+    "Shift": "test images that have been corrupted, at severities from weak to strong.",
 }
 
 
-def write_report(workdir: str | epath.PathLike) -> epath.Path:
-    """Writes `report/index.html`, `tables.md` and the figures as SVG into `workdir`, returns the page's path.
+class Experiment(NamedTuple):
+    """What a page shows of one workdir; `prefix` begins the ids of its part of the page, if there are other parts."""
 
-    Raises UserError if the experiment has not been evaluated.
+    title: str
+    prefix: str
+    facts: dict[str, str]
+    configs: dict[str, str]
+    entries: list[sections.Section | tables.Table | gallery.Gallery]
+
+
+def write_report(workdir: epath.PathLike) -> epath.Path:
+    """Writes `report/index.html`, its tables (csv, md, tex, all in tables.md) and its figures (svg) into `workdir`.
+
+    Returns the page's path. Raises UserError if the experiment has not been evaluated.
     """
     workdir = epath.Path(workdir)
+    evaluation = read_evaluation(workdir)
+    experiment = _experiment(evaluation, workdir)
+    folder = workdir / "report"
+    written = {"index.html": _page([experiment], tables.seed_range(evaluation))}
+    in_markdown = []
+    for entry in experiment.entries:
+        if isinstance(entry, tables.Table):
+            written |= {f"{entry.name}.{ending}": of(entry) for ending, of in formats.BY_ENDING.items()}
+            in_markdown.append(written[f"{entry.name}.md"])
+        elif isinstance(entry, sections.Section):
+            written |= {f"{panel.name}.svg": figures.standalone(panel.svg) for panel in entry.panels}
+    listed = [f"- {name}: {formats.plain_markdown(value)}" for name, value in experiment.facts.items()]
+    written["tables.md"] = "\n".join([*listed, "", *in_markdown])
+    for name, text in written.items():
+        files.write_bytes(folder / name, text.encode())
+    return folder / "index.html"
+
+
+def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike) -> epath.Path:
+    """Writes one page on several experiments: a table over all of them, then the report of each. Returns its path.
+
+    Raises UserError if one of them has not been evaluated.
+    """
+    workdirs, output = [epath.Path(workdir) for workdir in workdirs], epath.Path(output)
+    evaluations = [read_evaluation(workdir) for workdir in workdirs]
+    titles = [_title(evaluation) for evaluation in evaluations]
+    counts = Counter(titles)
+    titles = [f"{title} ({path})" if counts[title] > 1 else title for title, path in zip(titles, workdirs, strict=True)]
+    experiments = [
+        _experiment(evaluation, workdir)._replace(title=title, prefix=f"experiment-{number}-")
+        for number, (evaluation, workdir, title) in enumerate(zip(evaluations, workdirs, titles, strict=True), start=1)
+    ]
+    seeds = sorted({tables.seed_range(evaluation) for evaluation in evaluations})
+    page = _page(experiments, " or ".join(seeds), comparison.table(dict(zip(titles, evaluations, strict=True))))
+    files.write_bytes(output, page.encode())
+    return output
+
+
+def read_evaluation(workdir: epath.Path) -> dict[str, Any]:
+    """What evaluation.json holds, methods in the order of tables. Raises UserError if it is missing or no such file."""
     source = workdir / "evaluation.json"
     if not source.exists():
         raise UserError(f"{source} does not exist: run --stage=evaluate first")
-    evaluation = in_order(json.loads(source.read_text()))
-    folder = workdir / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        evaluation = json.loads(source.read_text())
+        if not isinstance(evaluation["experiment"], dict):
+            raise TypeError
+        return in_order(evaluation)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{source} is not what --stage=evaluate writes; run that again") from None
 
-    makers = (
-        tables.results,
-        tables.ece_by_severity,
-        tables.calibrated,
-        tables.variance,
-        tables.out_of_distribution,
-    )
-    all_tables = [make(evaluation) for make in makers]
-    all_sections = sections.build(evaluation, workdir)
+
+def _experiment(evaluation: dict, workdir: epath.Path) -> Experiment:
+    entries = [*sections.build(evaluation, workdir), gallery.build(evaluation, workdir)]
+    settings = {style(name).label: fields for name, fields in configs.listed(workdir, evaluation["methods"]).items()}
+    return Experiment(_title(evaluation), "", header(evaluation), settings, entries)
+
+
+def _title(evaluation: dict) -> str:
     facts = header(evaluation)
+    return f"{facts['Data set']}, {facts['Network']}"
+
+
+def _page(experiments: list[Experiment], seeds: str, of_all: tables.Table | None = None) -> str:
+    here = pathlib.Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(here),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html").render(
-        experiment={**dict.fromkeys(EXPECTED, UNKNOWN), **evaluation["experiment"]},
-        by=(evaluation["experiment"].get("ranking") or {}).get("by"),
-        source=(evaluation["experiment"].get("ranking") or {}).get("source"),
-        facts=facts,
-        tables=all_tables,
-        sections=all_sections,
-        seeds=tables.seed_range(evaluation),
-        per_level=_images_per_level(evaluation),
-        variance_of=VARIANCE_OF,
-        few=figures.FEW,
+    script = (here / "page.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        policy=POLICY.format(digest),
+        style=Markup((here / "page.css").read_text()),
+        script=Markup(script),
+        title=f"{len(experiments)} experiments" if of_all else experiments[0].title,
+        lede="How far the confidence of each method's predictions can be trusted, and for which images it cannot. The "
+        f"numbers are what these runs gave ({seeds} a method); another set of seeds would give others, and small "
+        "differences may be chance.",
+        terms=TERMS,
+        first=formats.FIRST,
+        experiments=experiments,
+        comparison=of_all,
+        number=formats.number,
+        downloads=_downloads,
+        within=_within,
         not_run=tables.NOT_RUN,
     )
-    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    (folder / "tables.md").write_text("\n".join([listed, "", *map(tables.to_markdown, all_tables)]))
-    for section in all_sections.values():
-        for panel in section.panels:
-            (folder / f"{panel.name}.svg").write_text(figures.standalone(panel.svg))
-    index = folder / "index.html"
-    index.write_text(page)
-    return index
+
+
+def _downloads(table: tables.Table) -> dict[str, str]:
+    """Data URIs by the ending of the file that a browser makes of them."""
+    return {
+        ending: f"data:{TYPES[ending]};charset=utf-8,{urllib.parse.quote(of(table))}"
+        for ending, of in formats.BY_ENDING.items()
+    }
+
+
+def _within(panel: figures.Panel, prefix: str) -> Markup:
+    """The picture with ids that begin with `prefix`, and the name that its file gets."""
+    svg = Markup('<svg data-name="{}"').format(panel.name) + Markup(panel.svg.removeprefix("<svg"))
+    return Markup(re.sub(r'(\bid="|href="#|url\(#)', lambda match: f"{match[0]}{prefix}", svg)) if prefix else svg
 
 
 def header(evaluation: dict) -> dict[str, str]:
@@ -132,11 +227,3 @@ def _agreement(agreement: dict) -> str:
     found = [text.format(scale * agreement[key]) for key, text, scale in numbers if agreement.get(key) is not None]
     against = f"with {agreement.get('reference', 'a reference')} on {agreement.get('examples', '?')} examples"
     return f"{against}: {', '.join(found)}"
-
-
-def _images_per_level(evaluation: dict) -> str:
-    runs = [run for method in evaluation["methods"].values() for run in method["runs"].values()]
-    counts = {int(count) for run in runs for count in (run.get("subsets") or {}).get("count") or () if count}
-    if not counts:
-        return tables.NOT_RUN
-    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

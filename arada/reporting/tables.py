@@ -1,4 +1,4 @@
-"""The tables of a report as data, plain text and Markdown. `evaluation` is what evaluation.json holds."""
+"""The tables of a report as data and plain text. `evaluation` is what evaluation.json holds."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -28,10 +28,15 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Column headings without the first, which is the method, and for each method a label and its cells."""
+    """`name` is that of files and anchors, `caption` says what to see, `definition` holds paragraphs shown on demand.
 
+    Column headings are without the first, which is the method; each row is a label and its cells.
+    """
+
+    name: str
     title: str
-    note: str
+    caption: str
+    definition: list[str]
     columns: list[str]
     rows: list[tuple[str, list[Cell]]]
 
@@ -148,9 +153,9 @@ def _rows(runs_by_label: Mapping[str, dict], columns: list[Column]) -> list[tupl
     return rows
 
 
-def _table(evaluation: dict, title: str, note: str, columns: list[Column]) -> Table:
+def _table(evaluation: dict, name: str, title: str, caption: str, note: str, columns: list[Column]) -> Table:
     runs = {names.style(name).label: method["runs"] for name, method in evaluation["methods"].items()}
-    return Table(title, note, [column.heading for column in columns], _rows(runs, columns))
+    return Table(name, title, caption, [note], [column.heading for column in columns], _rows(runs, columns))
 
 
 def results(evaluation: dict) -> Table:
@@ -169,7 +174,8 @@ def results(evaluation: dict) -> Table:
         "Training accuracy is that on the images as a method trains on them, augmented, mixed or attacked. "
         f"Under shift: mean over types at each severity, then over severities: {shift_mean(evaluation)}."
     )
-    return _table(evaluation, "Results", note, columns)
+    caption = "The better method has the higher accuracy and the lower ECE, above all under shift."
+    return _table(evaluation, "results", "Results", caption, note, columns)
 
 
 def calibrated(evaluation: dict) -> Table:
@@ -194,9 +200,9 @@ def calibrated(evaluation: dict) -> Table:
         "Mix-n-Match's estimate, not to be compared with the others. Under shift: as in the first table, "
         f"{shift_mean(evaluation)}."
     )
-    return Table(
-        "Calibrated on the validation set", note, [column.heading for column in columns], _rows(by_label, columns)
-    )
+    title, caption = "Calibrated on the validation set", "What is left of the differences after calibration."
+    headings = [column.heading for column in columns]
+    return Table("calibrated", title, caption, [note], headings, _rows(by_label, columns))
 
 
 def out_of_distribution(evaluation: dict) -> Table:
@@ -210,7 +216,8 @@ def out_of_distribution(evaluation: dict) -> Table:
     note = f"Images of another kind against the test set; {_spread(evaluation)}." if columns else NOT_RUN
     if missing := evaluation["experiment"].get("ood_missing"):
         note += f" Left out: {', '.join(missing)}."
-    return _table(evaluation, "Out of distribution", note, columns)
+    caption = "How well low confidence or high entropy gives such images away: 0.5 is chance, 1 is perfect."
+    return _table(evaluation, "out_of_distribution", "Out of distribution", caption, note, columns)
 
 
 def ece_by_severity(evaluation: dict) -> Table:
@@ -221,7 +228,8 @@ def ece_by_severity(evaluation: dict) -> Table:
         columns.append(Column(f"severity {severity}", lambda run, i=index: under_shift(run, "ece", i), 100, 2))
     columns.append(Column("mean of severities", lambda run: under_shift(run, "ece"), 100, 2))
     note = f"ECE x100, mean over types of shift; {_spread(evaluation)}. Shift: {shift_mean(evaluation)}."
-    return _table(evaluation, "ECE by severity of shift", note, columns)
+    caption = "Calibration gets worse with the severity; the better method loses less."
+    return _table(evaluation, "ece_by_severity", "ECE by severity of shift", caption, note, columns)
 
 
 def variance(evaluation: dict) -> Table:
@@ -236,7 +244,8 @@ def variance(evaluation: dict) -> Table:
         rows.append((names.style(name).label, cells))
     note = "Variance x100 of the predicted probability over a method's seeds; it takes two seeds or more. "
     note += f"Shift: {shift_mean(evaluation)}."
-    return Table("Variance over seeds", note, ["clean ↓", "under shift ↓"], rows)
+    caption = "How much a prediction depends on the seed."
+    return Table("variance", "Variance over seeds", caption, [note], ["clean ↓", "under shift ↓"], rows)
 
 
 def to_text(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -246,14 +255,6 @@ def to_text(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
     aligned.insert(1, ["-" * width for width in widths])
     return "\n".join("  ".join(cells).rstrip() for cells in aligned)
-
-
-def to_markdown(table: Table) -> str:
-    """Markdown with heading, table and note."""
-    lines = [["Method", *table.columns], ["---", *["---:"] * len(table.columns)]]
-    lines += [[label, *map(str, cells)] for label, cells in table.rows]
-    body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-    return f"## {table.title}\n\n{body}\n\n{table.note}\n"
 
 
 def terminal_table(evaluation: dict) -> str:

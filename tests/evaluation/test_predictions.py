@@ -135,7 +135,8 @@ def test_of_shifted_sets_a_summary_can_be_stored(predict, tmp_path, config):
         assert ("logits" in files.read_npz(folders["summaries"] / f"{name}.npz")) != compacted
     fitted = predictions.fitted(folders["logits"])
     for name in ("noise_5", "test"):
-        (expected, ids), (found, same_ids) = (predictions.read_outcomes(of, name, fitted, 15) for of in folders.values())
+        read = (predictions.read_outcomes(folder, name, fitted, 15) for folder in folders.values())
+        (expected, ids), (found, same_ids) = read
         np.testing.assert_array_equal(ids, same_ids)
         assert list(found) == list(expected) == ["plain", "temperature", "ets"]
         for variant in found:

@@ -1,13 +1,20 @@
+import base64
+import csv
+import hashlib
 import json
 import pathlib
 import re
+import urllib.parse
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import arada.reporting
-from arada.reporting import figures, names, series
+from arada.errors import UserError
+from arada.reporting import figures, formats, names, series, tables
+from arada.reporting import page as pages
 
 ALL_FIGURES = {
     "levels_vanilla",
@@ -24,6 +31,16 @@ ALL_FIGURES = {
     "distances_validation",
     "distances_test",
 }
+ALL_TABLES = {"results", "ece_by_severity", "calibrated", "variance", "out_of_distribution"}
+# What data may be called.
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "=cmd|' /C calc'!A0",
+    "\\input{x}",
+    "$x$",
+    "a&b_%#",
+)
 
 
 class Tags(HTMLParser):
@@ -49,6 +66,8 @@ def write(workdir, evaluation):
 def test_page_and_files(report, page):
     assert {path.stem for path in report.glob("*.svg")} == ALL_FIGURES
     assert page.count('role="img"') == len(ALL_FIGURES)
+    for ending in ("csv", "md", "tex"):
+        assert {path.stem for path in report.glob(f"*.{ending}")} - {"tables"} == ALL_TABLES
     for text in ("digits (10 classes)", "resnet_v2-11", "abc123", "cpu x 1", "jax 0.10.2", "test 95.0 %", "0, 1"):
         assert text in page
     for text in ("20.00 ± 5.66", "not run: Label smoothing by robustness level", "3 without one are not drawn"):
@@ -59,9 +78,11 @@ def test_page_and_files(report, page):
 
 def test_page_loads_nothing(page):
     tags = Tags(page)
-    # The paths of the pictures refer to parts of the page itself; addresses are names of XML formats.
-    assert all(value.startswith("#") for name in ("src", "href", "xlink:href") for value in tags.values(name))
-    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags.tags}
+    # Links refer to parts of the page itself, or hold what they give; addresses are names of XML formats.
+    assert all(value.startswith("#") for value in tags.values("xlink:href"))
+    assert all(value.startswith(("#", "data:text/", "data:application/x-tex")) for value in tags.values("href"))
+    assert all(value.startswith("data:image/png;base64,") for value in tags.values("src"))
+    assert not {"link", "iframe", "object", "base", "form"} & {tag for tag, _ in tags.tags}
     assert not re.search(r"@import|url\((?!#)", page)
     assert set(re.findall(r"https?://[^\"' ]*", page)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 
@@ -70,7 +91,8 @@ def test_ids_are_unique_and_references_resolve(page):
     tags = Tags(page)
     ids = tags.values("id")
     assert len(ids) == len(set(ids))
-    references = {value[1:] for value in tags.values("xlink:href")} | set(re.findall(r"url\(#([^)]*)\)", page))
+    links = {value[1:] for value in tags.values("href") if value.startswith("#")}
+    references = {value[1:] for value in tags.values("xlink:href")} | set(re.findall(r"url\(#([^)]*)\)", page)) | links
     assert references
     assert references <= set(ids)
 
@@ -80,6 +102,7 @@ def test_pictures_follow_the_page_and_describe_themselves(page):
     assert "currentColor" in page
     labels = [attributes["aria-label"] for tag, attributes in Tags(page).tags if tag == "svg"]
     assert all(labels)
+    assert all(attributes["alt"] for tag, attributes in Tags(page).tags if tag == "img")
     # mean of 60 % on both seeds; the last level has no accuracy
     assert any("accuracy 60.0 at level 1" in label for label in labels)
     assert ">adversarial robustness level<" in page  # text, not outlines
@@ -91,12 +114,140 @@ def test_report_is_the_same_each_time(report):
     assert {path.name: path.read_text() for path in report.iterdir()} == before
 
 
-def test_names_are_escaped(workdir, evaluation):
-    evaluation["experiment"]["dataset"] = "<b>&"
-    evaluation["methods"]['<i>"'] = evaluation["methods"].pop("ar_adals")
+def test_only_the_page_s_own_script_may_run(page):
+    (policy,) = (attributes["content"] for tag, attributes in Tags(page).tags if "http-equiv" in attributes)
+    (script,) = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}';" in policy
+
+
+def test_a_table_s_links_hold_its_files(report, page):
+    links = {
+        attributes["download"]: attributes["href"] for _, attributes in Tags(page).tags if "download" in attributes
+    }
+    assert set(links) == {f"{name}.{ending}" for name in ALL_TABLES for ending in ("csv", "md", "tex")}
+    for name, uri in links.items():
+        assert urllib.parse.unquote(uri.partition(",")[2]) == (report / name).read_text()
+
+
+def test_cells_carry_what_columns_sort_by(page):
+    assert re.search(r'<td data-number="5(\.0*1?)?">5.00 ± 1.41</td>', page)
+    assert '<td data-number="">not run</td>' in page
+
+
+def test_the_configs_of_methods_are_shown(workdir, evaluation):
+    config = {"name": "vanilla", "seeds": [0, 1], "run": {"data_dir": "/secret"}, "training": {"epochs": 4}}
+    for name, alpha in {"vanilla": 0.0, "ar_adals": 0.05}.items():
+        stored = {"config": config | {"soft_labels": {"alpha": [[0, alpha]]}}}
+        (workdir / "runs" / name / "seed_0" / "config.json").write_text(json.dumps(stored))
     page = write(workdir, evaluation)
-    assert "<i>" not in page
-    assert "<b>&" not in page
+    assert "<p>Vanilla</p>\n<pre>training.epochs = 4\nsoft_labels.alpha = [[0, 0.0]]</pre>" in page
+    assert "<p>AR-AdaLS, where it differs</p>\n<pre>soft_labels.alpha = [[0, 0.05]]</pre>" in page
+    assert "/secret" not in page
+
+
+def everywhere(value, hostile):
+    """JSON in which every string, and the name of every method, shift and out-of-distribution set, is hostile."""
+    if isinstance(value, dict):
+        return {key: everywhere(of, hostile) for key, of in value.items()}
+    if isinstance(value, list):
+        return [everywhere(of, hostile) for of in value]
+    return hostile if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_names_stay_text(workdir, evaluation, with_gallery, hostile):
+    evaluation["experiment"] = everywhere(evaluation["experiment"], hostile)
+    evaluation["experiment"]["ranking"]["source"] = "vanilla/seed_0"
+    for method in evaluation["methods"].values():
+        for run in method["runs"].values():
+            run["ood"] = {hostile: run["ood"]["photographs"]}
+            run["shift"][hostile] = run["shift"].pop("noise")
+    evaluation["methods"][hostile] = evaluation["methods"]["ar_adals"]
+    evaluation["experiment"]["shift_missing"] = evaluation["experiment"]["ood_missing"] = {hostile: hostile}
+    with_gallery(class_names=np.array([hostile] * 10))
+    (workdir / "runs" / "vanilla" / "seed_0" / "config.json").write_text(json.dumps({"config": {hostile: hostile}}))
+
+    page = write(workdir, evaluation)
+    tags = Tags(page).tags
+    assert [attributes for tag, attributes in tags if tag == "script"] == [{}]
+    assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
+    assert all(attributes["src"].startswith("data:image/png") for tag, attributes in tags if tag == "img")
+    # It is there, as text: in the title, in the header, in tables, in a gallery, in the legends of figures.
+    assert page.count(str(figures.escape(hostile))) > 20
+    for path in (workdir / "report").glob("*.svg"):
+        text = "".join(ElementTree.parse(path).getroot().itertext())
+        assert hostile in text or path.stem.startswith(("distances", "levels_vanilla", "soft_labels_ar", "levels_ar"))
+    for path in (workdir / "report").glob("*.csv"):
+        cells = [cell for line in csv.reader(path.open()) for cell in line]
+        assert hostile.removeprefix("=") in "".join(cells)
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
+
+
+def test_latex_and_markdown_hold_no_commands():
+    cell = tables.Cell(mean=1.0, deviation=0.5, count=2, seeds=2, digits=1)
+    table = tables.Table(
+        "t", "a_b", "$x$", ["50 % <b>"], ["\\input{x} ↑", "[a](javascript:b)"], [("a|b&c", [cell, "`d`"])]
+    )
+    assert formats.to_latex(table).splitlines()[1:6] == [
+        r"\caption{a\_b. \$x\$ 50 \% \textless{}b\textgreater{}}",
+        r"\begin{tabular}{lrr}",
+        r"\hline",
+        r"Method & \textbackslash{}input\{x\} $\uparrow$ & [a](javascript:b) \\",
+        r"\hline",
+    ]
+    assert r"a\textbar{}b\&c & 1.0 $\pm$ 0.5 & `d` \\" in formats.to_latex(table)
+    assert formats.to_markdown(table).splitlines() == [
+        "## a_b",
+        "",
+        "$x$",
+        "",
+        r"| Method | \\input{x} ↑ | \[a\](javascript:b) |",
+        "| --- | ---: | ---: |",
+        r"| a\|b&amp;c | 1.0 ± 0.5 | \`d\` |",
+        "",
+        "50 % &lt;b>",
+    ]
+
+
+def test_csv_is_for_programs():
+    cells = [tables.Cell(mean, deviation, 1, 1, 1) for mean, deviation in ((-1.25, 0.5), (float("nan"), float("nan")))]
+    rows = [("+a", [*cells, "=b"]), ('c"d', [cells[1], cells[0]._replace(deviation=float("nan")), "-e"])]
+    assert formats.to_csv(tables.Table("t", "t", "", [], ["x", "y", "@z"], rows)).splitlines() == [
+        'Method,x,"x, standard deviation",y,\'@z',
+        "'+a,-1.25,0.5,,'=b",
+        '"c""d",,,-1.25,\'-e',
+    ]
+
+
+def test_several_experiments_on_one_page(workdir, evaluation, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    evaluation["methods"]["mixup"] = evaluation["methods"].pop("ar_adals")
+    (other / "evaluation.json").write_text(json.dumps(evaluation))
+    page = pages.write_comparison([workdir, other], workdir / "both.html").read_text()
+    # Same data set and network: the folders tell them apart.
+    title = f"digits (10 classes), resnet_v2-11 ({workdir})"
+    assert f'<th scope="col">ECE x100 ↓, {title}</th>' in page
+    rows = re.findall(r'<tr><th scope="row">([^<]*)</th>((?:<td[^>]*>[^<]*</td>){6})</tr>', page)
+    cells = {label: re.findall(r">([^<]*)</td>", row) for label, row in rows}
+    assert cells == {
+        "Vanilla": ["91.00 ± 1.41", "91.00 ± 1.41", "5.00 ± 1.41", "5.00 ± 1.41", "20.00 ± 5.66", "20.00 ± 5.66"],
+        "AR-AdaLS": ["91.00 ± 1.41", "not run", "2.50 ± 0.71", "not run", "10.00 ± 2.83", "not run"],
+        "mixup": ["not run", "91.00 ± 1.41", "not run", "2.50 ± 0.71", "not run", "10.00 ± 2.83"],
+    }
+    assert not (other / "report").exists()
+    test_ids_are_unique_and_references_resolve(page)
+    test_page_loads_nothing(page)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"experiment": [], "methods": {}}', '{"experiment": {}, "methods": 3}']
+)
+def test_what_is_no_evaluation(tmp_path, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(UserError, match=r"evaluation.json is not what --stage=evaluate writes; run that again"):
+        arada.reporting.write_report(tmp_path)
 
 
 @pytest.mark.parametrize("only", ["vanilla", "ar_adals"])

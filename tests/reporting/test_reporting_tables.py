@@ -107,8 +107,8 @@ def test_terminal_table(evaluation):
 def test_every_mean_over_shifts_says_what_it_is_over(evaluation):
     said = "2 types (noise, blur), arada's simple shifts, at most 1,000 test images each, at severities 1, 2"
     makers = (tables.results, tables.calibrated, tables.ece_by_severity, tables.variance)
-    assert [f"{said}; left out: fog." in make(evaluation).note for make in makers] == [True] * 4
-    assert tables.out_of_distribution(evaluation).note.endswith("Left out: paintings.")
+    assert [f"{said}; left out: fog." in make(evaluation).definition[0] for make in makers] == [True] * 4
+    assert tables.out_of_distribution(evaluation).definition[0].endswith("Left out: paintings.")
     del evaluation["methods"]["vanilla"]["runs"]["1"]["shift"]["blur"]
     assert tables.shift_mean(evaluation).endswith("left out: fog; not comparable: Vanilla seed 1 has 1 type")
     evaluation["experiment"] |= {"shift_types": [], "shift_missing": {"fog": "no file"}}
@@ -125,15 +125,3 @@ def test_every_mean_over_shifts_says_what_it_is_over(evaluation):
 )
 def test_shift_images(experiment, said):
     assert tables.shift_images(experiment) == said
-
-
-def test_markdown(evaluation):
-    evaluation["methods"]["a|b"] = {"runs": {}}
-    lines = tables.to_markdown(tables.variance(evaluation)).splitlines()
-    assert lines[0] == "## Variance over seeds"
-    assert lines[2:5] == [
-        "| Method | clean ↓ | under shift ↓ |",
-        "| --- | ---: | ---: |",
-        "| Vanilla | 0.200 | 2.500 |",
-    ]
-    assert lines[6] == r"| a\|b | not run | not run |"

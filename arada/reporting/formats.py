@@ -1,0 +1,104 @@
+"""A table as CSV, Markdown and LaTeX. Names come from data: in none of the three can they become anything but text."""
+
+import csv
+import io
+import math
+import re
+from typing import Any
+
+from arada.reporting.tables import Table
+
+FIRST = "Method"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    **{character: f"\\{character}" for character in "&%$#_"},
+}
+
+
+def number(cell: Any) -> float | str | None:
+    """What a column sorts by: a number, None where there is none, or the text of a cell that is no number."""
+    value = getattr(cell, "mean", str(cell))
+    return value if isinstance(value, str) or math.isfinite(value) else None
+
+
+def to_csv(table: Table) -> str:
+    """Numbers in the column's unit; empty where nothing was run. Standard deviations have columns of their own."""
+    spread = [any(_deviation(cells[i]) for _, cells in table.rows) for i in range(len(table.columns))]
+    lines = [[FIRST], *([label] for label, _ in table.rows)]
+    for i, heading in enumerate(table.columns):
+        lines[0] += [heading, f"{heading}, standard deviation"] if spread[i] else [heading]
+        for line, (_, cells) in zip(lines[1:], table.rows, strict=True):
+            value = number(cells[i])
+            line.append(f"{value:.6g}" if isinstance(value, float) else value or "")
+            line.extend([_deviation(cells[i])] if spread[i] else [])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(_unexecuted, line) for line in lines)
+    return text.getvalue()
+
+
+def _deviation(cell: Any) -> str:
+    value = getattr(cell, "deviation", math.nan)
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+def _unexecuted(text: str) -> str:
+    """Spreadsheets run what begins with one of these; a number may."""
+    return f"'{text}" if re.match(r"[=+\-@\t\r]", text) and not re.fullmatch(r"-[\d.e+-]+", text) else text
+
+
+def to_markdown(table: Table) -> str:
+    """Heading, caption, table and definition."""
+    lines = [[FIRST, *table.columns], ["---", *["---:"] * len(table.columns)]]
+    lines[:1] = [[plain_markdown(text) for text in lines[0]]]
+    lines += [[plain_markdown(str(text)) for text in (label, *cells)] for label, cells in table.rows]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    prose = [plain_markdown(text) for text in (table.caption, *table.definition)]
+    return "\n\n".join([f"## {plain_markdown(table.title)}", prose[0], body, *prose[1:]]) + "\n"
+
+
+def plain_markdown(text: str) -> str:
+    """Text without links, HTML, emphasis and line breaks, and fit for a cell."""
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def to_latex(table: Table) -> str:
+    """A `table` environment that needs no package."""
+    lines = [[FIRST, *table.columns], *([label, *map(str, cells)] for label, cells in table.rows)]
+    head, *body = (" & ".join(map(plain_latex, line)) + r" \\" for line in lines)
+    caption = plain_latex(" ".join([f"{table.title}.", table.caption, *table.definition]))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            r"\hline",
+            head,
+            r"\hline",
+            *body,
+            r"\hline",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def plain_latex(text: str) -> str:
+    """Text in which nothing is a command."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+# By the ending of the file's name.
+BY_ENDING = {"csv": to_csv, "md": to_markdown, "tex": to_latex}

@@ -1,0 +1,125 @@
+"""The section with the images that are easiest and hardest to attack, from the gallery.npz that evaluation left."""
+
+import base64
+import io
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from arada.reporting import series
+
+# Pixels; larger images are shrunk, or 60 of ImageNet's would make a page of many megabytes.
+LARGEST = 64
+# Whose soft labels are told.
+METHOD = "ar_adals"
+
+
+class Picture(NamedTuple):
+    """PNGs as data URIs: the image, the adversarial one, and their difference; what they are in one line each."""
+
+    original: str
+    adversarial: str
+    difference: str
+    alt: str
+    lines: list[str]
+
+
+class Gallery(NamedTuple):
+    """As a `Section`, with the least and the most robust pictures of each class in the place of panels."""
+
+    name: str
+    title: str
+    caption: str
+    definition: list[str]
+    classes: list[tuple[str, list[Picture], list[Picture]]]
+    missing: list[str]
+
+
+def build(evaluation: dict, workdir: epath.Path) -> Gallery:
+    """The gallery, or one that says that it was not made."""
+    arrays = series.read_arrays(workdir / "gallery.npz")
+    seeds = list((evaluation["methods"].get(METHOD) or {"runs": {}})["runs"])
+    logged = series.soft_labels(workdir, METHOD, seeds)
+    classes = [] if not len(arrays.get("label", ())) else _classes(arrays, evaluation, logged)
+    soft_label = (
+        f"Soft label: the probability of the correct class in the targets of the image's level after the last epoch of "
+        f"AR-AdaLS, mean over seeds {', '.join(seeds)}."
+        if logged and seeds
+        else "There are no soft labels, for AR-AdaLS was not run."
+    )
+    return Gallery(
+        "gallery",
+        "The least and the most robust training images",
+        "What is easily attacked often looks like two classes at once, or like the wrong one; what is hard to attack "
+        "looks like its class alone.",
+        [
+            "Each picture: the training image, the nearest adversarial image that the attack found, and their "
+            "difference, stretched so that its largest change is black or white and no change is mid-grey. Of each "
+            "class, by true label, the images with the smallest and the largest distance; of more than ten classes "
+            "some. Images without an adversarial example are not shown.",
+            "Distance: L2, pixels in [0, 1], as the ranking has it. Level: of adversarial robustness among all "
+            "training images, 1 is the least robust. The arrow goes from the class that the attacked network "
+            "predicts, with its confidence, to the one that it predicts of the adversarial image. " + soft_label,
+        ],
+        classes,
+        [] if classes else ["the images that are easiest and hardest to attack (it takes a ranking by an attack)"],
+    )
+
+
+def _classes(arrays: dict[str, np.ndarray], evaluation: dict, logged: tuple | None) -> list[tuple]:
+    labels, rank, names = arrays["label"], arrays["rank"], arrays.get("class_names", ())
+    name_of = {int(i): str(names[i]) if i < len(names) else f"{i}" for i in np.unique(_all_labels(arrays))}
+
+    def level(index: int, count: int) -> int:
+        return int(rank[index]) * count // int(arrays["num_ranked"])
+
+    def picture(index: int) -> Picture:
+        true, before, after = (name_of[int(arrays[key][index])] for key in ("label", "predicted", "predicted_after"))
+        percent = [f"{100 * arrays[key][index]:.0f} %" for key in ("confidence", "confidence_after")]
+        subsets = evaluation["experiment"].get("num_subsets") or 10
+        of_level = f"level {level(index, subsets) + 1} of {subsets}"
+        if logged:
+            of_level += f", soft label {logged[1][-1][level(index, logged[1].shape[1])]:.3f}"
+        lines = [
+            f"distance {arrays['distance'][index]:.3f}",
+            f"{before} {percent[0]} → {after} {percent[1]}",
+            of_level,
+            f"image {arrays['example_id'][index]}" + ("" if before == true else f", truly {true}"),
+        ]
+        alt = f"Training image {arrays['example_id'][index]} of class {true}"
+        images = _unit(arrays["image"][index]), _unit(arrays["adversarial"][index])
+        return Picture(*map(_png, (*images, _stretched(images[1] - images[0]))), alt, lines)
+
+    found = []
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        of_class = of_class[np.argsort(rank[of_class], kind="stable")]
+        half = -(-len(of_class) // 2)
+        found.append((name_of[int(label)], *([picture(i) for i in part] for part in np.split(of_class, [half]))))
+    return found
+
+
+def _all_labels(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([arrays[key] for key in ("label", "predicted", "predicted_after")])
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    return image / 255 if image.dtype == np.uint8 else image
+
+
+def _stretched(difference: np.ndarray) -> np.ndarray:
+    return 0.5 + difference / max(2 * np.abs(difference).max(), 1e-12)
+
+
+def _png(image: np.ndarray) -> str:
+    """A data URI. The browser enlarges what is small, pixel by pixel."""
+    levels = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    # Other numbers of channels are no pictures: their mean is.
+    levels = levels if levels.shape[-1] == 3 else levels.mean(axis=-1).round().astype(np.uint8)
+    picture = Image.fromarray(levels)
+    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

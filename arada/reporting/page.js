@@ -1,0 +1,46 @@
+"use strict";
+// Without this script the page shows the same, in the order in which it was written.
+
+// Headings sort: ascending, descending, as written. Cells without a number stay at the end.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], written = [...body.rows], headings = [...table.tHead.rows[0].cells];
+  headings.forEach((heading, column) => {
+    const button = document.createElement("button");
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => {
+      const next = {none: "ascending", ascending: "descending", descending: "none"};
+      const order = next[heading.getAttribute("aria-sort") ?? "none"];
+      headings.forEach(other => other.removeAttribute("aria-sort"));
+      if (order !== "none") heading.setAttribute("aria-sort", order);
+      const sign = order === "descending" ? -1 : 1;
+      const sorted = order === "none" ? written : [...written].sort((a, b) => compare(a.cells[column], b.cells[column], sign));
+      body.append(...sorted);
+    });
+  });
+}
+
+function compare(a, b, sign) {
+  const [x, y] = [a, b].map(cell => cell.dataset.number ?? cell.textContent);
+  if (x === "" || y === "") return (x === "") - (y === "");
+  const difference = Number(x) - Number(y);
+  return sign * (Number.isNaN(difference) ? x.localeCompare(y, undefined, {numeric: true}) : difference);
+}
+
+// Figures can be kept as files that follow the reader's light or dark setting by themselves.
+for (const svg of document.querySelectorAll("figure > svg")) {
+  const button = document.createElement("button");
+  button.textContent = "Save as SVG";
+  button.setAttribute("aria-label", `Save as SVG: ${svg.querySelector("title").textContent}`);
+  button.addEventListener("click", () => {
+    const copy = svg.cloneNode(true), style = document.createElementNS("http://www.w3.org/2000/svg", "style");
+    style.textContent = "svg{color:#24292f}@media (prefers-color-scheme:dark){svg{color:#e6edf3}}";
+    copy.prepend(style);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([new XMLSerializer().serializeToString(copy)], {type: "image/svg+xml"}));
+    link.download = `${svg.dataset.name}.svg`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+  svg.after(button);
+}
