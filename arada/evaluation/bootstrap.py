@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from arada.errors import UserError
-from arada.evaluation import metrics
 from arada.evaluation.outcomes import Outcomes
 
 RESAMPLES = 1000
@@ -28,10 +27,11 @@ class Resamples:
         count, rng = len(example_id), np.random.default_rng(seed)
         drawn = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(resamples))
         self._counts = np.stack([counts.astype(np.float32) for counts in drawn])
+        self._totals = self._counts.sum(axis=1, keepdims=True)
 
     def metrics(self, example_id: np.ndarray, outcomes: Outcomes, num_bins: int) -> dict[str, np.ndarray]:
         """Each of METRICS in each resample, float64[RESAMPLES], of all the images or of some of them."""
-        counts = self._counts
+        counts, totals = self._counts, self._totals
         if not np.array_equal(example_id, self._example_id):
             at = np.searchsorted(self._example_id, example_id)
             if not np.array_equal(self._example_id.take(at, mode="clip"), example_id):
@@ -39,12 +39,14 @@ class Resamples:
                     "shifted predictions are of other images than the test set's; delete and evaluate again"
                 )
             counts = counts[:, at]
+            totals = counts.sum(axis=1, keepdims=True)
         confidence = np.asarray(outcomes.confidence, np.float32)
-        bins = np.asarray(metrics.bin_of(confidence, np.ones(len(confidence), bool), num_bins, "uniform"))
+        # The bins of `metrics.binned_error`.
+        bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
         gaps = np.zeros((len(confidence), num_bins), np.float32)
         gaps[np.arange(len(confidence)), bins] = confidence - outcomes.correct
         of_images = np.column_stack([gaps, outcomes.correct, outcomes.nll, outcomes.brier]).astype(np.float32)
-        means = (counts @ of_images).astype(np.float64) / counts.sum(axis=1, keepdims=True)
+        means = (counts @ of_images).astype(np.float64) / totals
         gap, (accuracy, nll, brier) = np.abs(means[:, :num_bins]).sum(axis=1), means[:, num_bins:].T
         return {"accuracy": accuracy, "ece": gap, "nll": nll, "brier": brier}
 

@@ -21,6 +21,7 @@ Ranking = Mapping[str, np.ndarray]
 ShiftedSets = Mapping[str, Sequence[str]]
 # Runs as they are and after each calibrator.
 VARIANTS = ("plain", *calibrators.BY_NAME)
+CLEAN = ("test", "validation")
 # Images whose variance is computed at a time: 1,000 classes of five runs take 40 KB an image in float64.
 BLOCK = 4096
 
@@ -45,7 +46,7 @@ def measure(
     runs, of_seeds = {}, []
     for seed, directory in directories.items():
         shifted, fitted = shifted_sets(config, [directory]), predictions.fitted(directory)
-        names = ("test", "validation", *(name for sets in shifted.values() for name in sets))
+        names = (*CLEAN, *(name for sets in shifted.values() for name in sets))
         logger.info("metrics of %s/%s: %d data sets", directory.parent.name, directory.name, len(names))
         sampled = _sampled(config, directory, names, fitted, resamples)
         calibrated = {name: of._asdict() | _on_all(sampled[name].estimates, shifted) for name, of in fitted.items()}
@@ -76,6 +77,8 @@ def _sampled(config, directory, names, fitted, resamples) -> dict[str, Sampled]:
         by_variant, example_id = predictions.read_outcomes(directory, name, fitted, num_bins)
         for variant, of_variant in by_variant.items():
             found[variant].estimates[name] = outcomes.measure(of_variant, num_bins)
+            if name in CLEAN:
+                found[variant].estimates[name] |= outcomes.kernel_errors(of_variant)
             if name != "validation":  # other images
                 found[variant].resampled[name] = resamples.metrics(example_id, of_variant, num_bins)
     return found

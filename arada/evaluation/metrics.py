@@ -49,7 +49,7 @@ def brier_score(probabilities: Array, labels: Array, mask: Array | None = None) 
     return _mean(jnp.sum(jnp.square(probabilities - one_hot), axis=-1), mask)
 
 
-def bin_of(scores: Array, mask: Array, num_bins: int, binning: str) -> jax.Array:
+def _bins(scores: Array, mask: Array, num_bins: int, binning: str) -> jax.Array:
     """The bin, int32[N], of each score in [0, 1]."""
     if binning == "uniform":
         # [lower, upper), the last bin closed: 1.0 belongs to it and 0.0 to the first.
@@ -67,7 +67,7 @@ def binned_error(
     """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}: the sum both ECEs below share."""
     scores, outcomes = jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32)
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    bins = bin_of(scores, mask, num_bins, binning)
+    bins = _bins(scores, mask, num_bins, binning)
     gaps = jax.ops.segment_sum(jnp.where(mask, scores - outcomes, 0), bins, num_bins)
     return jnp.sum(jnp.abs(gaps)) / jnp.sum(mask)
 
@@ -168,7 +168,7 @@ def reliability(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count, mean confidence and accuracy of each bin, [K] each; NaN where a bin is empty."""
     confidence, correct = (np.asarray(x, np.float64) for x in confidence_and_correct(probabilities, labels))
-    bins = np.asarray(bin_of(confidence, np.ones(len(confidence), bool), num_bins, binning))
+    bins = np.asarray(_bins(confidence, np.ones(len(confidence), bool), num_bins, binning))
     count = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):
         sums = (np.bincount(bins, weights=x, minlength=num_bins) for x in (confidence, correct))

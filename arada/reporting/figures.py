@@ -230,6 +230,60 @@ def by_severity(
     _legend(figure, [_handle(method) for method in shifted])
 
 
+def entropies(figure: Figure, of_methods: Mapping[str, np.ndarray], num_classes: int) -> None:
+    """The paper's Figure 4: histograms of the predictive entropy, as shares."""
+    axes = figure.subplots()
+    bins = np.linspace(0, np.log(num_classes), 31)
+    for method, values in of_methods.items():
+        share = np.full(len(values), 100 / len(values))
+        # Rounding may put a uniform prediction a little above the highest entropy.
+        clipped = np.minimum(values, bins[-1])
+        looks = {"color": style(method).color, "linestyle": style(method).line, "linewidth": 1.6}
+        axes.hist(clipped, bins, weights=share, histtype="step", **looks)
+    axes.set(xlabel="predictive entropy (nats)", ylabel="images (%)", xlim=(0, bins[-1]))
+    handles = [
+        Line2D([], [], color=style(of).color, linestyle=style(of).line, label=style(of).label) for of in of_methods
+    ]
+    _legend(figure, handles)
+
+
+def sensitivity(figure: Figure, num_subsets: Sequence[int], lines: Mapping[str, tuple]) -> None:
+    """The paper's Figure 5: ECE by the number of subsets R; `lines` hold means and deviations, [points] each."""
+    axes = figure.subplots()
+    for (name, (mean, deviation)), color, marker in zip(lines.items(), (BLUE, VERMILLION), "Do", strict=False):
+        bars = 100 * deviation if np.isfinite(deviation).any() else None
+        looks = {"color": color, "marker": marker, "capsize": 2.5, "elinewidth": 1}
+        axes.errorbar(num_subsets, 100 * mean, bars, label=name, **looks)
+    axes.set(xlabel="robustness subsets R (1: AdaLS)", ylabel="ECE (x100)", xticks=num_subsets)
+    axes.set_ylim(bottom=0)
+    _legend(figure)
+
+
+def accuracy_and_confidence(figure: Figure, pairs: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    """The paper's Figure 7: by method, accuracy and confidence of "single" models and of their "ensemble"."""
+    axes = figure.subplots()
+    for position, (method, of) in enumerate(pairs.items()):
+        color = style(method).color
+        for offset, kind, fill in ((-0.16, "single", "none"), (0.16, "ensemble", color)):
+            if kind in of:
+                accuracy, confidence = (100 * x for x in of[kind])
+                at = [position + offset] * 2
+                axes.plot(at, [accuracy, confidence], color=color, linewidth=1)
+                axes.plot(at[:1], [accuracy], "s", color=color, markerfacecolor=fill)
+                axes.plot(at[:1], [confidence], "o", color=color, markerfacecolor=fill)
+    axes.set_xticks(range(len(pairs)), [style(method).label.replace(" ", "\n") for method in pairs])
+    axes.set(ylabel="accuracy, confidence (%)")
+    axes.grid(visible=False, axis="x")
+    looks = {"color": INK, "linestyle": "none"}
+    names = (("s", "accuracy"), ("o", "confidence"))
+    handles = [
+        Line2D([], [], marker=marker, markerfacecolor=fill, label=f"{name}, {kind}", **looks)
+        for kind, fill in (("single", "none"), ("ensemble", INK))
+        for marker, name in names
+    ]
+    _legend(figure, handles)
+
+
 def distances(figure: Figure, distance: np.ndarray, subset: np.ndarray) -> None:
     """Histogram of the distances to the decision boundary, coloured by robustness level, with the levels' edges."""
     axes = figure.subplots()

@@ -51,6 +51,12 @@ def style(method: str) -> Style:
     return Style(method, colors[number % len(colors)], MARKERS[number // len(colors) % len(MARKERS)], ":")
 
 
+def label(system: str) -> str:
+    """What readers call a method ("adals"), or one with a calibrator ("adals+temperature")."""
+    method, _, calibrator = system.partition("+")
+    return style(method).label + (f" + {CALIBRATORS.get(calibrator, calibrator)}" if calibrator else "")
+
+
 def in_order(evaluation: dict) -> dict:
     """The evaluation with its methods as the table above has them, unknown ones last, by name."""
     order = list(_STYLES)

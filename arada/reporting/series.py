@@ -65,6 +65,29 @@ def reliability(workdir: epath.Path, method: str, seeds: list, num_bins: int) ->
     return count, *(totals / np.where(count, count, np.nan))
 
 
+def entropies(workdir: epath.Path, method: str, seeds: list, stored: str) -> np.ndarray | None:
+    """Predictive entropies of a stored data set, all seeds one after the other; members of an ensemble averaged."""
+    folders = (workdir / "predictions" / method / f"seed_{seed}" / f"{stored}.npz" for seed in seeds)
+    found = [
+        metrics.entropy(special.softmax(arrays["logits"], axis=-1).mean(axis=0))
+        for path in folders
+        if "logits" in (arrays := read_arrays(path))
+    ]
+    return np.concatenate(found) if found else None
+
+
+def sensitivity(workdir: epath.Path) -> dict[str, dict[int, dict[str, list[float]]]]:
+    """By method, what its sweep over R alone found: {R: {"ece", "ece_under_shift"}}, a value a seed."""
+    found = {}
+    for path in sorted((workdir / "sweeps").glob("*-num_subsets.json")):
+        swept = json.loads(path.read_text())
+        found[swept["method"]] = {
+            point["values"]["num_subsets"]: {key: point[key] for key in ("ece", "ece_under_shift")}
+            for point in swept["points"]
+        }
+    return found
+
+
 def _logged(run: epath.Path) -> list[dict]:
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arada.reporting import names
+from arada.reporting import names, paper
 
 NOT_RUN = "not run"
 
@@ -27,6 +27,32 @@ class Cell(NamedTuple):
         return f"{self.mean:.{self.digits}f}{spread}{missing}"
 
 
+class Interval(NamedTuple):
+    """A number, or a signed difference, with the interval that the bootstrap gives it."""
+
+    mean: float
+    low: float
+    high: float
+    signed: bool = False
+
+    def __str__(self) -> str:
+        sign = "+" if self.signed else ""
+        return f"{self.mean:{sign}.2f} [{self.low:{sign}.2f}, {self.high:{sign}.2f}]"
+
+
+class Text(NamedTuple):
+    """What is no number."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+# Where a table has nothing to say: the reference against itself, what the paper does not have.
+NOTHING = Text("-")
+
+
 class Table(NamedTuple):
     """`name` is that of files and anchors, `caption` says what to see, `definition` holds paragraphs shown on demand.
 
@@ -38,7 +64,7 @@ class Table(NamedTuple):
     caption: str
     definition: list[str]
     columns: list[str]
-    rows: list[tuple[str, list[Cell]]]
+    rows: list[tuple[str, list[Cell | Interval | Text | paper.Quoted]]]
 
 
 class Column(NamedTuple):
@@ -127,12 +153,14 @@ def seed_range(evaluation: dict) -> str:
     return f"{text} seed{'' if counts[-1] == 1 else 's'}"
 
 
-def _spread(evaluation: dict) -> str:
+def spread(evaluation: dict) -> str:
+    """What the numbers of a table are over."""
     seeds = seed_range(evaluation)
     return "one seed, so no standard deviation" if seeds == "1 seed" else f"mean ± standard deviation over {seeds}"
 
 
-def _test(metric: str) -> Callable[[dict], float | None]:
+def on_test(metric: str) -> Callable[[dict], float | None]:
+    """The value of a column: a metric of the clean test set."""
     return lambda run: (run.get("test") or {}).get(metric)
 
 
@@ -140,112 +168,194 @@ def _out_of_distribution(name: str, key: str) -> Callable[[dict], float | None]:
     return lambda run: ((run.get("ood") or {}).get(name) or {}).get(key)
 
 
-def _rows(runs_by_label: Mapping[str, dict], columns: list[Column]) -> list[tuple[str, list[Cell]]]:
-    rows = []
-    for label, runs in runs_by_label.items():
-        cells = []
-        for column in columns:
-            values = np.asarray([column.value(run) for run in runs.values()], np.float64) * column.scale
-            mean, deviation = mean_and_deviation(values)
-            count = int(np.isfinite(values).sum())
-            cells.append(Cell(float(mean), float(deviation), count, len(values), column.digits))
-        rows.append((label, cells))
-    return rows
+def runs_of(evaluation: dict, system: str) -> dict[str, dict]:
+    """The runs of a method, by seed, or what a calibrator made of them ("vanilla+temperature"); {} if not run."""
+    name, _, calibrator = system.partition("+")
+    runs = (evaluation["methods"].get(name) or {"runs": {}})["runs"]
+    if not calibrator:
+        return runs
+    after = {seed: (run.get("calibrated") or {}).get(calibrator) or {} for seed, run in runs.items()}
+    return after if any(after.values()) else {}
 
 
-def _table(evaluation: dict, name: str, title: str, caption: str, note: str, columns: list[Column]) -> Table:
-    runs = {names.style(name).label: method["runs"] for name, method in evaluation["methods"].items()}
-    return Table(name, title, caption, [note], [column.heading for column in columns], _rows(runs, columns))
+def cells(runs: Mapping[str, dict], columns: Sequence[Column]) -> list[Cell]:
+    """A row of a table: each column's mean over runs."""
+    found = []
+    for column in columns:
+        values = np.asarray([column.value(run) for run in runs.values()], np.float64) * column.scale
+        mean, deviation = mean_and_deviation(values) if len(values) else (np.nan, np.nan)
+        count = int(np.isfinite(values).sum())
+        found.append(Cell(float(mean), float(deviation), count, len(values), column.digits))
+    return found
+
+
+def _table(
+    evaluation: dict, name: str, title: str, caption: str, definition: list[str], columns: list[Column]
+) -> Table:
+    rows = [(names.label(of), cells(method["runs"], columns)) for of, method in evaluation["methods"].items()]
+    return Table(name, title, caption, definition, [column.heading for column in columns], rows)
 
 
 def results(evaluation: dict) -> Table:
     """Every method on the test set and under shift."""
     columns = [
-        Column("accuracy x100 ↑", _test("accuracy"), 100, 2),
-        Column("ECE x100 ↓", _test("ece"), 100, 2),
+        Column("accuracy x100 ↑", on_test("accuracy"), 100, 2),
+        Column("ECE x100 ↓", on_test("ece"), 100, 2),
         Column("ECE under shift x100 ↓", lambda run: under_shift(run, "ece"), 100, 2),
-        Column("NLL ↓", _test("nll"), 1, 3),
-        Column("Brier ↓", _test("brier"), 1, 3),
-        Column("ECE of equal mass x100 ↓", _test("ece_quantile"), 100, 2),
+        Column("NLL ↓", on_test("nll"), 1, 3),
+        Column("Brier ↓", on_test("brier"), 1, 3),
+        Column("ECE of equal mass x100 ↓", on_test("ece_quantile"), 100, 2),
         Column("training accuracy x100", lambda run: run.get("train_accuracy"), 100, 2),
     ]
-    note = (
-        f"Test set: {_spread(evaluation)}. ↑ higher is better, ↓ lower is better. "
+    definition = [
+        f"Test set: {spread(evaluation)}. ↑ higher is better, ↓ lower is better. "
         "Training accuracy is that on the images as a method trains on them, augmented, mixed or attacked. "
         f"Under shift: mean over types at each severity, then over severities: {shift_mean(evaluation)}."
-    )
+    ]
     caption = "The better method has the higher accuracy and the lower ECE, above all under shift."
-    return _table(evaluation, "results", "Results", caption, note, columns)
+    return _table(evaluation, "results", "Results", caption, definition, columns)
+
+
+def more_metrics(evaluation: dict) -> Table:
+    """The other metrics of the test set."""
+
+    def gap(run: dict) -> float | None:
+        test = run.get("test") or {}
+        return test["confidence"] - test["accuracy"] if {"confidence", "accuracy"} <= test.keys() else None
+
+    columns = [
+        Column("confidence - accuracy x100", gap, 100, 2),
+        Column("smooth ECE x100 ↓", on_test("smooth_ece"), 100, 2),
+        Column("class-wise ECE x100 ↓", on_test("classwise_ece"), 100, 3),
+        Column("ECE by KDE x100 ↓", on_test("kde_ece"), 100, 2),
+        Column("entropy", on_test("entropy"), 1, 3),
+        Column("AURC x100 ↓", on_test("aurc"), 100, 2),
+        Column("accuracy under shift x100 ↑", lambda run: under_shift(run, "accuracy"), 100, 2),
+        Column("NLL under shift ↓", lambda run: under_shift(run, "nll"), 1, 3),
+    ]
+    definition = [
+        f"Test set: {spread(evaluation)}. Confidence - accuracy is above 0 where a method is over-confident. Smooth "
+        "ECE (Blasiok & Nakkiran 2023) has a kernel in place of bins, class-wise ECE looks at every class's "
+        "probability (Kull et al. 2019), ECE by KDE is Mix-n-Match's estimate. Entropy: mean of the predictive "
+        "entropy, in nats. AURC: error among the most confident images, averaged over how many of them are taken.",
+        f"Under shift: as in the first table, {shift_mean(evaluation)}.",
+    ]
+    caption = "Other ways to look at the same predictions: do they rank the methods as the ECE does?"
+    return _table(evaluation, "more_metrics", "More metrics", caption, definition, columns)
+
+
+def differences(evaluation: dict) -> Table:
+    """Intervals over the choice of test images, and paired differences from the reference."""
+    experiment = evaluation["experiment"]
+    level = round(100 * (experiment.get("bootstrap") or {}).get("level", 0.95))
+    resamples = (experiment.get("bootstrap") or {}).get("resamples", 0)
+    reference = experiment.get("reference", "vanilla")
+    against = names.label(reference)
+    columns = (
+        ("accuracy", "test", "accuracy"),
+        ("ECE", "test", "ece"),
+        ("ECE under shift", "shift", "ece"),
+    )
+
+    def row(uncertainty: dict, runs: dict, is_reference: bool) -> list[Interval | Cell]:
+        found = []
+        for _, part, metric in columns:
+            ends = ((uncertainty.get("intervals") or {}).get(part) or {}).get(metric)
+            difference = ((uncertainty.get("differences") or {}).get(part) or {}).get(metric)
+            value = on_test(metric) if part == "test" else lambda run, of=metric: under_shift(run, of)
+            mean = cells(runs, [Column("", value, 100, 2)])[0].mean
+            found.append(Interval(mean, *(100 * end for end in ends)) if ends else NOTHING)
+            scaled = None if is_reference or not difference else [100 * x for x in difference]
+            found.append(Interval(*scaled, signed=True) if scaled else NOTHING)
+        return found
+
+    rows = []
+    for name, method in evaluation["methods"].items():
+        variants = ("plain", "temperature") if name == reference else ("plain",)
+        for variant in variants:
+            system = name if variant == "plain" else f"{name}+{variant}"
+            uncertainty = (method.get("uncertainty") or {}).get(variant) or {}
+            rows.append((names.label(system), row(uncertainty, runs_of(evaluation, system), system == reference)))
+    headings = [of for label, *_ in columns for of in (f"{label} x100", f"{label}: difference x100")]
+    definition = [
+        f"[low, high]: {level} % intervals over the choice of test images, by the basic bootstrap with {resamples:,} "
+        "resamples; the runs are taken as they are, so what another seed would change is not in them (the first table "
+        f"has that). Differences from {against} are paired: both methods see the same resamples. Under shift an image "
+        f"is drawn together with all its corruptions: {shift_mean(evaluation)}."
+    ]
+    caption = f"A difference from {against} whose interval leaves out 0 is more than the luck of the test images."
+    return Table("differences", f"Differences from {against}", caption, definition, headings, rows)
 
 
 def calibrated(evaluation: dict) -> Table:
     """Every method with each calibrator that was fitted on its validation predictions, below the method itself."""
-    by_label = {}
-    for name, method in evaluation["methods"].items():
-        label, runs = names.style(name).label, method["runs"]
-        by_label[label] = {seed: {"temperature": 1.0} | run for seed, run in runs.items()}
-        for key in dict.fromkeys(key for run in runs.values() for key in run.get("calibrated") or {}):
-            after = {seed: (run.get("calibrated") or {}).get(key) or {} for seed, run in runs.items()}
-            by_label[f"{label} + {names.CALIBRATORS.get(key, key)}"] = after
     columns = [
-        Column("ECE x100 ↓", _test("ece"), 100, 2),
+        Column("ECE x100 ↓", on_test("ece"), 100, 2),
         Column("ECE under shift x100 ↓", lambda run: under_shift(run, "ece"), 100, 2),
-        Column("NLL ↓", _test("nll"), 1, 3),
-        Column("ECE by KDE x100 ↓", _test("kde_ece"), 100, 2),
+        Column("NLL ↓", on_test("nll"), 1, 3),
+        Column("Brier ↓", on_test("brier"), 1, 3),
+        Column("smooth ECE x100 ↓", on_test("smooth_ece"), 100, 2),
+        Column("class-wise ECE x100 ↓", on_test("classwise_ece"), 100, 3),
+        Column("ECE by KDE x100 ↓", on_test("kde_ece"), 100, 2),
         Column("temperature", lambda run: run.get("temperature"), 1, 2),
     ]
-    note = (
-        f"Test set: {_spread(evaluation)}. Temperature scaling (Guo et al. 2017) and ETS (Mix-n-Match, Zhang et al. "
+    rows = []
+    for name, method in evaluation["methods"].items():
+        rows.append(
+            (names.label(name), cells({s: {"temperature": 1.0} | r for s, r in method["runs"].items()}, columns))
+        )
+        for key in dict.fromkeys(key for run in method["runs"].values() for key in run.get("calibrated") or {}):
+            rows.append((names.label(f"{name}+{key}"), cells(runs_of(evaluation, f"{name}+{key}"), columns)))
+    definition = [
+        f"Test set: {spread(evaluation)}. Temperature scaling (Guo et al. 2017) and ETS (Mix-n-Match, Zhang et al. "
         "2020) are fitted on the validation predictions of each run and leave the accuracy as it is. ECE by KDE is "
         "Mix-n-Match's estimate, not to be compared with the others. Under shift: as in the first table, "
         f"{shift_mean(evaluation)}."
-    )
-    title, caption = "Calibrated on the validation set", "What is left of the differences after calibration."
+    ]
+    caption = "What is left of the differences after calibration."
     headings = [column.heading for column in columns]
-    return Table("calibrated", title, caption, [note], headings, _rows(by_label, columns))
+    return Table("calibrated", "Calibrated on the validation set", caption, definition, headings, rows)
 
 
 def out_of_distribution(evaluation: dict) -> Table:
     """How well confidence and entropy tell images of another kind from the test set (section 5.5)."""
     runs = [run for method in evaluation["methods"].values() for run in method["runs"].values()]
+    sets = list(dict.fromkeys(name for run in runs for name in run.get("ood") or {}))
     columns = [
-        Column(f"AUROC {name} ({score}) ↑", _out_of_distribution(name, f"auroc_{score}"), 1, 3)
-        for name in dict.fromkeys(name for run in runs for name in run.get("ood") or {})
+        Column(f"{heading} {name} ({score}) {arrow}", _out_of_distribution(name, f"{key}_{score}"), scale, digits)
+        for name in sets
         for score in ("confidence", "entropy")
+        for heading, key, scale, digits, arrow in (("AUROC", "auroc", 1, 3, "↑"), ("FPR95 x100", "fpr95", 100, 1, "↓"))
     ]
-    note = f"Images of another kind against the test set; {_spread(evaluation)}." if columns else NOT_RUN
+    definition = [
+        f"Images of another kind against the test set; {spread(evaluation)}. FPR95: of the test images, those that "
+        "look as foreign as the threshold that 95 % of the foreign images pass."
+        if columns
+        else NOT_RUN
+    ]
     if missing := evaluation["experiment"].get("ood_missing"):
-        note += f" Left out: {', '.join(missing)}."
-    caption = "How well low confidence or high entropy gives such images away: 0.5 is chance, 1 is perfect."
-    return _table(evaluation, "out_of_distribution", "Out of distribution", caption, note, columns)
+        definition[0] += f" Left out: {', '.join(missing)}."
+    caption = "How well low confidence or high entropy gives such images away: an AUROC of 0.5 is chance, 1 is perfect."
+    table = _table(evaluation, "out_of_distribution", "Out of distribution", caption, definition, columns)
+    for name in sets:
+        if quoted := paper.AUROC.get((evaluation["experiment"].get("dataset"), name)):
+            table.columns.append(f"AUROC {name}, paper ({paper.WRN}) ↑")
+            for (_, row), method in zip(table.rows, evaluation["methods"], strict=True):
+                row.append(quoted.get(method, NOTHING))
+            definition.append("The paper does not say whether its AUROC is by confidence or by entropy.")
+    return table
 
 
 def ece_by_severity(evaluation: dict) -> Table:
     """ECE on the clean test set and at each severity of shift, as the paper's Table 3 averages it."""
     severities = evaluation["experiment"].get("shift_severities") or []
-    columns = [Column("clean", _test("ece"), 100, 2)]
+    columns = [Column("clean", on_test("ece"), 100, 2)]
     for index, severity in enumerate(severities):
         columns.append(Column(f"severity {severity}", lambda run, i=index: under_shift(run, "ece", i), 100, 2))
     columns.append(Column("mean of severities", lambda run: under_shift(run, "ece"), 100, 2))
-    note = f"ECE x100, mean over types of shift; {_spread(evaluation)}. Shift: {shift_mean(evaluation)}."
+    definition = [f"ECE x100, mean over types of shift; {spread(evaluation)}. Shift: {shift_mean(evaluation)}."]
     caption = "Calibration gets worse with the severity; the better method loses less."
-    return _table(evaluation, "ece_by_severity", "ECE by severity of shift", caption, note, columns)
-
-
-def variance(evaluation: dict) -> Table:
-    """Variance over a method's runs, on the clean test set and under shift, as in the paper's Table 5."""
-    rows = []
-    for name, method in evaluation["methods"].items():
-        of_method = method.get("variance") or {}
-        by_type = np.asarray(list((of_method.get("shift") or {}).values()), np.float64)
-        shifted = float(mean_and_deviation(mean_and_deviation(by_type)[0])[0]) if by_type.size else np.nan
-        means = [100 * np.nan if of_method.get("test") is None else 100 * of_method["test"], 100 * shifted]
-        cells = [Cell(mean, np.nan, int(np.isfinite(mean)), int(np.isfinite(mean)), 3) for mean in means]
-        rows.append((names.style(name).label, cells))
-    note = "Variance x100 of the predicted probability over a method's seeds; it takes two seeds or more. "
-    note += f"Shift: {shift_mean(evaluation)}."
-    caption = "How much a prediction depends on the seed."
-    return Table("variance", "Variance over seeds", caption, [note], ["clean ↓", "under shift ↓"], rows)
+    return _table(evaluation, "ece_by_severity", "ECE by severity of shift", caption, definition, columns)
 
 
 def to_text(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -264,4 +374,4 @@ def terminal_table(evaluation: dict) -> str:
     experiment = evaluation["experiment"]
     types = experiment.get("shift_types") or []
     shift = f"{_counted(types, 'type')} of shift, {shift_images(experiment)}" if types else f"shift {NOT_RUN}"
-    return f"{text}\nx100; {_spread(evaluation)}\n{shift}{_left_out(experiment)}"
+    return f"{text}\nx100; {spread(evaluation)}\n{shift}{_left_out(experiment)}"

@@ -39,7 +39,8 @@ def test_measure_is_the_metrics_called_one_by_one(predicted):
         "entropy": metrics.entropy(probabilities).mean(),
         "aurc": metrics.risk_coverage(confidence, correct)[2],
     }
-    found = outcomes.measure(outcomes.of(probabilities, labels, 7), 7)
+    of = outcomes.of(probabilities, labels, 7)
+    found = outcomes.measure(of, 7) | outcomes.kernel_errors(of)
     assert {type(value) for value in found.values()} == {float}
     assert found == pytest.approx({key: float(value) for key, value in expected.items()}, rel=1e-5)
     assert outcomes.measure(outcomes.of(probabilities, labels, 1), 1)["ece"] < 0.9 * found["ece"]
