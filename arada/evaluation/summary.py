@@ -83,13 +83,12 @@ def _methods(workdir, config, by_method, ranking) -> dict[str, Any]:
     for name, (report, sampled) in measured.items():
         for seed, run in report["runs"].items():
             run |= _training(workdir.run(name, int(seed)))
-        reports[name] = report | {
-            "sampled": {variant: _sampled(of, reference, sets) for variant, of in sampled.items()}
-        }
+        uncertainty = {variant: _uncertainty(of, reference, sets) for variant, of in sampled.items()}
+        reports[name] = report | {"uncertainty": uncertainty}
     return reports
 
 
-def _sampled(of: bootstrap.Sampled, reference: method.Method | None, sets: method.ShiftedSets) -> dict[str, Any]:
+def _uncertainty(of: bootstrap.Sampled, reference: method.Method | None, sets: method.ShiftedSets) -> dict[str, Any]:
     """The intervals of a method's metrics, and of their differences from the reference as it is."""
     shifted = [name for of_type in sets.values() for name in of_type if name in of.resampled]
     parts = {"test": ["test"], "shift": shifted}

@@ -56,7 +56,8 @@ def _dataset(evaluation: dict) -> str:
 def _table_1(evaluation: dict) -> Table:
     experiment = evaluation["experiment"]
     accuracy = cells(runs_of(evaluation, "vanilla"), [Column("", on_test("accuracy"), 100, 2)])
-    row, headings = [Text(str(experiment.get("network"))), *accuracy], ["network", "accuracy x100 ↑"]
+    row = [*(Text(str(experiment.get(field))) for field in ("dataset", "network")), *accuracy]
+    headings = ["data set", "network", "accuracy x100 ↑"]
     if of_paper := paper.TABLE_1.get(_dataset(evaluation)):
         row += [Text(of_paper[0]), of_paper[1]]
         headings += ["network, paper", "accuracy x100, paper"]
@@ -66,7 +67,7 @@ def _table_1(evaluation: dict) -> Table:
         "The vanilla model that everything is compared with, and that ranks the images.",
         [f"Test set: {spread(evaluation)}.", definitions.paper(evaluation)],
         headings,
-        [(str(experiment.get("dataset")), row)],
+        [(names.label("vanilla"), row)],
     )
 
 

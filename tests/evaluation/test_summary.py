@@ -105,10 +105,31 @@ def test_a_method_by_hand(workdir):
     assert variance["test"] == pytest.approx(np.mean(by_image), rel=1e-5)
     assert variance["subsets"] == pytest.approx([by_image[4] / 2, 0, by_image[1] / 2], rel=1e-5, abs=1e-12)
     assert variance["shift"] == {"noise": [0.0, 0.0], "blur": [0.0, 0.0]}
+    # Seeds have an ECE of their own; the interval is of their mean.
+    mean_ece = np.mean([run["test"]["ece"] for run in method["runs"].values()])
+    low, high = method["uncertainty"]["plain"]["intervals"]["test"]["ece"]
+    assert low < mean_ece < high
+    assert method["uncertainty"]["plain"]["differences"] == {}
     experiment = evaluation["experiment"]
     assert experiment["num_examples"] == {"test": 6}
     assert experiment["ranking"]["success_rate"] == {"test": pytest.approx(5 / 6)}
     files.write_json(workdir.evaluation, evaluation)
+
+
+def test_differences_from_the_reference_are_paired(workdir):
+    for name in ("vanilla", "adals"):
+        add_run(workdir, name, 0)
+    # The same predictions: whatever is resampled, nothing differs.
+    methods = summary.summarize(workdir, config_of())["methods"]
+    of_adals = methods["adals"]["uncertainty"]
+    assert of_adals["plain"]["differences"]["test"]["ece"] == [0, 0, 0]
+    assert of_adals["plain"]["differences"]["shift"]["accuracy"] == [0, 0, 0]
+    # Calibrated, it is compared with the reference as it is.
+    difference = of_adals["temperature"]["differences"]["test"]["nll"][0]
+    scaled, plain = methods["adals"]["runs"]["0"]["calibrated"]["temperature"], methods["vanilla"]["runs"]["0"]
+    assert difference == pytest.approx(scaled["test"]["nll"] - plain["test"]["nll"], abs=1e-6)
+    config = config_of(**{"evaluation.reference": "mixup"})
+    assert summary.summarize(workdir, config)["methods"]["adals"]["uncertainty"]["plain"]["differences"] == {}
 
 
 @pytest.mark.parametrize("distance", [(np.inf, 5, 4, 3, 2, 1), [np.inf] * 6], ids=["distinct", "ties"])

@@ -27,8 +27,8 @@ def test_digits_have_no_column_of_the_paper(evaluation):
 def test_table_1(evaluation):
     evaluation["experiment"]["dataset"] = "cifar10:3.0.2"
     table = paper_tables.build(evaluation)[1]
-    assert table.columns == ["network", "accuracy x100 ↑", "network, paper", "accuracy x100, paper"]
-    assert texts(table) == {"cifar10:3.0.2": ["resnet_v2-11", "91.00 ± 1.41", "ResNet-29", "91.4"]}
+    assert table.columns == ["data set", "network", "accuracy x100 ↑", "network, paper", "accuracy x100, paper"]
+    assert texts(table) == {"Vanilla": ["cifar10:3.0.2", "resnet_v2-11", "91.00 ± 1.41", "ResNet-29", "91.4"]}
 
 
 def test_table_2_has_what_was_not_run(evaluation):
