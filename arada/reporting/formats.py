@@ -35,15 +35,15 @@ def number(cell: Any) -> float | str | None:
 def to_csv(table: Table) -> str:
     """Numbers in the column's unit; empty where nothing was run. Standard deviations have columns of their own."""
     spread = [any(_deviation(cells[i]) for _, cells in table.rows) for i in range(len(table.columns))]
-    lines = [[FIRST], *([label] for label, _ in table.rows)]
-    for i, heading in enumerate(table.columns):
+    lines = [[FIRST], *([_unexecuted(label)] for label, _ in table.rows)]
+    for i, heading in enumerate(map(_unexecuted, table.columns)):
         lines[0] += [heading, f"{heading}, standard deviation"] if spread[i] else [heading]
         for line, (_, cells) in zip(lines[1:], table.rows, strict=True):
             value = number(cells[i])
-            line.append(f"{value:.6g}" if isinstance(value, float) else value or "")
+            line.append(_unexecuted(value) if isinstance(value, str) else "" if value is None else f"{value:.6g}")
             line.extend([_deviation(cells[i])] if spread[i] else [])
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(_unexecuted, line) for line in lines)
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
@@ -53,8 +53,8 @@ def _deviation(cell: Any) -> str:
 
 
 def _unexecuted(text: str) -> str:
-    """Spreadsheets run what begins with one of these; a number may."""
-    return f"'{text}" if re.match(r"[=+\-@\t\r]", text) and not re.fullmatch(r"-[\d.e+-]+", text) else text
+    """Text that spreadsheets do not take for a formula."""
+    return f"'{text}" if re.match(r"[=+\-@\t\r]", text) else text
 
 
 def to_markdown(table: Table) -> str:

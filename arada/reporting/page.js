@@ -3,6 +3,7 @@
 
 // Headings sort: ascending, descending, as written. Cells without a number stay at the end.
 for (const table of document.querySelectorAll("table.sortable")) {
+  table.closest("section").querySelector(".downloads").prepend("Headings sort. ");
   const body = table.tBodies[0], written = [...body.rows], headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
     const button = document.createElement("button");
