@@ -2,18 +2,23 @@
 
 import base64
 import io
+import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
+from arada.errors import UserError
 from arada.reporting import series
 
 # Pixels; larger images are shrunk, or 60 of ImageNet's would make a page of many megabytes.
 LARGEST = 64
 # Whose soft labels are told.
 METHOD = "ar_adals"
+PREDICTIONS = ("predicted", "predicted_after", "confidence", "confidence_after")
+ARRAYS = {"example_id", "label", "rank", "num_ranked", "distance", "image", "adversarial", *PREDICTIONS}
 
 
 class Picture(NamedTuple):
@@ -39,10 +44,10 @@ class Gallery(NamedTuple):
 
 def build(evaluation: dict, workdir: epath.Path) -> Gallery:
     """The gallery, or one that says that it was not made."""
-    arrays = series.read_arrays(workdir / "gallery.npz")
+    arrays = _read(workdir / "gallery.npz")
     seeds = list((evaluation["methods"].get(METHOD) or {"runs": {}})["runs"])
     logged = series.soft_labels(workdir, METHOD, seeds)
-    classes = [] if not len(arrays.get("label", ())) else _classes(arrays, evaluation, logged)
+    classes = _classes(arrays, evaluation, logged) if arrays else []
     soft_label = (
         f"Soft label: the probability of the correct class in the targets of the image's level after the last epoch of "
         f"AR-AdaLS, mean over seeds {', '.join(seeds)}."
@@ -66,6 +71,17 @@ def build(evaluation: dict, workdir: epath.Path) -> Gallery:
         classes,
         [] if classes else ["the images that are easiest and hardest to attack (it takes a ranking by an attack)"],
     )
+
+
+def _read(file: epath.Path) -> dict[str, np.ndarray]:
+    try:
+        arrays = series.read_arrays(file)
+        if arrays and (missing := ARRAYS - arrays.keys()):
+            raise ValueError(f"it has no {min(missing)}")
+    # What NumPy, zip and zlib raise for half a file and for what is no file of arrays.
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{file} cannot be read ({error}); delete it and run --stage=evaluate again") from None
+    return arrays
 
 
 def _classes(arrays: dict[str, np.ndarray], evaluation: dict, logged: tuple | None) -> list[tuple]:

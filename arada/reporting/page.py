@@ -121,8 +121,8 @@ def _experiment(evaluation: dict, workdir: epath.Path) -> Experiment:
 
 
 def _title(evaluation: dict) -> str:
-    facts = header(evaluation)
-    return f"{facts['Data set']}, {facts['Network']}"
+    experiment = evaluation["experiment"]
+    return f"{experiment.get('dataset') or UNKNOWN}, {experiment.get('network') or UNKNOWN}"
 
 
 def _page(experiments: list[Experiment], seeds: str, of_all: tables.Table | None = None) -> str:

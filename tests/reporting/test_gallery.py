@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import arada.reporting
+from arada.errors import UserError
 from arada.reporting import gallery
 
 
@@ -89,7 +90,19 @@ def test_no_gallery_is_told(workdir, evaluation):
     assert "not run: the images that are easiest and hardest to attack" in page
 
 
-def test_a_pickle_is_not_loaded(workdir, evaluation):
-    np.savez(workdir / "gallery.npz", label=np.array([object()]))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"label": np.array([object()])}, "allow_pickle=False"),  # no pickle is loaded
+        ({"label": np.array([1])}, "it has no adversarial"),
+        (None, "not a zip file"),
+    ],
+)
+def test_a_broken_file_is_told(workdir, evaluation, arrays, reason):
+    file = workdir / "gallery.npz"
+    if arrays:
+        np.savez(file, **arrays)
+    else:
+        file.write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(UserError, match=rf"{file} cannot be read \(.*{reason}.*\); delete it"):
         gallery.build(evaluation, workdir)
