@@ -57,8 +57,8 @@ def build(evaluation: dict, workdir: epath.Path) -> Gallery:
     return Gallery(
         "gallery",
         "The least and the most robust training images",
-        "What is easily attacked often looks like two classes at once, or like the wrong one; what is hard to attack "
-        "looks like its class alone.",
+        "Does what is easily attacked look like two classes at once, or wrongly labelled? And does what the attack "
+        "changed make sense?",
         [
             "Each picture: the training image, the nearest adversarial image that the attack found, and their "
             "difference, stretched so that its largest change is black or white and no change is mid-grey. Of each "
@@ -93,15 +93,14 @@ def _classes(arrays: dict[str, np.ndarray], evaluation: dict, logged: tuple | No
 
     def picture(index: int) -> Picture:
         true, before, after = (name_of[int(arrays[key][index])] for key in ("label", "predicted", "predicted_after"))
-        percent = [f"{100 * arrays[key][index]:.0f} %" for key in ("confidence", "confidence_after")]
+        percent = [f"{100 * arrays[key][index]:.0f}\N{NO-BREAK SPACE}%" for key in ("confidence", "confidence_after")]
         subsets = evaluation["experiment"].get("num_subsets") or 10
-        of_level = f"level {level(index, subsets) + 1} of {subsets}"
-        if logged:
-            of_level += f", soft label {logged[1][-1][level(index, logged[1].shape[1])]:.3f}"
+        soft = [f"soft label {logged[1][-1][level(index, logged[1].shape[1])]:.3f}"] if logged else []
         lines = [
             f"distance {arrays['distance'][index]:.3f}",
-            f"{before} {percent[0]} → {after} {percent[1]}",
-            of_level,
+            f"level {level(index, subsets) + 1} of {subsets}",
+            *soft,
+            f"{before} ({percent[0]}) → {after} ({percent[1]})",
             f"image {arrays['example_id'][index]}" + ("" if before == true else f", truly {true}"),
         ]
         alt = f"Training image {arrays['example_id'][index]} of class {true}"

@@ -226,7 +226,7 @@ def test_several_experiments_on_one_page(workdir, evaluation, tmp_path_factory):
     (other / "evaluation.json").write_text(json.dumps(evaluation))
     page = pages.write_comparison([workdir, other], workdir / "both.html").read_text()
     # Same data set and network: the folders tell them apart.
-    title = f"digits, resnet_v2-11 ({workdir})"
+    title = f"digits, resnet_v2-11 ({workdir.name})"
     assert f'<th scope="col">ECE x100 ↓, {title}</th>' in page
     rows = re.findall(r'<tr><th scope="row">([^<]*)</th>((?:<td[^>]*>[^<]*</td>){6})</tr>', page)
     cells = {label: re.findall(r">([^<]*)</td>", row) for label, row in rows}
