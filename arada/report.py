@@ -23,14 +23,16 @@ def report(workdirs: Sequence[str], output: str = "") -> epath.Path:
     named = [epath.Path(workdir) for workdir in workdirs]
     if len({str(path.resolve()) for path in named}) < len(named):
         raise UserError(f"DIR: {', '.join(workdirs)} names one folder twice; name each experiment once")
+    if output and epath.Path(output).is_dir():
+        raise UserError(f"--output={output} is a folder; name a file")
     try:
         if len(named) > 1:
             return page.write_comparison(named, epath.Path(output or "report.html"))
         written = page.write_report(named[0])
         return written.copy(output, overwrite=True) if output else written
     except OSError as error:
-        where = error.filename or output or named[0]
-        raise UserError(f"{where}: {error.strerror or error}; choose another --output, or free the folder") from None
+        reason = error.strerror or error
+        raise UserError(f"{error.filename or output}: {reason}; mend that, or choose another --output") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -46,7 +46,8 @@ def test_mistakes_end_in_one_line(experiment, tmp_path):
         ([str(tmp_path / "empty")], "empty/evaluation.json does not exist: run --stage=evaluate first"),
         ([a, str(tmp_path / "nowhere")], "nowhere/evaluation.json does not exist: run --stage=evaluate first"),
         ([a, a + "/"], "names one folder twice"),
-        ([a, experiment("b"), f"--output={a}"], f"{a}: Is a directory; choose another --output"),
+        ([a, experiment("b"), f"--output={a}"], "is a folder; name a file"),
+        ([a, f"--output={a}/evaluation.json/page.html"], "Not a directory; mend that, or choose another --output"),
     ):
         with pytest.raises(SystemExit) as exit_:
             report.main(arguments)

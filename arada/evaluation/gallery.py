@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 import zlib
 
 import jax
@@ -82,7 +83,7 @@ def write(
         return None
     of_ranking, ranking = workdirs.stored(directory)["identity"], files.read_npz(directory / "train.npz")
     made_from = _fingerprint(of_ranking, ranking)
-    if file.exists() and files.read_npz(file).get("made_from") == made_from:
+    if _made_from(file) == made_from:
         return file
     run_dir = workdir.run(*workdirs.source_run(source))
     if not (run_dir / "config.json").exists() or not trained.is_finished(run_dir, workdirs.stored_config(run_dir)):
@@ -117,6 +118,14 @@ def write(
         | ({"class_names": np.array(names)} if names else {}),
     )
     return file
+
+
+def _made_from(file: epath.Path) -> str:
+    """The fingerprint in a gallery.npz; "" without one that can be read."""
+    try:
+        return str(files.read_npz(file)["made_from"])
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return ""
 
 
 def _fingerprint(identity: dict, ranking: dict[str, np.ndarray]) -> str:

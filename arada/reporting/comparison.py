@@ -21,7 +21,7 @@ def table(evaluations: Mapping[str, dict]) -> Table:
     return Table(
         "comparison",
         "All experiments",
-        "A method that helps everywhere is ahead in every column; one that helps here only may be luck.",
+        "A method that helps is ahead in every experiment; to be ahead in one may be luck.",
         [
             "Means over the seeds of each experiment, ± the standard deviation (n - 1) where there are several. "
             "Experiments may differ in network, bins, shifts and seeds: each says below what its numbers are over."

@@ -9,6 +9,8 @@ from typing import Any
 from arada.reporting.tables import Table
 
 FIRST = "Method"
+# What a cell may have beside its number, and what CSV calls that.
+_SPREAD = {"deviation": "standard deviation", "low": "lower end", "high": "upper end"}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -33,28 +35,28 @@ def number(cell: Any) -> float | str | None:
 
 
 def to_csv(table: Table) -> str:
-    """Numbers in the column's unit; empty where nothing was run. Standard deviations have columns of their own."""
-    spread = [any(_deviation(cells[i]) for _, cells in table.rows) for i in range(len(table.columns))]
-    lines = [[FIRST], *([label] for label, _ in table.rows)]
-    for i, heading in enumerate(table.columns):
-        lines[0] += [heading, f"{heading}, standard deviation"] if spread[i] else [heading]
-        for line, (_, cells) in zip(lines[1:], table.rows, strict=True):
-            value = number(cells[i])
-            line.append(f"{value:.6g}" if isinstance(value, float) else value or "")
-            line.extend([_deviation(cells[i])] if spread[i] else [])
+    """Numbers in the column's unit, empty where nothing was run; deviations and intervals in columns of their own."""
+    lines = [[FIRST], *([_unexecuted(label)] for label, _ in table.rows)]
+    for i, heading in enumerate(map(_unexecuted, table.columns)):
+        column = [cells[i] for _, cells in table.rows]
+        spread = [field for field in _SPREAD if any(_digits(getattr(cell, field, math.nan)) for cell in column)]
+        lines[0] += [heading, *(f"{heading}, {_SPREAD[field]}" for field in spread)]
+        for line, cell in zip(lines[1:], column, strict=True):
+            value = number(cell)
+            line.append(_unexecuted(value) if isinstance(value, str) else _digits(value))
+            line.extend(_digits(getattr(cell, field, math.nan)) for field in spread)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(_unexecuted, line) for line in lines)
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
-def _deviation(cell: Any) -> str:
-    value = getattr(cell, "deviation", math.nan)
-    return f"{value:.6g}" if math.isfinite(value) else ""
+def _digits(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
 
 
 def _unexecuted(text: str) -> str:
-    """Spreadsheets run what begins with one of these; a number may."""
-    return f"'{text}" if re.match(r"[=+\-@\t\r]", text) and not re.fullmatch(r"-[\d.e+-]+", text) else text
+    """Text that spreadsheets do not take for a formula."""
+    return f"'{text}" if re.match(r"[=+@\t\r]|-.", text) else text
 
 
 def to_markdown(table: Table) -> str:

@@ -2,18 +2,23 @@
 
 import base64
 import io
+import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
+from arada.errors import UserError
 from arada.reporting import series
 
 # Pixels; larger images are shrunk, or 60 of ImageNet's would make a page of many megabytes.
 LARGEST = 64
 # Whose soft labels are told.
 METHOD = "ar_adals"
+PREDICTIONS = ("predicted", "predicted_after", "confidence", "confidence_after")
+ARRAYS = {"example_id", "label", "rank", "num_ranked", "distance", "image", "adversarial", *PREDICTIONS}
 
 
 class Picture(NamedTuple):
@@ -39,10 +44,10 @@ class Gallery(NamedTuple):
 
 def build(evaluation: dict, workdir: epath.Path) -> Gallery:
     """The gallery, or one that says that it was not made."""
-    arrays = series.read_arrays(workdir / "gallery.npz")
+    arrays = _read(workdir / "gallery.npz")
     seeds = list((evaluation["methods"].get(METHOD) or {"runs": {}})["runs"])
     logged = series.soft_labels(workdir, METHOD, seeds)
-    classes = [] if not len(arrays.get("label", ())) else _classes(arrays, evaluation, logged)
+    classes = _classes(arrays, evaluation, logged) if arrays else []
     soft_label = (
         f"Soft label: the probability of the correct class in the targets of the image's level after the last epoch of "
         f"AR-AdaLS, mean over seeds {', '.join(seeds)}."
@@ -52,8 +57,8 @@ def build(evaluation: dict, workdir: epath.Path) -> Gallery:
     return Gallery(
         "gallery",
         "The least and the most robust training images",
-        "What is easily attacked often looks like two classes at once, or like the wrong one; what is hard to attack "
-        "looks like its class alone.",
+        "Does what is easily attacked look like two classes at once, or wrongly labelled? And does what the attack "
+        "changed make sense?",
         [
             "Each picture: the training image, the nearest adversarial image that the attack found, and their "
             "difference, stretched so that its largest change is black or white and no change is mid-grey. Of each "
@@ -68,6 +73,17 @@ def build(evaluation: dict, workdir: epath.Path) -> Gallery:
     )
 
 
+def _read(file: epath.Path) -> dict[str, np.ndarray]:
+    try:
+        arrays = series.read_arrays(file)
+        if arrays and (missing := ARRAYS - arrays.keys()):
+            raise ValueError(f"it has no {min(missing)}")
+    # What NumPy, zip and zlib raise for half a file and for what is no file of arrays.
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{file} cannot be read ({error}); delete it and run --stage=evaluate again") from None
+    return arrays
+
+
 def _classes(arrays: dict[str, np.ndarray], evaluation: dict, logged: tuple | None) -> list[tuple]:
     labels, rank, names = arrays["label"], arrays["rank"], arrays.get("class_names", ())
     name_of = {int(i): str(names[i]) if i < len(names) else f"{i}" for i in np.unique(_all_labels(arrays))}
@@ -77,15 +93,14 @@ def _classes(arrays: dict[str, np.ndarray], evaluation: dict, logged: tuple | No
 
     def picture(index: int) -> Picture:
         true, before, after = (name_of[int(arrays[key][index])] for key in ("label", "predicted", "predicted_after"))
-        percent = [f"{100 * arrays[key][index]:.0f} %" for key in ("confidence", "confidence_after")]
+        percent = [f"{100 * arrays[key][index]:.0f}\N{NO-BREAK SPACE}%" for key in ("confidence", "confidence_after")]
         subsets = evaluation["experiment"].get("num_subsets") or 10
-        of_level = f"level {level(index, subsets) + 1} of {subsets}"
-        if logged:
-            of_level += f", soft label {logged[1][-1][level(index, logged[1].shape[1])]:.3f}"
+        soft = [f"soft label {logged[1][-1][level(index, logged[1].shape[1])]:.3f}"] if logged else []
         lines = [
             f"distance {arrays['distance'][index]:.3f}",
-            f"{before} {percent[0]} → {after} {percent[1]}",
-            of_level,
+            f"level {level(index, subsets) + 1} of {subsets}",
+            *soft,
+            f"{before} ({percent[0]}) → {after} ({percent[1]})",
             f"image {arrays['example_id'][index]}" + ("" if before == true else f", truly {true}"),
         ]
         alt = f"Training image {arrays['example_id'][index]} of class {true}"

@@ -1,8 +1,9 @@
 "use strict";
 // Without this script the page shows the same, in the order in which it was written.
 
-// Headings sort: ascending, descending, as written. Cells without a number stay at the end.
+// Headings sort: ascending, descending, as written. What has no number stays at the end.
 for (const table of document.querySelectorAll("table.sortable")) {
+  table.closest("section").querySelector(".downloads").prepend("Headings sort. ");
   const body = table.tBodies[0], written = [...body.rows], headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
     const button = document.createElement("button");
@@ -21,10 +22,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 
 function compare(a, b, sign) {
-  const [x, y] = [a, b].map(cell => cell.dataset.number ?? cell.textContent);
-  if (x === "" || y === "") return (x === "") - (y === "");
-  const difference = Number(x) - Number(y);
-  return sign * (Number.isNaN(difference) ? x.localeCompare(y, undefined, {numeric: true}) : difference);
+  const [x, y] = [a, b].map(cell => cell.dataset.number);
+  // Numbers, then text, then what was not run.
+  const [of_x, of_y] = [x, y].map(number => number === undefined ? 1 : number === "" ? 2 : 0);
+  if (of_x !== of_y || of_x === 2) return of_x - of_y;
+  return sign * (of_x ? a.textContent.localeCompare(b.textContent, undefined, {numeric: true}) : x - y);
 }
 
 // Figures can be kept as files that follow the reader's light or dark setting by themselves.

@@ -6,7 +6,6 @@ import json
 import pathlib
 import re
 import urllib.parse
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -88,8 +87,10 @@ def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike)
     workdirs, output = [epath.Path(workdir) for workdir in workdirs], epath.Path(output)
     evaluations = [read_evaluation(workdir) for workdir in workdirs]
     titles = [_title(evaluation) for evaluation in evaluations]
-    counts = Counter(titles)
-    titles = [f"{title} ({path})" if counts[title] > 1 else title for title, path in zip(titles, workdirs, strict=True)]
+    if len(set(titles)) < len(titles):
+        folders = [workdir.name for workdir in workdirs]
+        folders = folders if len(set(folders)) == len(folders) else workdirs
+        titles = [f"{title} ({folder})" for title, folder in zip(titles, folders, strict=True)]
     experiments = [
         _experiment(evaluation, workdir)._replace(title=title, prefix=f"experiment-{number}-")
         for number, (evaluation, workdir, title) in enumerate(zip(evaluations, workdirs, titles, strict=True), start=1)
@@ -121,8 +122,8 @@ def _experiment(evaluation: dict, workdir: epath.Path) -> Experiment:
 
 
 def _title(evaluation: dict) -> str:
-    facts = header(evaluation)
-    return f"{facts['Data set']}, {facts['Network']}"
+    experiment = evaluation["experiment"]
+    return f"{experiment.get('dataset') or UNKNOWN}, {experiment.get('network') or UNKNOWN}"
 
 
 def _page(experiments: list[Experiment], seeds: str, of_all: tables.Table | None = None) -> str:
@@ -173,15 +174,18 @@ def header(evaluation: dict) -> dict[str, str]:
     """What was run, on what and when, by name."""
     experiment, methods = evaluation["experiment"], evaluation["methods"]
     ranking = experiment.get("ranking") or {}
-    seeds = {style(name).label: ", ".join(method["runs"]) for name, method in methods.items()}
-    same = len(set(seeds.values())) == 1
+    by_seeds: dict[str, list[str]] = {}
+    for name, method in methods.items():
+        by_seeds.setdefault(", ".join(method["runs"]), []).append(style(name).label)
+    of_most = max(by_seeds, key=lambda seeds: len(by_seeds[seeds]), default="")
+    by_seeds.pop(of_most, None)
     classes = experiment.get("num_classes")
     facts = {
         "Data set": f"{experiment.get('dataset') or UNKNOWN}" + (f" ({classes} classes)" if classes else ""),
         "Images": ", ".join(f"{split} {count:,}" for split, count in _values(experiment.get("num_examples"))),
         "Network": experiment.get("network"),
-        "Methods": ", ".join(seeds),
-        "Seeds": next(iter(seeds.values())) if same else "; ".join(f"{name}: {of}" for name, of in seeds.items()),
+        "Methods": "; ".join(style(name).label for name in methods),
+        "Seeds": "; ".join([of_most, *(f"{seeds} ({'; '.join(labels)})" for seeds, labels in by_seeds.items())]),
         "Ranking": _ranking(ranking, experiment.get("num_subsets")),
         "Attack success": ", ".join(f"{split} {100 * of:.1f} %" for split, of in _values(ranking.get("success_rate"))),
         "Agreement of ranks": _agreement(ranking.get("agreement") or {}),

@@ -126,6 +126,21 @@ def test_an_id_is_the_published_position(tmp_path, published, name, version, pac
     np.testing.assert_array_equal(dataset.published_position(splits["test"].take(np.array([0, 2]))), [0, 2])
 
 
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_class_names_are_in_a_file_of_their_own(tmp_path, published, name):
+    layout, names = archives.LAYOUTS[name], [b"airplane", b"maple_tree"]
+    archive = archives.CifarArchive(name, str(tmp_path))
+    folder = write(tmp_path, name, published, python, packed=False)
+    assert archive.class_names() == []
+    (folder / layout.python_names).write_bytes(b"\x80\x02c")
+    assert archive.class_names() == []
+    (folder / layout.python_names).write_bytes(pickle.dumps({layout.names_key: names}))
+    assert archive.class_names() == ["airplane", "maple_tree"]
+    folder = write(tmp_path, name, published, binary, packed=False)
+    (folder / layout.binary_names).write_bytes(b"bird\nbus\n\n")
+    assert archive.class_names() == ["bird", "bus"]
+
+
 def test_all_versions_are_the_same_data(tmp_path, published):
     digests = set()
     for version in (binary, python):

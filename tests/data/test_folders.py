@@ -72,6 +72,12 @@ def test_a_published_test_part_is_used(tmp_path):
     np.testing.assert_array_equal(np.bincount(splits["train"].label) + np.bincount(splits["validation"].label), [4] * 3)
 
 
+@pytest.mark.parametrize("part", ["", "train"])
+def test_classes_are_called_as_their_folders(tmp_path, part):
+    fill(tmp_path / part, ["b", "a<b>", "train" if part else "c"])
+    assert data.build(config_for().data, str(tmp_path)).class_names() == sorted(["b", "a<b>", "train" if part else "c"])
+
+
 def test_train_may_be_the_name_of_a_class(tmp_path):
     fill(tmp_path, ("car", "test", "train"))
     assert len(splits_of(tmp_path)["train"]) == 5

@@ -135,6 +135,10 @@ def test_data_without_ids_have_no_published_position(data_dir):
         dataset.published_position(dataset.splits()["test"])
 
 
+def test_class_names(data_dir):
+    assert tiny_in(data_dir).class_names() == ["0", "1", "2", "3", "4"]  # prepared without names
+
+
 def test_why_a_set_from_elsewhere_is_absent(data_dir, tmp_path):
     assert tiny_in(data_dir).why_absent("tiny", (4, 4, 3)) == ""
     reason = tiny_in(tmp_path).why_absent("svhn_cropped", (32, 32, 3))
@@ -267,6 +271,7 @@ def test_cifar10_is_split_as_the_paper_says():
         assert split.image.shape[1:] == (32, 32, 3)
     np.testing.assert_array_equal(np.bincount(train.label) + np.bincount(validation.label), np.full(10, 5_000))
     np.testing.assert_array_equal(np.bincount(test.label), np.full(10, 1_000))
+    assert cifar10_in("").class_names()[:3] == ["airplane", "automobile", "bird"]
 
     # TFDS sorts by a hash of the id.
     position = cifar10_in("").published_position(test)

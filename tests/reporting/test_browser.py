@@ -94,13 +94,16 @@ def test_tables_sort(page, browse):
 
 
 def test_what_was_not_run_sorts_last(page, browse):
-    rows = "".join(f'<tr><th>{i}</th><td data-number="{x}">-</td></tr>' for i, x in enumerate(["", 10, 9, "", -1.5]))
+    numbers = ["", 10, 9, "", -1.5]
+    rows = "".join(f'<tr><th>{i}</th><td data-number="{x}"></td></tr>' for i, x in enumerate(numbers))
+    rows += "<tr><th>5</th><td>text</td></tr>"
     page = re.sub('(?s)(<section id="results">.*?<tbody>).*?(</tbody>)', rf"\1{rows}\2", page, count=1)
     body = """
     const table = document.querySelector("#results table"), button = table.tHead.rows[0].cells[1].firstChild;
-    return [0, 1].map(() => { button.click(); return [...table.tBodies[0].rows].map(row => row.cells[0].textContent); });
+    const rows = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent);
+    return [0, 1].map(() => { button.click(); return rows(); });
     """
-    assert browse(page, body)[0] == [["4", "2", "1", "0", "3"], ["1", "2", "4", "0", "3"]]
+    assert browse(page, body)[0] == [["4", "2", "1", "5", "0", "3"], ["1", "2", "4", "5", "0", "3"]]
 
 
 @pytest.mark.parametrize("width", [1100, 500])
@@ -133,5 +136,5 @@ def test_hostile_names_do_nothing_even_without_the_policy(workdir, evaluation, b
     (workdir / "evaluation.json").write_text(json.dumps(evaluation))
     page = arada.reporting.write_report(workdir).read_text()
     found, console = browse(page, "return [window.harmed ?? 0, document.title]")
-    assert found == [0, f"{hostile} (10 classes), resnet_v2-11 — calibration report"]
+    assert found == [0, f"{hostile}, resnet_v2-11 — calibration report"]
     assert console == []

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import arada.reporting
+from arada.errors import UserError
 from arada.reporting import gallery
 
 
@@ -35,12 +36,13 @@ def test_least_and_most_robust_of_each_class(build):
     # 1 - 0.04 (5 - s) on seed 0, and 0.02 less on seed 1.
     assert least.lines == [
         "distance 0.062",
-        "3 60 % → 0 51 %",
-        "level 2 of 5, soft label 0.830",
+        "level 2 of 5",
+        "soft label 0.830",
+        "3 (60\xa0%) → 0 (51\xa0%)",
         "image 30, truly 0",
     ]
-    assert most.lines == ["distance 0.500", "0 99 % → 3 50 %", "level 4 of 5, soft label 0.910", "image 4"]
-    assert easiest.lines[2] == "level 1 of 5, soft label 0.790"
+    assert most.lines == ["distance 0.500", "level 4 of 5", "soft label 0.910", "0 (99\xa0%) → 3 (50\xa0%)", "image 4"]
+    assert easiest.lines[1:3] == ["level 1 of 5", "soft label 0.790"]
     assert easiest.alt == "Training image 17 of class 7"
 
 
@@ -48,7 +50,7 @@ def test_class_names(build):
     names = np.array(["zero", "one", "two", "three", "4", "5", "6", "seven"])
     section = build(class_names=names)
     assert [name for name, _, _ in section.classes] == ["zero", "seven"]
-    assert section.classes[0][1][0].lines[1] == "three 60 % → zero 51 %"
+    assert section.classes[0][1][0].lines[3] == "three (60\xa0%) → zero (51\xa0%)"
     # Names that do not reach as far as the labels leave these their numbers.
     assert [name for name, _, _ in build(class_names=names[:2]).classes] == ["zero", "7"]
 
@@ -79,7 +81,7 @@ def test_few_channels_are_grey_and_large_images_shrink(build, channels):
 def test_without_soft_labels(build, evaluation):
     del evaluation["methods"]["ar_adals"]
     section = build()
-    assert section.classes[0][1][0].lines[2] == "level 2 of 5"
+    assert section.classes[0][1][0].lines[1:] == ["level 2 of 5", "3 (60\xa0%) → 0 (51\xa0%)", "image 30, truly 0"]
     assert "AR-AdaLS was not run" in section.definition[-1]
 
 
@@ -89,7 +91,19 @@ def test_no_gallery_is_told(workdir, evaluation):
     assert "not run: the images that are easiest and hardest to attack" in page
 
 
-def test_a_pickle_is_not_loaded(workdir, evaluation):
-    np.savez(workdir / "gallery.npz", label=np.array([object()]))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"label": np.array([object()])}, "allow_pickle=False"),  # no pickle is loaded
+        ({"label": np.array([1])}, "it has no adversarial"),
+        (None, "not a zip file"),
+    ],
+)
+def test_a_broken_file_is_told(workdir, evaluation, arrays, reason):
+    file = workdir / "gallery.npz"
+    if arrays:
+        np.savez(file, **arrays)
+    else:
+        file.write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(UserError, match=rf"{file} cannot be read \(.*{reason}.*\); delete it"):
         gallery.build(evaluation, workdir)
