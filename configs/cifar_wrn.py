@@ -47,7 +47,7 @@ def config(name: str, num_classes: int) -> ml_collections.ConfigDict:
     # Generated, for they need no download; the paper's own CIFAR-100-C was never published. Of CIFAR-10 and CIFAR-100
     # one is out of the other's distribution.
     other = "cifar100" if name == "cifar10" else "cifar10"
-    config.evaluation.update(shift_source="generated", shifts=(name,), out_of_distribution=(other,))
+    config.evaluation.update(shift_source="generated", shifts=(name,), out_of_distribution=(other, "svhn_cropped"))
     config.training.update(epochs=200, batch_size=512, augmentation="crop_and_flip", normalization="cifar")
     config.optimizer.name = "sgd"
     # Linear in the batch size, also in one that is set later.

@@ -2,7 +2,8 @@
 
     python -m arada.main --config=configs/digits.py:ar_adals --workdir=workdir/digits
 
-1,797 real 8x8 images, 800 to train, 500 to validate, 497 to test; a pre-activation ResNet of depth 11. Expect an
+1,797 real 8x8 images, 800 to train, 500 to validate, 497 to test; a pre-activation ResNet of depth 11; nothing of it is
+in the paper. Hardware: any CPU, two cores of which took five minutes for four methods with three seeds each. Expect an
 accuracy of 61 to 67 % and an ECE of 5 to 12 %.
 
 Smoothing and alpha are those of the lowest validation ECE, mean of seeds 0, 1 and 2, in percent. With 500 images it

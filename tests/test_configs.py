@@ -175,15 +175,34 @@ def test_cifar10_s_learning_rate_falls_after_epoch_80():
     assert float(rate(200 * steps_per_epoch - 1)) == pytest.approx(0.5e-6, rel=1e-6)
 
 
-@pytest.mark.parametrize(("file", "label_smoothing"), [(cifar10_wrn, 0.02), (cifar100_wrn, 0.07)])
-def test_the_wrn_recipes_are_the_papers(file, label_smoothing):
-    assert file.get_config("label_smoothing").soft_labels.epsilon == label_smoothing
-    for method, num_subsets in {"adals": 1, "ar_adals_on_the_fly": 10}.items():
-        config = file.get_config(method)
-        assert config.soft_labels.alpha == ((0, 0.005),)
-        assert config.soft_labels.num_subsets == num_subsets
-    assert config.ranking.refresh_epochs == (65, 130)
-    assert len(config.seeds) == 4
+@pytest.mark.parametrize(
+    ("file", "epsilon", "adals", "ar_adals", "refreshed", "members", "seeds"),
+    [
+        (cifar10, 0.02, ((0, 0.05),), ((0, 0.005),), (65, 130), 5, 5),
+        (cifar10_wrn, 0.02, ((0, 0.005),), ((0, 0.005),), (65, 130), 4, 4),
+        (cifar100_wrn, 0.07, ((0, 0.005),), ((0, 0.005),), (65, 130), 4, 4),
+        # Nobody ranked ImageNet on the fly.
+        (imagenet, 0.02, ((0, 0.03),), ((0, 0.001), (60, 0.05)), None, 5, 5),
+    ],
+)
+def test_settings_of_methods_are_the_papers(file, epsilon, adals, ar_adals, refreshed, members, seeds):
+    assert file.get_config("label_smoothing").soft_labels.epsilon == epsilon
+    assert file.get_config("adals").soft_labels.alpha == adals
+    for method in ("ar_adals", "ar_adals_on_the_fly", "ensemble_ar_adals", "ar_adals_of_ensemble"):
+        labels = file.get_config(method).soft_labels
+        assert (labels.alpha, labels.num_subsets) == (ar_adals, 10)
+    if refreshed:
+        assert file.get_config("ar_adals_on_the_fly").ranking.refresh_epochs == refreshed
+    for method in ("ensemble_vanilla", "ar_adals_of_ensemble"):
+        assert file.get_config(method).ensemble.members == members
+    assert file.get_config("vanilla").seeds == tuple(range(seeds))
+    method = file.get_config("mixup").method
+    assert (method.mixup.beta, method.ccat.radius, method.ccat.step_size, method.ccat.steps) == (0.2, 0.01, 0.025, 10)
+
+
+@pytest.mark.parametrize("file", [cifar10_wrn, cifar100_wrn])
+def test_the_wrn_recipes_are_the_papers(file):
+    config = file.get_config()
     schedule = optimizers.learning_rate_schedule(config.optimizer, steps_per_epoch=87)
     # 0.1 * 512 / 128 after a warm-up of an epoch; a fifth from 60, 120 and 160 on.
     rates = [float(schedule(87 * epoch)) for epoch in (0, 0.5, 1, 59, 60, 120, 160, 199)]
@@ -198,10 +217,6 @@ def test_imagenet_is_trained_as_the_paper_says():
     assert (data.num_train, data.num_validation, data.num_test) == (1_281_167, 25_000, 25_000)
     assert (config.training.epochs, config.training.batch_size, config.training.normalization) == (90, 4096, "unit")
     assert (config.optimizer.l2, config.optimizer.l2_on) == (1e-4, "kernels_and_biases")
-    assert len(config.seeds) == 5
-    alphas = {"label_smoothing": ((0, 0.005),), "adals": ((0, 0.03),), "ar_adals": ((0, 0.001), (60, 0.05))}
-    assert {method: imagenet.get_config(method).soft_labels.alpha for method in alphas} == alphas
-    assert imagenet.get_config("label_smoothing").soft_labels.epsilon == 0.02
     # 0.1 * 4096 / 256 after a warm-up of five epochs; a tenth each from 30, 60 and 80 on.
     schedule = optimizers.learning_rate_schedule(config.optimizer, steps_per_epoch=312)
     rates = [float(schedule(312 * epoch)) for epoch in (0, 2.5, 5, 29, 30, 60, 80, 89)]

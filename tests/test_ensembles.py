@@ -196,6 +196,18 @@ def test_an_ensemble_of_one_is_its_member(lockstep):
     jax.tree.map(np.testing.assert_array_equal, one, alone)
 
 
+def test_an_averaged_ensemble_of_one_is_its_run(averaged):
+    config = tiny("ensemble_vanilla", **{"ensemble.members": 1})
+    config.name = "average_of_one"
+    run(config, averaged.path, "evaluate")
+    one, alone = (averaged.predictions(name, 0) for name in ("average_of_one", "vanilla"))
+    for split in ("test", "validation", "noise_1"):
+        jax.tree.map(np.testing.assert_array_equal, *(files.read_npz(of / f"{split}.npz") for of in (one, alone)))
+    methods = files.read_json(averaged.evaluation)["methods"]
+    for key in ("test", "validation", "shift", "calibrated"):
+        assert methods["average_of_one"]["runs"]["0"][key] == methods["vanilla"]["runs"]["0"][key]
+
+
 def test_a_killed_ensemble_ends_in_the_same_numbers(lockstep, monkeypatch):
     config = tiny(NAME, **{"run.checkpoint_every_steps": 2})
     config.name = "killed"

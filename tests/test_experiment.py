@@ -3,11 +3,12 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 import arada
-from arada import attacks, files, runs
+from arada import attacks, files, runs, trained
 from arada import workdir as workdirs
 from arada.errors import UserError
 from arada.experiment import Experiment, vanilla_config
@@ -67,6 +68,21 @@ def test_soft_labels_follow_equation_3_over_epochs(workdir):
 def test_vanilla_keeps_one_hot_labels(workdir):
     labels = [row["soft_label/subset_00"] for row in rows(workdir, "vanilla", 0) if "soft_label/subset_00" in row]
     assert labels == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [("adals", {"soft_labels.alpha": ((0, 1e-12),)}), ("label_smoothing", {"soft_labels.epsilon": 0.0})],
+)
+def test_a_method_that_smooths_nothing_is_vanilla(workdir, tmp_path, method, overrides):
+    Experiment(tiny(method, **overrides, seeds=(0,)), tmp_path).run("train")
+
+    def without_speed(of):
+        return [{key: value for key, value in row.items() if key != "images_per_second"} for row in of]
+
+    assert without_speed(rows(Workdir(tmp_path), method, 0)) == without_speed(rows(workdir, "vanilla", 0))
+    run_dirs = Workdir(tmp_path).run(method, 0), workdir.run("vanilla", 0)
+    jax.tree.map(np.testing.assert_array_equal, *map(trained.final_variables, run_dirs))
 
 
 def test_predictions_hold_every_example_once(workdir):

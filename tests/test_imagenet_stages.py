@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -104,24 +105,51 @@ def test_attacks_are_in_float32_and_training_is_not():
     assert trained.build_ranked(config).dtype == "float32"
 
 
-def test_a_run_cut_off_in_an_epoch_ends_with_the_same_numbers(untouched, tmp_path, monkeypatch):
-    whole = StreamedSplit.epoch
-    skipped = []
+def resumed(config, path, stage, at, monkeypatch):
+    """Runs a stage that dies before the batch `at`, an (epoch, number), and runs it again.
+
+    Returns how many batches were skipped as each epoch began.
+    """
+    whole, skipped = StreamedSplit.epoch, []
 
     def interrupted(split, batch_size, *, seed, epoch, skip=0):
         skipped.append(skip)
         for number, batch in enumerate(whole(split, batch_size, seed=seed, epoch=epoch, skip=skip), start=skip):
-            if (epoch, number) == (1, 5):
+            if (epoch, number) == at:
                 raise KeyboardInterrupt
             yield batch
 
     monkeypatch.setattr(StreamedSplit, "epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Experiment(small(), tmp_path).run("vanilla")
-    monkeypatch.undo()
+        Experiment(config, path).run(stage)
     monkeypatch.setattr(StreamedSplit, "epoch", lambda *args, **kw: skipped.append(kw["skip"]) or whole(*args, **kw))
-    Experiment(small(), tmp_path).run("vanilla")
+    Experiment(config, path).run(stage)
+    monkeypatch.setattr(StreamedSplit, "epoch", whole)
+    return skipped
+
+
+def test_a_run_cut_off_in_an_epoch_ends_with_the_same_numbers(untouched, tmp_path, monkeypatch):
     # Checkpoints after steps 4 and 8 of 6 an epoch: the second of the second epoch.
-    assert skipped == [0, 0, 2]
+    assert resumed(small(), tmp_path, "vanilla", (1, 5), monkeypatch) == [0, 0, 2]
     assert [row["step"] for row in rows(untouched, "vanilla")] == list(range(1, 13))
     assert rows(Workdir(tmp_path), "vanilla") == rows(untouched, "vanilla")
+
+
+@pytest.mark.slow
+def test_the_whole_network_is_trained_ranked_evaluated_and_resumed(tmp_path, monkeypatch):
+    """ResNet-101 on images of 224 x 224: two epochs of two steps, cut off before the last."""
+    config = imagenet.get_config("vanilla,testing")
+    config.update_from_flattened_dict({"data.num_train": 16, "run.num_devices": 1})
+    assert (config.model.depth, config.data.image_shape) == (101, (224, 224, 3))
+    assert resumed(config, tmp_path / "resumed", "train", (1, 1), monkeypatch) == [0, 0, 1]
+    for stage in ("train", "rank", "evaluate"):
+        Experiment(config, tmp_path / "untouched").run(stage)
+    untouched, again = Workdir(tmp_path / "untouched"), Workdir(tmp_path / "resumed")
+    assert [row["step"] for row in rows(untouched, "vanilla")] == [1, 2, 3, 4]
+    assert rows(again, "vanilla") == rows(untouched, "vanilla")
+    weights = (trained.final_variables(of.run("vanilla", 0)) for of in (untouched, again))
+    jax.tree.map(np.testing.assert_array_equal, *weights)
+    for name, count in {"train": 16, "validation": 40, "test": 20}.items():
+        ranking = files.read_npz(untouched.ranking("vanilla/seed_0") / f"{name}.npz")
+        np.testing.assert_array_equal(np.bincount(ranking["subset"]), [count // 4] * 4)
+    assert 0 <= files.read_json(untouched.evaluation)["methods"]["vanilla"]["runs"]["0"]["test"]["ece"] <= 1

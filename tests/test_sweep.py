@@ -113,6 +113,17 @@ def test_the_papers_grids(grid, method, values):
         checks.check_config(point, num_devices=1, of_sweep=True)
 
 
+def test_figure_5_has_four_runs_at_each_point(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(sweep, "run", lambda config, *_: seen.append(config.seeds))
+    monkeypatch.setattr(sweep, "table", lambda _: "")
+    monkeypatch.setattr(files, "write_json", lambda *_: None)
+    for presets in ("ar_adals", "ar_adals,laptop"):
+        for grid in ("ar_adals", "figure_5", "num_subsets=1,2 seeds=5,6"):
+            sweep.sweep(cifar10.get_config(presets), str(tmp_path), grid, "", [])
+    assert seen == [(0, 1, 2, 3, 4), (0, 1, 2, 3), (5, 6), (0,), (0,), (5, 6)]
+
+
 # ECE in percent: alpha 0.2 has the lowest on validation images, not on test images, nor with its first seed.
 MEASURED = {
     "adals/alpha_0.1": {0: (4.0, 61.0, 1.0), 1: (6.0, 63.0, 3.0)},

@@ -323,22 +323,43 @@ def test_a_missing_file_is_named(data_dir, tmp_path):
         list(splits_in(copy)["train"].epoch(4, seed=0, epoch=0))
 
 
-def test_a_broken_jpeg_is_named(train, tmp_path):
+def rewritten(train, tmp_path, change):
+    """The split with the features of example 23 changed, in files of its own."""
     tf = tfds.import_tensorflow()
     files = dataclasses.replace(train.files, paths=tuple(f"{tmp_path}/{number}" for number in range(9)))
-    for number, (path, broken) in enumerate(zip(train.files.paths, files.paths, strict=True)):
-        with tf.io.TFRecordWriter(broken) as writer:
+    for number, (path, changed) in enumerate(zip(train.files.paths, files.paths, strict=True)):
+        with tf.io.TFRecordWriter(changed) as writer:
             for position, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
                 example = tf.train.Example.FromString(record)
                 if number * 7 + position == 23:
-                    jpeg = example.features.feature["image"].bytes_list.value
-                    jpeg[0] = jpeg[0][: len(jpeg[0]) // 2]
+                    change(example.features.feature)
                 writer.write(example.SerializeToString())
-    split = dataclasses.replace(train, files=files)
+    return dataclasses.replace(train, files=files)
+
+
+def test_a_broken_jpeg_is_named(train, tmp_path):
+    def halve(feature):
+        jpeg = feature["image"].bytes_list.value
+        jpeg[0] = jpeg[0][: len(jpeg[0]) // 2]
+
+    split = rewritten(train, tmp_path, halve)
     for batches in (split.in_order(8), split.epoch(8, seed=0, epoch=1)):
         with pytest.raises(UserError, match=f"example 23, in {tmp_path}/3, cannot be decoded .*JPEG") as error:
             list(batches)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("label", [-1, LABELS])
+def test_a_label_beyond_the_classes_is_named(train, tmp_path, label):
+    def relabel(feature):
+        feature["label"].int64_list.value[0] = label
+
+    split = rewritten(train, tmp_path, relabel)
+    for batches in (split.in_order(8), split.epoch(60, seed=0, epoch=1)):
+        with pytest.raises(
+            UserError, match=rf"example 23, in {tmp_path}/3, has the label {label}, but .* 0\.\.4; copy"
+        ):
+            list(batches)
 
 
 @pytest.mark.parametrize(

@@ -111,15 +111,21 @@ def test_initial_weights_are_the_scripts(monkeypatch):
             assert np.all(layer["bias"] == 0), name
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    """A narrow network of depth 50 and three images."""
-    model = ResNetV1(num_classes=10, depth=50, width=4, batch_norm="per_device")
+def narrow(depth, smaller):
+    """A network of width 4 and three images.
+
+    Random statistics let blocks grow to thousands and more, where float32 has no 1e-4: the dense kernel is `smaller`.
+    """
+    model = ResNetV1(num_classes=10, depth=depth, width=4, batch_norm="per_device")
     images = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)
     variables = draw_variables(model, images.shape[1:], seed=0)
-    # Random statistics let 16 blocks grow to thousands, where float32 has no 1e-4. A start such as N(0, 0.01) mends it.
-    variables["params"]["Dense_0"]["kernel"] *= 0.01
+    variables["params"]["Dense_0"]["kernel"] *= smaller
     return model, {"params": variables["params"], "batch_stats": variables["batch_stats"]}, images
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return narrow(depth=50, smaller=0.01)
 
 
 def test_training_updates_every_statistic(tiny):
@@ -138,11 +144,12 @@ def test_training_updates_every_statistic(tiny):
         np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * moment, rtol=1e-5, atol=1e-6)
 
 
+# At full size in test_full_size.py.
 @pytest.mark.peer
-@pytest.mark.parametrize("stride_on", ["3x3", "1x1"])
-def test_logits_are_pytorchs(peer, tiny, stride_on):
+@pytest.mark.parametrize(("depth", "smaller", "stride_on"), [(50, 0.01, "3x3"), (50, 0.01, "1x1"), (101, 1e-4, "3x3")])
+def test_logits_are_pytorchs(peer, depth, smaller, stride_on):
     torch, peers = peer("torch"), peer("launch.peers")
-    model, variables, images = tiny
+    model, variables, images = narrow(depth, smaller)
     model = model.clone(stride_on=stride_on)
     logits = jax.jit(lambda images: model.apply(variables, images))(images)
     with torch.no_grad():

@@ -237,7 +237,9 @@ def test_several_experiments_on_one_page(workdir, evaluation, tmp_path_factory):
     # Same data set and network: the folders tell them apart.
     title = f"digits, resnet_v2-11 ({workdir.name})"
     assert f'<th scope="col">ECE x100 ↓, {title}</th>' in page
-    rows = re.findall(r'<tr><th scope="row">([^<]*)</th>((?:<td[^>]*>[^<]*</td>){6})</tr>', page.partition("</section>")[0])
+    rows = re.findall(
+        r'<tr><th scope="row">([^<]*)</th>((?:<td[^>]*>[^<]*</td>){6})</tr>', page.partition("</section>")[0]
+    )
     cells = {label: re.findall(r">([^<]*)</td>", row) for label, row in rows}
     assert cells == {
         "Vanilla": ["91.00 ± 1.41", "91.00 ± 1.41", "5.00 ± 1.41", "5.00 ± 1.41", "20.00 ± 5.66", "20.00 ± 5.66"],
