@@ -52,14 +52,14 @@ class Resamples:
 
 
 def interval(estimate: float, resampled: np.ndarray, *, positive: bool = True) -> list[float]:
-    """The basic bootstrap interval [low, high] of LEVEL; `positive` cuts it at 0.
+    """The interval [low, high] of LEVEL for the mean of a metric over test sets of this size; `positive` cuts it at 0.
 
-    Resampling widens the gaps inside bins, so a resampled ECE is too high by about as much as an ECE itself is. The
-    basic interval mirrors the quantiles at the estimate and thus corrects what the percentile interval would double.
-    Source: Davison & Hinkley 1997, section 5.2.
+    A basic bootstrap interval without its correction for bias: resamples tell how far the estimate may be from its
+    mean. An ECE's mean is above that of an endless test set, the more so the better a method is calibrated; the
+    interval holds the ECE that one measures, bias and all. Source: Davison & Hinkley 1997, section 5.2.
     """
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    ends = [2 * estimate - high, 2 * estimate - low]
+    low, high = np.quantile(resampled - np.mean(resampled), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    ends = [estimate - high, estimate - low]
     return [float(max(end, 0)) if positive else float(end) for end in ends]
 
 

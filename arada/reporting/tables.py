@@ -278,9 +278,10 @@ def differences(evaluation: dict) -> Table:
             rows.append((names.label(system), row(uncertainty, runs_of(evaluation, system), system == reference)))
     headings = [of for label, *_ in columns for of in (f"{label} x100", f"{label}: difference x100")]
     definition = [
-        f"[low, high]: {level} % intervals over the choice of test images, by the basic bootstrap with {resamples:,} "
-        "resamples; the runs are taken as they are, so what another seed would change is not in them (the first table "
-        f"has that). Differences from {against} are paired: both methods see the same resamples. Under shift an image "
+        f"[low, high]: {level} % intervals for the mean over test sets of this size, by the basic bootstrap with "
+        f"{resamples:,} resamples. The runs are taken as they are: what another seed would change is not in them (the "
+        "first table has that). Nor is the bias of an ECE, which is too high by more where a method is calibrated "
+        f"better. Differences from {against} are paired: both methods see the same resamples. Under shift an image "
         f"is drawn together with all its corruptions: {shift_mean(evaluation)}."
     ]
     caption = f"A difference from {against} whose interval leaves out 0 is more than the luck of the test images."

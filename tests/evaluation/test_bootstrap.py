@@ -38,8 +38,11 @@ def test_the_interval_is_scipy_s():
 
 def test_an_interval_by_hand():
     resampled = np.linspace(0, 1, 1001)
-    assert bootstrap.interval(0.4, resampled, positive=False) == pytest.approx([2 * 0.4 - 0.975, 2 * 0.4 - 0.025])
-    assert bootstrap.interval(0.4, resampled) == pytest.approx([0, 0.775])
+    # 2.5 % lie more than 0.475 above the mean of 0.5, and as many below.
+    assert bootstrap.interval(0.4, resampled, positive=False) == pytest.approx([0.4 - 0.475, 0.4 + 0.475])
+    assert bootstrap.interval(0.4, resampled) == pytest.approx([0, 0.875])
+    # Wherever the resamples lie.
+    assert bootstrap.interval(0.4, resampled + 3) == pytest.approx([0, 0.875])
 
 
 def test_some_of_the_images_have_the_counts_of_all():
