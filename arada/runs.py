@@ -153,9 +153,13 @@ class Trainer:
             return np.mean([metrics.subset_means(values, subset, num_subsets) for subset in ranks], axis=0)
 
         validation = methods.Validation(confidence, correct, means(confidence), means(correct))
-        for quantity in ("confidence", "accuracy"):
-            by_subset = getattr(validation, f"subset_{quantity}")
-            scalars |= {f"validation/{quantity}/subset_{r:02}": value for r, value in enumerate(by_subset)}
+        by_subset = {
+            "confidence": validation.subset_confidence,
+            "accuracy": validation.subset_accuracy,
+            "gap": validation.subset_confidence - validation.subset_accuracy,
+        }
+        for quantity, values in by_subset.items():
+            scalars |= {f"validation/{quantity}/subset_{r:02}": value for r, value in enumerate(values)}
         scalars |= self._method.scalars(supervision.learnt)
         learnt = jax.device_get(self._method.update(supervision.learnt, validation, epoch))
         supervision = supervision.replace(learnt=learnt)

@@ -164,6 +164,11 @@ def on_test(metric: str) -> Callable[[dict], float | None]:
     return lambda run: (run.get("test") or {}).get(metric)
 
 
+def _gap(run: dict) -> float | None:
+    test = run.get("test") or {}
+    return test["confidence"] - test["accuracy"] if {"confidence", "accuracy"} <= test.keys() else None
+
+
 def _out_of_distribution(name: str, key: str) -> Callable[[dict], float | None]:
     return lambda run: ((run.get("ood") or {}).get(name) or {}).get(key)
 
@@ -218,13 +223,8 @@ def results(evaluation: dict) -> Table:
 
 def more_metrics(evaluation: dict) -> Table:
     """The other metrics of the test set."""
-
-    def gap(run: dict) -> float | None:
-        test = run.get("test") or {}
-        return test["confidence"] - test["accuracy"] if {"confidence", "accuracy"} <= test.keys() else None
-
     columns = [
-        Column("confidence - accuracy x100", gap, 100, 2),
+        Column("confidence - accuracy x100", _gap, 100, 2),
         Column("smooth ECE x100 ↓", on_test("smooth_ece"), 100, 2),
         Column("class-wise ECE x100 ↓", on_test("classwise_ece"), 100, 3),
         Column("ECE by KDE x100 ↓", on_test("kde_ece"), 100, 2),
@@ -295,6 +295,8 @@ def calibrated(evaluation: dict) -> Table:
         Column("ECE under shift x100 ↓", lambda run: under_shift(run, "ece"), 100, 2),
         Column("NLL ↓", on_test("nll"), 1, 3),
         Column("Brier ↓", on_test("brier"), 1, 3),
+        Column("confidence - accuracy x100", _gap, 100, 2),
+        Column("ECE of equal mass x100 ↓", on_test("ece_quantile"), 100, 2),
         Column("smooth ECE x100 ↓", on_test("smooth_ece"), 100, 2),
         Column("class-wise ECE x100 ↓", on_test("classwise_ece"), 100, 3),
         Column("ECE by KDE x100 ↓", on_test("kde_ece"), 100, 2),
