@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from arada import files
 from arada.errors import UserError
 
 
@@ -20,8 +21,8 @@ def report(workdirs: Sequence[str], output: str = "") -> epath.Path:
     """
     from arada.reporting import page  # matplotlib: a second that a mistake in the command need not wait
 
-    named = [epath.Path(workdir) for workdir in workdirs]
-    if len({str(path.resolve()) for path in named}) < len(named):
+    named = [files.absolute(workdir) for workdir in workdirs]
+    if len(set(named)) < len(named):
         raise UserError(f"DIR: {', '.join(workdirs)} names one folder twice; name each experiment once")
     if output and epath.Path(output).is_dir():
         raise UserError(f"--output={output} is a folder; name a file")

@@ -106,6 +106,21 @@ def test_what_was_not_run_sorts_last(page, browse):
     assert browse(page, body)[0] == [["4", "2", "1", "5", "0", "3"], ["1", "2", "4", "5", "0", "3"]]
 
 
+def test_a_figure_can_be_kept(page, browse):
+    body = """
+    const saved = [];
+    window.Blob = class { constructor(parts, options) { saved.push(parts[0], options.type); } };
+    URL.createObjectURL = () => "blob:";
+    HTMLAnchorElement.prototype.click = function () { saved.push(this.download); };
+    document.querySelector("#figure_1 figure > button").click();
+    const svg = new DOMParser().parseFromString(saved[0], "image/svg+xml").documentElement;
+    return [saved.slice(1), svg.tagName, svg.querySelector("title").textContent, svg.querySelectorAll("text").length];
+    """
+    saved, tag, title, texts = browse(page, body)[0]
+    assert (saved, tag, title) == (["image/svg+xml", "figure_1_vanilla.svg"], "svg", "Vanilla")
+    assert texts > 5
+
+
 @pytest.mark.parametrize("width", [1100, 500])
 def test_figures_are_seen_and_nothing_overflows(page, browse, width):
     body = """
