@@ -75,7 +75,7 @@ def test_a_published_test_part_is_used(tmp_path):
 @pytest.mark.parametrize("part", ["", "train"])
 def test_classes_are_called_as_their_folders(tmp_path, part):
     fill(tmp_path / part, ["b", "a<b>", "train" if part else "c"])
-    assert data.build(config_for().data, str(tmp_path)).class_names() == sorted(["b", "a<b>", "train" if part else "c"])
+    assert data.build(config_for(), str(tmp_path)).class_names() == sorted(["b", "a<b>", "train" if part else "c"])
 
 
 def test_train_may_be_the_name_of_a_class(tmp_path):
