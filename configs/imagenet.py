@@ -17,8 +17,9 @@ AR-AdaLS 6.9 (Table 3, five runs). ECE on clean images is in figures only. It ra
 
 Memory of a training step at 128 images a device: at most 24 GiB, by the memory analysis of the compiled step on
 XLA:CPU, which computes bfloat16 as float32 (6.2 GiB at 32 images: it is linear); what the backward pass keeps in
-bfloat16, counted by `jax.eval_shape` of `jax.vjp`, is 7.2 GiB. We take 12 GiB. The host holds 1 GB of waiting JPEGs
-and 2 GB of batches.
+bfloat16, counted by `jax.eval_shape` of `jax.vjp`, is 7.2 GiB. We take 12 GiB. The five members of
+`ar_adals_of_ensemble` would take five times that where they are stacked: `--config.run.members=unrolled` there, or
+smaller batches. The host holds 1 GB of waiting JPEGs and 2 GB of batches.
 
 The data are the published ones as TensorFlow Datasets prepares them, 150 GB: see the README. `testing` needs 32
 training and 60 validation images of them; and leaves shifts out.
