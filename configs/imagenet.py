@@ -81,6 +81,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "split_seed": 0,
         # Images that wait in random order, 0.9 GB of JPEGs. The script has 1,024, after as many shuffled files.
         "shuffle_buffer": 8192,
+        # Parts that an epoch is read in, a multiple of the hosts: each of up to eight reads an eighth or more.
+        "streams": 8,
     }
     config.model.update(name="resnet_v1", depth=101, width=64, batch_norm="per_device", dtype="bfloat16")
     config.training.update(epochs=90, batch_size=4096, normalization="unit")

@@ -1,0 +1,115 @@
+"""Several processes as one program: how they meet, who writes, and where they wait for one another.
+
+Every process runs the same command on its own devices (`jax.distributed`). With one process nothing here does anything.
+"""
+
+import contextlib
+import importlib.util
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from arada.errors import UserError
+
+
+def connect(coordinator_address: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Joins the other processes: those of the arguments, or those that Cloud TPU or Slurm name. Before JAX is used.
+
+    Without arguments, outside of both, or with `num_processes=1`, a process is alone and nothing is tried. Raises
+    UserError where they do not meet.
+    """
+    given = bool(coordinator_address), num_processes != 0, process_id != -1
+    if num_processes == 1 or not (any(given) or _in_cluster()):
+        return
+    if any(given) and not all(given):
+        raise UserError(
+            f"--coordinator_address is {coordinator_address!r}, --num_processes {num_processes} and --process_id "
+            f"{process_id}; give all three, or none on Cloud TPU and Slurm"
+        )
+    # Of processes on CPUs; other devices have their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if not all(given):
+        try:
+            jax.distributed.initialize()
+        except ValueError:  # libtpu is installed, but this is no Cloud TPU
+            return
+        except RuntimeError as error:
+            raise UserError(f"the processes did not meet: {_first_line(error)}") from None
+        return
+    if not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id is {process_id}; it lies in 0..{num_processes - 1}, below --num_processes")
+    if not coordinator_address.rpartition(":")[2].isdigit():
+        raise UserError(
+            f"--coordinator_address is {coordinator_address!r}; it is HOST:PORT of process 0, on a port that is free"
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator_address, num_processes, process_id, cluster_detection_method="deactivate"
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"process {process_id} of {num_processes} did not meet the others at "
+            f"--coordinator_address={coordinator_address}: {_first_line(error)}"
+        ) from None
+
+
+def _in_cluster() -> bool:
+    # JAX asks in what cluster it is; a laptop, or one task of Slurm such as a sweep's, has no need to be asked.
+    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_NODELIST" in os.environ else "1"
+    return tasks != "1" or importlib.util.find_spec("libtpu") is not None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what all have in common, and that speaks."""
+    # Not asking JAX, which would open its devices, where there is but one.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def wait(where: str) -> None:
+    """Returns when all processes have come here. For whoever reads next what the first one has written."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+@contextlib.contextmanager
+def first_before_others(where: str) -> Iterator[None]:
+    """The body runs in the first process, then in the others, which find what it has left on disk."""
+    if not is_first():
+        wait(where)
+    try:
+        yield
+    finally:  # a mistake shows itself in every process
+        if is_first():
+            wait(where)
+
+
+def check_alike(workdir: epath.Path, config: Mapping) -> None:
+    """Raises UserError, in all processes, unless they have one config and one workdir."""
+    if jax.process_count() == 1:
+        return
+    digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(str(config).encode())))
+    if len(set(digests.tolist())) > 1:
+        raise UserError(f"the {len(digests)} processes were started with different configs; start all by one command")
+    now = int(multihost_utils.broadcast_one_to_all(np.uint32(time.time_ns() % 2**32)))
+    mark = workdir / f".seen_by_all_{now}"
+    if is_first():
+        mark.write_text("")
+    wait("the mark is there")
+    sees = multihost_utils.process_allgather(np.bool_(mark.exists()))
+    if is_first():
+        mark.unlink()
+    if not sees.all():
+        raise UserError(
+            f"--workdir={workdir} of process 0 is not that of process {int(np.argmin(sees))}; name a folder on storage "
+            f"that all processes share"
+        )
