@@ -5,7 +5,9 @@ Every process runs the same command on its own devices (`jax.distributed`). With
 
 import contextlib
 import importlib.util
+import logging
 import os
+import socket
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,12 +19,16 @@ from jax.experimental import multihost_utils
 
 from arada.errors import UserError
 
+logger = logging.getLogger(__name__)
 
-def connect(coordinator_address: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+
+def connect(
+    coordinator_address: str = "", num_processes: int = 0, process_id: int = -1, timeout_seconds: int = 300
+) -> None:
     """Joins the other processes: those of the arguments, or those that Cloud TPU or Slurm name. Before JAX is used.
 
     Without arguments, outside of both, or with `num_processes=1`, a process is alone and nothing is tried. Raises
-    UserError where they do not meet.
+    UserError if the first one cannot be reached. If one of the others stays away, XLA ends all after that time.
     """
     given = bool(coordinator_address), num_processes != 0, process_id != -1
     if num_processes == 1 or not (any(given) or _in_cluster()):
@@ -40,23 +46,19 @@ def connect(coordinator_address: str = "", num_processes: int = 0, process_id: i
         except ValueError:  # libtpu is installed, but this is no Cloud TPU
             return
         except RuntimeError as error:
-            raise UserError(f"the processes did not meet: {_first_line(error)}") from None
+            raise UserError(f"the processes did not meet: {str(error).splitlines()[0]}") from None
         return
     if not 0 <= process_id < num_processes:
         raise UserError(f"--process_id is {process_id}; it lies in 0..{num_processes - 1}, below --num_processes")
-    if not coordinator_address.rpartition(":")[2].isdigit():
-        raise UserError(
-            f"--coordinator_address is {coordinator_address!r}; it is HOST:PORT of process 0, on a port that is free"
-        )
-    try:
-        jax.distributed.initialize(
-            coordinator_address, num_processes, process_id, cluster_detection_method="deactivate"
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"process {process_id} of {num_processes} did not meet the others at "
-            f"--coordinator_address={coordinator_address}: {_first_line(error)}"
-        ) from None
+    _check_address(coordinator_address, process_id, timeout_seconds)
+    logger.info("process %d of %d: meeting the others at %s", process_id, num_processes, coordinator_address)
+    jax.distributed.initialize(
+        coordinator_address,
+        num_processes,
+        process_id,
+        cluster_detection_method="deactivate",
+        initialization_timeout=timeout_seconds,
+    )
 
 
 def _in_cluster() -> bool:
@@ -65,8 +67,31 @@ def _in_cluster() -> bool:
     return tasks != "1" or importlib.util.find_spec("libtpu") is not None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _check_address(address: str, process_id: int, timeout_seconds: float) -> None:
+    # XLA would abort the process.
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        raise UserError(f"--coordinator_address is {address!r}; it is HOST:PORT of process 0, on a port that is free")
+    if process_id == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"--coordinator_address is {address}, but process 0 cannot listen there ({error}); take another"
+            ) from None
+        return
+    give_up = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"process {process_id} cannot reach process 0 at --coordinator_address={address} ({error}); is it "
+                    f"running, and is this the name and the port that others see?"
+                ) from None
+        time.sleep(0.2)
 
 
 def is_first() -> bool:

@@ -141,6 +141,7 @@ def run(
         for number, (name, point) in enumerate(configs.items(), start=1):
             logger.info("%s: point %d of %d", name, number, len(configs))
             run_point(point.to_dict(), workdir)
+    hosts.wait("the end of all points")
     return compare(config, workdir, grid)
 
 

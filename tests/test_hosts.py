@@ -106,7 +106,7 @@ def test_processes_change_nothing(together, tmp_path, devices):
     labels = [row["soft_label/subset_00"] for row in rows(one, "ar_adals") if "soft_label/subset_00" in row]
     assert len(labels) == 2
     assert labels[1] < labels[0] == 1
-    found = sorted(str(path.relative_to(one.path)) for path in pathlib.Path(one.path).rglob("*.npz"))
+    found = sorted(str(path.relative_to(one.path)) for path in pathlib.Path(one.path).glob("*/*/seed_0/*.npz"))
     assert len(found) == 3 + 3
     for name in found:
         expected, actual = (files.read_npz(workdir.path / name) for workdir in (one, together))
@@ -131,7 +131,8 @@ def test_one_process_writes(together):
     assert left == []
     assert not list(pathlib.Path(together.path).glob(".seen*"))
     assert list(pathlib.Path(together.path).rglob("parts/*")) == []
-    assert (together.path / "report" / "index.html").exists()
+    for made in ("gallery.npz", "evaluation.json", "report/index.html"):
+        assert (together.path / made).exists()
 
 
 @pytest.fixture
@@ -194,9 +195,17 @@ def test_tasks_of_slurm_find_each_other(joined, monkeypatch):
     assert joined == [((), {})]
 
 
-def test_flags_name_the_others(joined):
-    hosts.connect("10.0.0.1:1234", 2, 1)
-    assert joined == [(("10.0.0.1:1234", 2, 1), {"cluster_detection_method": "deactivate"})]
+@pytest.fixture
+def listening():
+    """A port on which somebody listens."""
+    with socket.create_server(("localhost", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_flags_name_the_others(joined, listening):
+    hosts.connect(f"localhost:{listening}", 2, 1)
+    settings = {"cluster_detection_method": "deactivate", "initialization_timeout": 300}
+    assert joined == [((f"localhost:{listening}", 2, 1), settings)]
 
 
 @pytest.mark.parametrize(
@@ -214,12 +223,15 @@ def test_mistakes_in_flags(joined, arguments, message):
     assert joined == []
 
 
-def test_processes_that_do_not_meet(joined, monkeypatch):
-    def late(*_, **__):
-        raise RuntimeError("DEADLINE_EXCEEDED: timed out\nlines that nobody asked for")
+def test_nobody_at_the_address(joined):
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UserError, match=f"process 1 cannot reach process 0 at --coordinator_address=localhost:{port}"):
+        hosts.connect(f"localhost:{port}", 2, 1, timeout_seconds=0)
+    assert joined == []
 
-    monkeypatch.setattr(jax.distributed, "initialize", late)
-    expected = "process 1 of 2 did not meet the others at --coordinator_address=there:1: DEADLINE_EXCEEDED: timed out"
-    with pytest.raises(UserError) as error:
-        hosts.connect("there:1", 2, 1)
-    assert str(error.value) == expected
+
+def test_a_port_that_is_taken(joined, listening):
+    with pytest.raises(UserError, match=f"{listening}, but process 0 cannot listen there .*; take another"):
+        hosts.connect(f"localhost:{listening}", 2, 0)
+    assert joined == []
