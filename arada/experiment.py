@@ -40,7 +40,8 @@ class Experiment:
         devices = devices[: config.run.num_devices or None]
         checks.check_config(config, len(devices), processes, of_sweep=of_sweep)
         self.replicas = Replicas(devices, config.run.mapping)
-        self.workdir.create()
+        with hosts.failing_together():
+            self.workdir.create()
         hosts.check_alike(self.workdir.path, config)
         workdirs.check_shared(self.workdir, config)
         logger.info(
@@ -63,8 +64,10 @@ class Experiment:
     @functools.cached_property
     def splits(self) -> dict[str, data.Examples]:
         """Train, validation and test, the same as when the workdir's first run read them."""
-        splits = data.load_splits(self.dataset, self.config.data)
-        workdirs.claim_data(self.workdir, {name: split.fingerprint() for name, split in splits.items()})
+        with hosts.failing_together():
+            splits = data.load_splits(self.dataset, self.config.data)
+        with hosts.failing_together():
+            workdirs.claim_data(self.workdir, {name: split.fingerprint() for name, split in splits.items()})
         return splits
 
     @property
@@ -163,6 +166,8 @@ class Experiment:
         """Stores the predictions of the method's runs; returns what data could not be read (`predictions.absent`)."""
         config, shifted = self.config, self.shifted
         absent = predictions.absent(config, self.dataset, shifted)
+        if not hosts.alike(absent):
+            raise UserError("run.data_dir or run.published_dir holds other data sets for one process than for another")
         left_out = predictions.names_of(config.evaluation, absent)
         if not config.ensemble.of:
             self._predict(config, config.seeds, shifted, left_out)

@@ -10,7 +10,8 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -118,13 +119,36 @@ def first_before_others(where: str) -> Iterator[None]:
             wait(where)
 
 
-def check_alike(workdir: epath.Path, config: Mapping) -> None:
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """A UserError of one process becomes one of all, so that none waits for another that has ended."""
+    if jax.process_count() == 1:
+        yield
+        return
+    error = None
+    try:
+        yield
+    except UserError as caught:
+        error = caught
+    failed = multihost_utils.process_allgather(np.bool_(error is not None))
+    if error:
+        raise error
+    if failed.any():
+        raise UserError(f"process {int(np.argmax(failed))} has stopped; its own log says why")
+
+
+def alike(value: Any) -> bool:
+    """Whether all processes have this value, as text."""
+    digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(str(value).encode())))
+    return len(np.unique(digests)) == 1
+
+
+def check_alike(workdir: epath.Path, config: Any) -> None:
     """Raises UserError, in all processes, unless they have one config and one workdir."""
     if jax.process_count() == 1:
         return
-    digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(str(config).encode())))
-    if len(set(digests.tolist())) > 1:
-        raise UserError(f"the {len(digests)} processes were started with different configs; start all by one command")
+    if not alike(config):
+        raise UserError("the processes were started with different configs; start all of them by the same command")
     now = int(multihost_utils.broadcast_one_to_all(np.uint32(time.time_ns() % 2**32)))
     mark = workdir / f".seen_by_all_{now}"
     if is_first():

@@ -72,12 +72,12 @@ def together(tmp_path_factory):
     path = tmp_path_factory.mktemp("hosts") / "together"
     codes, said = by_two_processes(path)
     assert codes == [0, 0], said
-    # The first one speaks for both.
-    (table, log), (silence, of_other) = said
-    assert "AR-AdaLS" in table
+    # The first one speaks for both; gloo speaks in each.
+    (table, log), (of_gloo, of_other) = said
+    assert "Report: " in table
+    assert "Report: " not in of_gloo
     assert "on 4 x cpu of 2 processes: batches of 32, 8 a device, mapped by pmap" in log
     assert "soft labels after epoch 2" in log
-    assert silence == ""
     assert "epoch" not in of_other
     return Workdir(path)
 
@@ -235,3 +235,35 @@ def test_a_port_that_is_taken(joined, listening):
     with pytest.raises(UserError, match=f"{listening}, but process 0 cannot listen there .*; take another"):
         hosts.connect(f"localhost:{listening}", 2, 0)
     assert joined == []
+
+
+@pytest.fixture
+def other_says(monkeypatch):
+    """other_says(f): this is the first of two processes, and the other one has f(value) where this has a value."""
+
+    def says(f):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda value: np.array([value, f(value)]))
+
+    return says
+
+
+def test_a_mistake_of_one_process_ends_all(other_says):
+    def run(*mistakes):
+        with hosts.failing_together():
+            for mistake in mistakes:
+                raise UserError(mistake)
+
+    other_says(lambda failed: True)
+    with pytest.raises(UserError, match="process 1 has stopped; its own log says why"):
+        run()
+    other_says(lambda failed: False)
+    run()
+    with pytest.raises(UserError, match="no data here"):
+        run("no data here")
+
+
+def test_processes_with_different_configs(other_says, tmp_path):
+    other_says(lambda digest: digest + 1)
+    with pytest.raises(UserError, match="the processes were started with different configs"):
+        hosts.check_alike(tmp_path, digits.get_config())
