@@ -32,7 +32,8 @@ def connect(
     UserError if the first one cannot be reached. If one of the others stays away, XLA ends all after that time.
     """
     given = bool(coordinator_address), num_processes != 0, process_id != -1
-    if num_processes == 1 or not (any(given) or _in_cluster()):
+    slurm, tpu = _tasks_of_slurm() > 1, importlib.util.find_spec("libtpu") is not None
+    if num_processes == 1 or not (any(given) or slurm or tpu):
         return
     if any(given) and not all(given):
         raise UserError(
@@ -43,11 +44,14 @@ def connect(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if not all(given):
         try:
-            jax.distributed.initialize()
-        except ValueError:  # libtpu is installed, but this is no Cloud TPU
-            return
-        except RuntimeError as error:
-            raise UserError(f"the processes did not meet: {str(error).splitlines()[0]}") from None
+            jax.distributed.initialize(cluster_detection_method="slurm" if slurm else None)
+        except (ValueError, RuntimeError) as error:
+            # libtpu may be installed where there is no Cloud TPU.
+            if slurm or not isinstance(error, ValueError):
+                raise UserError(
+                    f"the processes did not meet ({str(error).splitlines()[0]}); name them by --coordinator_address, "
+                    f"--num_processes and --process_id, or run one alone by --num_processes=1"
+                ) from None
         return
     if not 0 <= process_id < num_processes:
         raise UserError(f"--process_id is {process_id}; it lies in 0..{num_processes - 1}, below --num_processes")
@@ -62,10 +66,9 @@ def connect(
     )
 
 
-def _in_cluster() -> bool:
-    # JAX asks in what cluster it is; a laptop, or one task of Slurm such as a sweep's, has no need to be asked.
-    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_NODELIST" in os.environ else "1"
-    return tasks != "1" or importlib.util.find_spec("libtpu") is not None
+def _tasks_of_slurm() -> int:
+    """Of the `srun` that this process is a task of; 1 elsewhere, a batch script among it."""
+    return int(os.environ["SLURM_NTASKS"]) if {"SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= os.environ.keys() else 1
 
 
 def _check_address(address: str, process_id: int, timeout_seconds: float) -> None:

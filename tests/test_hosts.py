@@ -192,7 +192,29 @@ def test_tasks_of_slurm_find_each_other(joined, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")
     hosts.connect()
-    assert joined == [((), {})]
+    assert joined == [((), {"cluster_detection_method": "slurm"})]
+
+
+@pytest.mark.parametrize(("name", "error"), [("SLURM_NTASKS", ValueError), ("NOT_SLURM", RuntimeError)])
+def test_tasks_that_do_not_find_each_other_do_not_run_alone(joined, monkeypatch, name, error):
+    def fail(**_):
+        raise error("coordinator_address should be defined.\nand more")
+
+    monkeypatch.setenv(name, "4")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(UserError, match=r"did not meet \(coordinator_address should be defined.\); name them by"):
+        hosts.connect()
+
+
+def test_libtpu_without_a_tpu_is_alone(joined, monkeypatch):
+    def nowhere(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(jax.distributed, "initialize", nowhere)
+    hosts.connect()
 
 
 @pytest.fixture
