@@ -19,6 +19,7 @@ POSITIVE = (
     "data.num_validation",
     "training.epochs",
     "training.batch_size",
+    "training.accumulate",
     "optimizer.learning_rate",
     "ranking.cw.binary_search_steps",
     "ranking.cw.max_iterations",
@@ -37,8 +38,13 @@ POSITIVE = (
 MIN_SUBSET = 10
 
 
-def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_sweep: bool = False) -> None:
-    """Raises UserError naming the field, its value and the way out; `of_sweep` allows the names of a sweep's points."""
+def check_config(
+    config: ml_collections.ConfigDict, num_devices: int, num_processes: int = 1, *, of_sweep: bool = False
+) -> None:
+    """Raises UserError naming the field, its value and the way out; `of_sweep` allows the names of a sweep's points.
+
+    `num_devices` are those of all processes together.
+    """
     _one_of("model.name", config.model.name, models.BY_NAME)
     _one_of("model.batch_norm", config.model.batch_norm, ("global", "per_device"))
     _one_of("model.dtype", config.model.dtype, models.DTYPES)
@@ -58,13 +64,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_swee
     for field in POSITIVE:
         _positive(field, _get(config, field))
     _positive("data.num_test", config.data.get("num_test", 1))
-    for field in ("training.batch_size", "run.evaluation_batch_size", "run.ranking_batch_size"):
-        size = _get(config, field)
-        if size % num_devices:
-            raise UserError(
-                f"{field} is {size}, which cannot be cut among {num_devices} devices; make it a multiple of "
-                f"{num_devices}, or set run.num_devices"
-            )
+    _check_batches(config, num_devices, num_processes)
     if config.training.batch_size > config.data.num_train:
         raise UserError(
             f"training.batch_size is {config.training.batch_size}, but data.num_train is {config.data.num_train}: "
@@ -89,13 +89,37 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, *, of_swee
             f"{config.data.image_shape}; take 'standardize' or 'mean_image'"
         )
     if config.data.source == "imagenet":
-        _check_imagenet(config)
+        _check_imagenet(config, num_processes)
     _check_pairs("optimizer.decay", config.optimizer.decay)
     _check_soft_labels(config)
     _check_method(config)
     _check_ensemble(config)
     _check_ranking(config)
     _check_shifts(config)
+
+
+def _check_batches(config: ml_collections.ConfigDict, num_devices: int, num_processes: int) -> None:
+    """Training batches are cut among all devices; others are those of a process, among its own."""
+    if config.run.profile < 0:
+        raise UserError(f"run.profile is {config.run.profile}; it is a number of steps, 0 for none")
+    for field, devices in (
+        ("training.batch_size", num_devices),
+        ("run.evaluation_batch_size", num_devices // num_processes),
+        ("run.ranking_batch_size", num_devices // num_processes),
+    ):
+        size = _get(config, field)
+        if size % devices:
+            whose = f" of {'all' if devices == num_devices else 'each of'} {num_processes} processes"
+            raise UserError(
+                f"{field} is {size}, which cannot be cut among {devices} devices{whose if num_processes > 1 else ''}; "
+                f"make it a multiple of {devices}{', or set run.num_devices' if num_processes == 1 else ''}"
+            )
+    size, parts = config.training.batch_size, config.training.accumulate
+    if size % (num_devices * parts):
+        raise UserError(
+            f"training.accumulate is {parts}, but each of {num_devices} devices has {size // num_devices} images of "
+            f"training.batch_size={size}; make it a divisor of {size // num_devices}"
+        )
 
 
 def _check_shifts(config: ml_collections.ConfigDict) -> None:
@@ -130,9 +154,15 @@ def _check_shifts(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _check_imagenet(config: ml_collections.ConfigDict) -> None:
+def _check_imagenet(config: ml_collections.ConfigDict, num_processes: int) -> None:
     data = config.data
     _positive("data.shuffle_buffer", data.shuffle_buffer)
+    _positive("data.streams", data.streams)
+    if config.training.batch_size % data.streams or data.streams % num_processes:
+        raise UserError(
+            f"data.streams is {data.streams}; it must divide training.batch_size={config.training.batch_size}, and be "
+            f"a multiple of the {num_processes} processes that read"
+        )
     if len(data.image_shape) != 3 or data.image_shape[0] != data.image_shape[1] or data.image_shape[2] != 3:
         raise UserError(f"data.image_shape is {data.image_shape}; crops of ImageNet are square and have three channels")
     if config.training.normalization in splits.FROM_IMAGES:

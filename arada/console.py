@@ -8,20 +8,33 @@ from collections.abc import Callable
 from absl import flags
 from absl import logging as absl_logging
 
+from arada import hosts
+
 
 def start_logging() -> None:
-    """Shows the project's own lines, with the time, and keeps libraries quiet."""
+    """Shows the project's own lines, with the time, and keeps libraries quiet; of several processes the first tells."""
     # TensorFlow reads data and writes event files here, and would greet at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or hosts.is_first())
     logger = logging.getLogger("arada")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     # orbax tells of every file it touches.
     absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+def process_flags() -> Callable[[], None]:
+    """Defines the flags of a run by several processes; what is returned joins them (`arada.hosts.connect`)."""
+    address = flags.DEFINE_string(
+        "coordinator_address", "", "Of several processes: HOST:PORT of the first. Cloud TPU and Slurm need no flags."
+    )
+    count = flags.DEFINE_integer("num_processes", 0, "Of several processes: how many; 1 runs this one alone.")
+    number = flags.DEFINE_integer("process_id", -1, "Of several processes: which this is, from 0 on.")
+    return lambda: hosts.connect(address.value, count.value, number.value)
 
 
 def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:

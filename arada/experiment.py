@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from arada import checks, data, files, robustness, runs, trained
+from arada import backend, checks, data, files, hosts, robustness, runs, trained
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.errors import UserError
@@ -29,21 +29,30 @@ class Experiment:
     def __init__(self, config: ml_collections.ConfigDict, workdir: str, *, of_sweep: bool = False):
         self.config = config
         self.workdir = workdirs.Workdir(workdir)
-        devices = jax.local_devices()
+        backend.configure(config.run)
+        devices, processes = sorted(jax.devices(), key=lambda device: device.process_index), jax.process_count()
         if not 0 <= config.run.num_devices <= len(devices):
             raise UserError(f"run.num_devices is {config.run.num_devices}, but there are {len(devices)}; 0 takes all")
+        if processes > 1 and config.run.num_devices not in (0, len(devices)):
+            raise UserError(
+                f"run.num_devices is {config.run.num_devices}, but {processes} processes use all; leave it at 0"
+            )
         devices = devices[: config.run.num_devices or None]
-        checks.check_config(config, len(devices), of_sweep=of_sweep)
+        checks.check_config(config, len(devices), processes, of_sweep=of_sweep)
         self.replicas = Replicas(devices, config.run.mapping)
-        self.workdir.create()
+        with hosts.failing_together():
+            self.workdir.create()
+        hosts.check_alike(self.workdir.path, config)
         workdirs.check_shared(self.workdir, config)
         logger.info(
-            "%s on %d x %s: batches of %d, %d a device, mapped by %s",
+            "%s on %d x %s%s: batches of %d, %d a device%s, mapped by %s",
             config.name,
             len(devices),
             devices[0].device_kind,
+            f" of {processes} processes" if processes > 1 else "",
             config.training.batch_size,
             config.training.batch_size // len(devices),
+            f" in {config.training.accumulate} parts" if config.training.accumulate > 1 else "",
             config.run.mapping,
         )
 
@@ -55,8 +64,10 @@ class Experiment:
     @functools.cached_property
     def splits(self) -> dict[str, data.Examples]:
         """Train, validation and test, the same as when the workdir's first run read them."""
-        splits = data.load_splits(self.dataset, self.config.data)
-        workdirs.claim_data(self.workdir, {name: split.fingerprint() for name, split in splits.items()})
+        with hosts.failing_together():
+            splits = data.load_splits(self.dataset, self.config.data)
+        with hosts.failing_together():
+            workdirs.claim_data(self.workdir, {name: split.fingerprint() for name, split in splits.items()})
         return splits
 
     @property
@@ -71,6 +82,7 @@ class Experiment:
             predictions.absent(self.config, self.dataset, self.shifted)
         for name in STAGES if stage == "all" else (stage,):
             getattr(self, name)()
+            hosts.wait(f"the end of {name}")
 
     def vanilla(self) -> None:
         """Trains the runs that are ranked, if they are vanilla runs of this workdir."""
@@ -123,9 +135,9 @@ class Experiment:
             attack=ranking.attack,
             num_subsets=ranking.num_subsets,
             batch_size=config.run.ranking_batch_size,
-            replicas=self.replicas,
+            replicas=self.replicas.own,
         )
-        variables = self.replicas.replicate(variables)
+        variables = self.replicas.own.replicate(variables)
         for name in wanted:
             ranker.rank(name, variables, self.splits[name], directory)
 
@@ -146,13 +158,16 @@ class Experiment:
         absent = self.predict()
         if self.config.evaluation.subsets_of == "own":
             self._rank_own()
-        gallery.write(self.workdir, self.config, self.dataset, self.splits["train"], self.replicas)
-        files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
+        gallery.write(self.workdir, self.config, self.dataset, self.splits["train"], self.replicas.own)
+        if hosts.is_first():
+            files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
 
     def predict(self) -> dict[str, dict[str, str]]:
         """Stores the predictions of the method's runs; returns what data could not be read (`predictions.absent`)."""
         config, shifted = self.config, self.shifted
         absent = predictions.absent(config, self.dataset, shifted)
+        if not hosts.alike(absent):
+            raise UserError("run.data_dir or run.published_dir holds other data sets for one process than for another")
         left_out = predictions.names_of(config.evaluation, absent)
         if not config.ensemble.of:
             self._predict(config, config.seeds, shifted, left_out)
@@ -169,7 +184,8 @@ class Experiment:
             missing = predictions.missing(directory, config.evaluation) - left_out
             for name in missing - (compacted := predictions.compacted_names(config.evaluation)):
                 folders = [self.workdir.predictions(of_members.name, member) for member in of_seed]
-                predictions.join(folders, directory, name)
+                if hosts.is_first():
+                    predictions.join(folders, directory, name)
             if missing & compacted:
                 runs_ = [self.workdir.run(of_members.name, member) for member in of_seed]
                 incomplete[directory] = trained.stacked_variables(runs_)
@@ -197,14 +213,14 @@ class Experiment:
         if not incomplete:
             return
         logits_fn = trained.member_logits_fn(config)
-        mapped = self.replicas.map(
+        mapped = self.replicas.own.map(
             lambda variables, batch: {"logits": jnp.moveaxis(logits_fn(variables, batch["image"]), 0, 1)},
             in_axes=(None, 0),
             out_axes=0,
         )
-        incomplete = {directory: self.replicas.replicate(variables) for directory, variables in incomplete.items()}
+        incomplete = {directory: self.replicas.own.replicate(variables) for directory, variables in incomplete.items()}
         sets = self.dataset, shifted, self.splits
-        predictions.predict(config.name, mapped, incomplete, config, *sets, self.replicas, left_out)
+        predictions.predict(config.name, mapped, incomplete, config, *sets, self.replicas.own, left_out)
 
     def _rank_own(self) -> None:
         """Ranks the test images by each run's own weights; an ensemble cannot be attacked and goes without."""
@@ -218,6 +234,8 @@ class Experiment:
 
     def report(self) -> None:
         """Writes the page, its figures and tables from the stored files, and prints the table."""
+        if not hosts.is_first():
+            return
         from arada import reporting  # matplotlib: a second that other stages need not wait
 
         page = reporting.write_report(self.workdir.path)

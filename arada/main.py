@@ -17,12 +17,14 @@ from arada.experiment import STAGES, Experiment
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment; made if missing, resumed if not.")
 _STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "The stage to run.")
+_JOIN_OTHERS = console.process_flags()
 
 
 def main(_) -> None:
     """Runs the stages; a user's mistake ends in one line and exit code 1."""
     console.start_logging()
     try:
+        _JOIN_OTHERS()
         Experiment(_CONFIG.value, _WORKDIR.value).run(_STAGE.value)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -8,9 +8,8 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
-from arada import attacks, files, models, streaming
+from arada import attacks, files, hosts, models, streaming
 from arada.data.splits import Examples, Split
 from arada.errors import UserError
 from arada.training.progress import Progress
@@ -140,8 +139,8 @@ def rank(
 ) -> dict[str, np.ndarray]:
     """Scores every image of `split` and writes `directory`/`name`.npz; goes on where a killed job stopped.
 
-    Each host takes its share of the batches, on its own devices; they exchange the scores alone. With `refine`, a
-    mapped attack dearer than `mapped`, the images that `arada.attacks.undecided` names are attacked again.
+    Each process takes its share of the batches, on its own devices (`replicas`); they exchange the scores alone. With
+    `refine`, a mapped attack dearer than `mapped`, the images that `arada.attacks.undecided` names are attacked again.
 
     Returns the file's arrays: example_id, distance (or score, from a control), subset (0 = least robust), label,
     predicted; with `refine` also estimate, and refined bool[N]: where it is False, distance is what `refine` would be
@@ -162,17 +161,16 @@ def rank(
     if "distance" in whole:
         _tell_failures(name, whole["distance"], num_subsets)
     whole["subset"] = attacks.equal_subsets(scores(whole), num_subsets)
-    if jax.process_index() == 0:
+    if hosts.is_first():
         files.write_npz(file, whole)
         _tidy(directory, name)
-    if jax.process_count() > 1:  # who comes next may read the file
-        multihost_utils.sync_global_devices(f"ranked {file}")
+    hosts.wait(f"ranked {file}")  # who comes next may read the file
     return whole
 
 
 def _tidy(directory: epath.Path, name: str) -> None:
     # Parts of another batch size and half-written ones too.
-    if jax.process_index() == 0:
+    if hosts.is_first():
         for path in (directory / "parts").glob(f"{name}_*.npz*"):
             path.unlink()
 
@@ -185,8 +183,9 @@ def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_sub
     score = np.random.default_rng(0).random(len(split), np.float32)
     whole = {"example_id": split.example_id, "label": split.label, "score": score}
     whole["subset"] = attacks.equal_subsets(score, num_subsets)
-    if jax.process_index() == 0:
+    if hosts.is_first():
         files.write_npz(file, whole)
+    hosts.wait(f"ranked {file}")
     return whole
 
 
@@ -199,7 +198,7 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
     """mapped(variables, batch) of a whole split, batch by batch into part files; what is there is not made again."""
     # The batch size is part of the name: a job that goes on with another one starts anew.
     path_of = [directory / f"{name}_{batch_size}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
-    mine = range(jax.process_index(), len(path_of), jax.process_count())
+    mine = streaming.of_process(len(path_of))
     missing = [number for number in mine if not path_of[number].exists()]
     there = len(mine) - len(missing)
     progress = Progress(f"ranking {name}", "batch", len(mine), batch_size * jax.process_count())
@@ -210,27 +209,11 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
         files.write_npz(path_of[number], part)
         progress.update(done)
     parts = [files.read_npz(path_of[number]) for number in mine]
-    if not parts:
-        # More hosts than batches: this one must know the outputs to exchange them. What it repeats is cut off.
+    if not parts:  # see `streaming.over`
         parts = list(
             streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=[0])
         )
-    return streaming.joined(_exchanged(parts, len(split), batch_size), split)
-
-
-def _exchanged(parts: list[dict[str, np.ndarray]], count: int, size: int) -> list[dict[str, np.ndarray]]:
-    """The parts of all hosts in order, from those of this one, which holds every so-many-th. A few numbers an image."""
-    hosts = jax.process_count()
-    if hosts == 1:
-        return parts
-    # Of one shape on every host: the last batch is shorter, and some hosts have one batch less.
-    rounds = -(-count // (size * hosts))
-    padded = {key: np.zeros((rounds, size), value.dtype) for key, value in parts[0].items()}
-    for number, part in enumerate(parts):
-        for key, value in part.items():
-            padded[key][number, : len(value)] = value
-    gathered = multihost_utils.process_allgather(padded)
-    return [{key: value.swapaxes(0, 1).reshape(-1)[:count] for key, value in gathered.items()}]
+    return streaming.joined(parts, split, batch_size)
 
 
 def _refined(name, cheap, num_subsets, measure, split) -> dict[str, np.ndarray]:

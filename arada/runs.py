@@ -11,12 +11,12 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from arada import attacks, methods, robustness, streaming, trained
+from arada import attacks, hosts, methods, robustness, streaming, trained
 from arada import workdir as workdirs
 from arada.data import Examples, moments
 from arada.data.augmentation import augment
 from arada.evaluation import metrics
-from arada.training import loop, members, optimizers
+from arada.training import loop, members, optimizers, profile
 from arada.training import step as steps
 from arada.training.checkpoints import Checkpoints
 from arada.training.replication import Replicas
@@ -47,7 +47,7 @@ class Trainer:
         self._method = methods.build(config)
         self._members = trained.num_members(config)
         self._train_step = mapped_step(config, replicas)
-        self._validation_step = replicas.map(
+        self._validation_step = replicas.own.map(
             steps.validation_step(trained.logits_fn(config)), in_axes=(None, 0), out_axes=0
         )
         if workdirs.refreshes(config):
@@ -57,7 +57,7 @@ class Trainer:
                 attack=config.ranking.refresh_attack or config.ranking.attack,
                 num_subsets=config.soft_labels.num_subsets,
                 batch_size=config.run.ranking_batch_size,
-                replicas=replicas,
+                replicas=replicas.own,
             )
 
     def train(self, seed: int) -> None:
@@ -76,10 +76,13 @@ class Trainer:
             restored = checkpoints.restore(jax.device_get(state), supervision)
             if restored is not None:
                 state, supervision = restored
-            with open_writer(run_dir, int(state.step)) as writer:
+            with (
+                open_writer(run_dir, int(state.step)) as writer,
+                profile.traced(self._train_step, config.run.profile, run_dir / "profile") as train_step,
+            ):
                 loop.train(
                     name,
-                    self._train_step,
+                    train_step,
                     state,
                     supervision,
                     train_split,
@@ -134,7 +137,7 @@ class Trainer:
             state.variables,
             self._splits["validation"],
             batch_size=config.run.evaluation_batch_size,
-            replicas=self._replicas,
+            replicas=self._replicas.own,
         )
         confidence, correct = of_images["confidence"], of_images["correct"]
         scalars = {
@@ -181,8 +184,9 @@ class Trainer:
         identity = workdirs.run_identity(self._config, seed, len(self._replicas))
         # What other weights have left there (an earlier run, another number of devices) is no ranking of these.
         identity["weights"] = fingerprint(state.variables)
-        if (directory / "config.json").exists() and workdirs.stored(directory)["identity"] != identity:
-            directory.rmtree()
+        with hosts.first_before_others(f"{directory} is of these weights"):
+            if (directory / "config.json").exists() and workdirs.stored(directory)["identity"] != identity:
+                directory.rmtree()
         workdirs.claim(directory, identity, self._config)
         logger.info("%s: ranking anew after epoch %d", name, epoch + 1)
         scalars, subsets = {}, {}
@@ -207,6 +211,7 @@ def mapped_step(config: ml_collections.ConfigDict, replicas: Replicas) -> Callab
         functools.partial(augment, config.training.augmentation),
         optimizers.build(config.optimizer, trained.steps_per_epoch(config)),
         functools.partial(optimizers.l2_penalty, coefficient=config.optimizer.l2, targets=config.optimizer.l2_on),
+        accumulate=config.training.accumulate,
     )
     if trained.num_members(config) > 1:
         step = members.lockstep(step, trained.num_members(config), unrolled=trained.unrolled(config))

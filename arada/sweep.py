@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from arada import console, files, provenance
+from arada import console, files, hosts, provenance
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.errors import UserError
@@ -141,6 +141,7 @@ def run(
         for number, (name, point) in enumerate(configs.items(), start=1):
             logger.info("%s: point %d of %d", name, number, len(configs))
             run_point(point.to_dict(), workdir)
+    hosts.wait("the end of all points")
     return compare(config, workdir, grid)
 
 
@@ -236,8 +237,9 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, grid: str, cluster: s
     submit = on_cluster(cluster, workdir, parameters) if cluster else None
     found = run(config, workdir, fields, submit)
     name = f"{config.name}-{'-'.join(fields)}"
-    files.write_json(Workdir(workdir).path / "sweeps" / f"{name}.json", found)
-    files.write_bytes(Workdir(workdir).path / "sweeps" / f"{name}.md", table(found).encode())
+    if hosts.is_first():
+        files.write_json(Workdir(workdir).path / "sweeps" / f"{name}.json", found)
+        files.write_bytes(Workdir(workdir).path / "sweeps" / f"{name}.md", table(found).encode())
     return table(found)
 
 
@@ -248,11 +250,13 @@ def main() -> None:
     grid = flags.DEFINE_string("grid", None, f"One of {', '.join(GRIDS)}, or 'field=value,value field=value'.")
     cluster = flags.DEFINE_enum("cluster", "", ("", "slurm", "local"), "Where points run; empty: here, one by one.")
     job = flags.DEFINE_multi_string("job", [], "A parameter of submitit, such as --job=timeout_min=600.")
+    join_others = console.process_flags()
     flags.mark_flags_as_required(["config", "workdir", "grid"])
 
     def start(_) -> None:
         console.start_logging()
         try:
+            join_others()
             print(sweep(config.value, workdir.value, grid.value, cluster.value, job.value))
         except UserError as error:
             sys.exit(f"error: {error}")

@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from arada import files, provenance
+from arada import files, hosts, provenance
 from arada.errors import UserError
 from arada.training import members
 
@@ -127,8 +127,12 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     soft_labels = dict(config.soft_labels)
     if not soft_labels["adaptive"]:
         del soft_labels["alpha"]
+    training = dict(config.training)
+    # Runs of undivided batches are older than this field.
+    if training["accumulate"] == 1:
+        del training["accumulate"]
     identity = shared_identity(config) | _plain(
-        {"optimizer": config.optimizer, "training": config.training, "soft_labels": soft_labels, "seed": seed}
+        {"optimizer": config.optimizer, "training": training, "soft_labels": soft_labels, "seed": seed}
     )
     method = config.method.name
     # Plain cross-entropy has no fields, and its runs are older than `method`.
@@ -152,12 +156,12 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
 
 def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
     """Writes `path`/config.json, or checks that the one there has the same identity. Raises UserError with the
-    fields that differ."""
+    fields that differ. All processes come here."""
     file = path / "config.json"
-    if not file.exists():
+    if hosts.is_first() and not file.exists():
         made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
         files.write_json(file, {"identity": identity, "config": _plain(config), "made_with": made})
-        return
+    hosts.wait(f"{file} is there")
     differing = _differences(files.read_json(file)["identity"], identity)
     if differing:
         raise UserError(
@@ -184,9 +188,9 @@ def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:
     Configs tell one data set from another, not what has happened to the files of one.
     """
     # Without a run nothing depends yet on what was read.
-    if not workdir.data.exists() or not workdir.runs():
+    if hosts.is_first() and not (workdir.data.exists() and workdir.runs()):
         files.write_json(workdir.data, {"sha256": dict(sha256)})
-        return
+    hosts.wait(f"{workdir.data} is there")
     before = files.read_json(workdir.data)["sha256"]
     if changed := [name for name in sha256 if sha256[name] != before.get(name)]:
         raise UserError(

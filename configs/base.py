@@ -50,6 +50,9 @@ def config() -> ml_collections.ConfigDict:
                 "epochs": 0,
                 # Global: divided among the devices. The last partial batch of an epoch is dropped (Keras keeps it).
                 "batch_size": 0,
+                # Parts of a batch that go through the network one after the other, for a batch that does not fit.
+                # Batch norm then takes the statistics of each part.
+                "accumulate": 1,
                 # "none", "flip", "shift_and_flip" (Keras), "crop_and_flip" (2 black pixels around, edward2).
                 # ImageNet's random crops and flips are part of its data.
                 "augmentation": "none",
@@ -182,7 +185,7 @@ def config() -> ml_collections.ConfigDict:
                 # Where the shift source "generated" keeps its images: 2.9 GB for 19 types of 10,000 CIFAR images; ""
                 # for the workdir.
                 "generated_dir": "",
-                # 0 for all.
+                # 0 for all, of all processes.
                 "num_devices": 0,
                 # "pmap" or "shard_map".
                 "mapping": "pmap",
@@ -193,6 +196,14 @@ def config() -> ml_collections.ConfigDict:
                 "ranking_batch_size": 256,
                 "log_every_steps": 50,
                 "checkpoint_every_steps": 1000,
+                # A folder, or gs://..., that keeps compiled programs from one process to the next; "" for JAX's own
+                # JAX_COMPILATION_CACHE_DIR.
+                "compilation_cache": "",
+                # Steps of each run that jax.profiler traces, behind those that compile, into RUN/profile; 0 for none.
+                "profile": 0,
+                # On a GPU: only kernels that give the same bits each time, which are slower. A run that was killed
+                # then ends with the same numbers, as on a CPU in any case.
+                "deterministic": False,
             },
         }
     )

@@ -2,10 +2,9 @@
 
     python -m arada.main --config=configs/imagenet.py:ar_adals --workdir=workdir/imagenet
 
-Hardware: one host with eight GPUs of 80 GB. Elsewhere `--config.training.batch_size=1024` (a TPU v4-8) or less; the
-learning rate follows. The paper's 128 images a core at a batch of 4,096 are 32 cores on several hosts, which the
-training loop does not feed, for it takes global batches from one. Batch norm takes the statistics of each device's
-images, 512 of them on eight devices and 256 on a v4-8's four.
+Hardware: one host with eight GPUs of 80 GB, or several hosts: the paper's 128 images a core at a batch of 4,096 are 32
+cores. Elsewhere `--config.training.batch_size=1024` (a TPU v4-8) or less; the learning rate follows. Batch norm takes
+the statistics of each device's images, 512 of them on eight devices and 256 on a v4-8's four.
 
 Hours, estimated at 30 % of peak and not measured: a training 2 on eight A100 (16,000 images/s), 4.5 on a v4-8
 (7,000); a ranking of all 1,331,167 images by the default attack, in float32, about 2 on either. `launch/loader.py`
@@ -82,6 +81,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "split_seed": 0,
         # Images that wait in random order, 0.9 GB of JPEGs. The script has 1,024, after as many shuffled files.
         "shuffle_buffer": 8192,
+        # Parts that an epoch is read in, a multiple of the hosts: each of up to eight reads an eighth or more.
+        "streams": 8,
     }
     config.model.update(name="resnet_v1", depth=101, width=64, batch_norm="per_device", dtype="bfloat16")
     config.training.update(epochs=90, batch_size=4096, normalization="unit")

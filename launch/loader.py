@@ -68,7 +68,7 @@ def main(_) -> None:
         prepared = tfds.prepared(config.data.name, config.run.data_dir).info.splits["train"]
     except UserError as error:
         sys.exit(f"error: {error}")
-    fields = {key: config.data[key] for key in ("name", "split_seed", "shuffle_buffer")}
+    fields = {key: config.data[key] for key in ("name", "split_seed", "shuffle_buffer", "streams")}
     fields |= {"image_size": config.data.image_shape[0], "num_train": prepared.num_examples}
     fields |= {"num_validation": 1, "num_test": 1}
     print(f"{config.data.name}: {prepared.num_examples} training images in {prepared.num_shards} files")

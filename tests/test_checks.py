@@ -18,6 +18,9 @@ MISTAKES = [
     ({"soft_labels.epsilon": 1.0}, r"soft_labels.epsilon is 1.0"),
     ({"training.batch_size": 99}, r"training.batch_size is 99, which cannot be cut among 2 devices.*multiple of 2"),
     ({"run.ranking_batch_size": 33}, r"run.ranking_batch_size is 33"),
+    ({"training.accumulate": 3}, r"training.accumulate is 3, but each of 2 devices has 50 images .* a divisor of 50"),
+    ({"training.accumulate": 0}, r"training.accumulate is 0; it must be above 0"),
+    ({"run.profile": -1}, r"run.profile is -1; it is a number of steps"),
     ({"training.batch_size": 802}, r"training.batch_size is 802, but data.num_train is 800"),
     ({"training.epochs": 0}, r"training.epochs is 0; it must be above 0"),
     ({"training.augmentation": "mirror"}, r"training.augmentation is one of none, .* not 'mirror'"),
@@ -139,6 +142,7 @@ def test_a_mistake_is_told_in_one_line(overrides, message):
         ({"data.image_shape": (224, 192, 3)}, r"data.image_shape is \(224, 192, 3\); crops of ImageNet are square"),
         ({"data.image_shape": (224, 224, 1)}, r"data.image_shape is \(224, 224, 1\); .* three channels"),
         ({"data.shuffle_buffer": 0}, r"data.shuffle_buffer is 0; it must be above 0"),
+        ({"data.streams": 3}, r"data.streams is 3; it must divide training.batch_size=4096"),
         ({"training.normalization": "standardize"}, r"training.normalization is 'standardize', .* take 'unit'"),
         (
             {"evaluation.shift_source": "simple", "evaluation.shifts": ("noise",)},
@@ -152,6 +156,28 @@ def test_mistakes_about_imagenet(overrides, message):
     config.update_from_flattened_dict(overrides)
     with pytest.raises(UserError, match=message):
         checks.check_config(config, num_devices=4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"training.batch_size": 30}, r"training.batch_size is 30, .* among 4 devices of all 2 processes; .* of 4$"),
+        # Of a pass without gradients a process makes whole batches.
+        ({"run.evaluation_batch_size": 33}, r"run.evaluation_batch_size is 33, .* 2 devices of each of 2 processes"),
+        ({"run.evaluation_batch_size": 34, "run.ranking_batch_size": 33}, r"run.ranking_batch_size is 33"),
+    ],
+)
+def test_batches_of_several_processes(overrides, message):
+    config = digits.get_config("ar_adals")
+    config.update_from_flattened_dict(overrides)
+    with pytest.raises(UserError, match=message):
+        checks.check_config(config, num_devices=4, num_processes=2)
+
+
+def test_each_process_reads_streams_of_its_own():
+    config = imagenet.get_config("ar_adals")
+    with pytest.raises(UserError, match=r"data.streams is 8; .* a multiple of the 16 processes"):
+        checks.check_config(config, num_devices=64, num_processes=16)
 
 
 @pytest.mark.parametrize("method", digits.METHODS)

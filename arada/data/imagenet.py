@@ -1,8 +1,4 @@
-"""ImageNet as TensorFlow Datasets prepares it, streamed from disk, with the crops of edward2's ImageNet script.
-
-One process reads for all its devices. A split has no share for one host among several: the training loop feeds global
-batches from one host, and both would have to learn it together.
-"""
+"""ImageNet as TensorFlow Datasets prepares it, streamed from disk, with the crops of edward2's ImageNet script."""
 
 import dataclasses
 import functools
@@ -73,6 +69,7 @@ class ImageNet:
     num_test: int
     split_seed: int
     shuffle_buffer: int
+    streams: int = 1
 
     def splits(self) -> dict[str, StreamedSplit]:
         """The three splits; sizes below the published ones take a random part, by `split_seed`. Nothing is read yet."""
@@ -100,6 +97,7 @@ class ImageNet:
             image_shape=(self.image_size, self.image_size, 3),
             num_classes=info.features["label"].num_classes,
             shuffle_buffer=self.shuffle_buffer,
+            streams=self.streams,
             train_crop=functools.partial(train_crop, size=self.image_size),
             plain_crop=functools.partial(plain_crop, size=self.image_size),
         )

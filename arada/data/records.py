@@ -71,6 +71,8 @@ class StreamedSplit:
       image_shape: (H, W, 3), what the two crops return.
       num_classes: labels are below it.
       shuffle_buffer: records that wait in a random order, still compressed: 0.11 MB each on ImageNet.
+      streams: parts of an epoch that are read apart, each in a random order of its own. Batches are taken from all of
+        them alike. Hosts that share an epoch have some of them each, so that none reads what another one trains on.
       train_crop: (jpeg, key int64[2]) -> image uint8, of an epoch. A TensorFlow function, random by its key alone.
       plain_crop: jpeg -> image uint8, of everything else.
     """
@@ -82,6 +84,7 @@ class StreamedSplit:
     shuffle_buffer: int
     train_crop: Callable
     plain_crop: Callable
+    streams: int = 1
 
     def __len__(self) -> int:
         return len(self.example_id)
@@ -112,27 +115,48 @@ class StreamedSplit:
         """The examples at `positions`, in the order of their ids."""
         return dataclasses.replace(self, example_id=self.example_id[np.sort(positions)])
 
-    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """As `Split.epoch`. The order comes from that of the files, reading several at once and the shuffle buffer;
         crops are a function of (seed, epoch, example id). What is skipped is read but not decoded.
         """
         tf = import_tensorflow()
-        rng = np.random.default_rng((seed, epoch))
-        records = self._records(rng.permutation(len(self.files.paths)), self.example_id, open_files=_OPEN_FILES)
-        buffer = min(self.shuffle_buffer, len(self))
-        records = records.shuffle(buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False)
-        records = records.skip(skip * batch_size)
+        steps, batch_size = len(self) // batch_size, batch_size // share[1]
+        records = self._shuffled(np.random.default_rng((seed, epoch)), batch_size, share).skip(skip * batch_size)
 
         def decode(example_id, record):
             key = tf.random.fold_in(tf.constant([seed, epoch], tf.int64), example_id)
             return self._decoded(example_id, record, functools.partial(self.train_crop, key=key))
 
         found = self._run(records, decode, batch_size)
-        for _ in range(skip, len(self) // batch_size):
+        for _ in range(skip, steps):
             batch = next(found, None)
             if batch is None or len(batch["label"]) < batch_size:
                 self._tell_broken(f"there are fewer than the {len(self)} examples of an epoch")
             yield batch
+
+    def _shuffled(self, rng: np.random.Generator, batch_size: int, share: tuple[int, int]):
+        """The records of an epoch in the order of training, of them the `share` of one host."""
+        tf = import_tensorflow()
+        part, parts = share
+        if self.streams % parts or batch_size % (own := self.streams // parts):
+            raise ValueError(f"{self.streams} streams do not part among {parts} hosts and batches of {batch_size}")
+        order = rng.permutation(len(self.files.paths))
+        file_of = np.searchsorted(np.cumsum(self.files.lengths), self.example_id, side="right")
+        ids = np.array_split(self.example_id[np.argsort(np.argsort(order)[file_of], kind="stable")], self.streams)
+        seeds = rng.integers(2**31, size=self.streams)
+        buffer = max(1, min(self.shuffle_buffer, len(self)) // self.streams)
+        streams = [
+            self._records(order, ids[stream], open_files=max(1, _OPEN_FILES // self.streams)).shuffle(
+                buffer, seed=int(seeds[stream]), reshuffle_each_iteration=False
+            )
+            for stream in range(part * own, (part + 1) * own)
+        ]
+        if own == 1:
+            return streams[0]
+        turns = tf.data.Dataset.range(batch_size).map(lambda row: row // (batch_size // own)).repeat()
+        return tf.data.Dataset.choose_from_datasets(streams, turns)
 
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
         """As `Split.in_order`; the numbers of `batches` must ascend. Files without wanted examples are not read."""

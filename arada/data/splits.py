@@ -34,7 +34,9 @@ class Examples(Protocol):
     def take(self, positions: np.ndarray) -> "Examples":
         """See `Split.take`."""
 
-    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """See `Split.epoch`."""
 
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -81,14 +83,18 @@ class Split:
         positions = np.sort(positions)
         return Split(self.image[positions], self.label[positions], self.example_id[positions])
 
-    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """The batches of one epoch, in an order that is a function of (seed, epoch) alone, from batch `skip` on.
 
-        The last partial batch is dropped. Keys: image, label, example_id.
+        The last partial batch is dropped. Keys: image, label, example_id. `share` (k, n): of each batch only the k-th
+        of n equal parts, which together are the batch, in order.
         """
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        part, parts = share
         for start in range(skip * batch_size, len(self) - batch_size + 1, batch_size):
-            at = order[start : start + batch_size]
+            at = np.split(order[start : start + batch_size], parts)[part]
             yield {"image": self.image[at], "label": self.label[at], "example_id": self.example_id[at]}
 
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 from etils import epath
 
-from arada import files, streaming
+from arada import files, hosts, streaming
 from arada.data import Dataset, Examples, shift_sources
 from arada.errors import UserError
 from arada.evaluation import calibrators, compact, outcomes
@@ -100,7 +100,11 @@ def _splits_of(
         *(functools.partial(shifted.shifted, name, severity) for name, severity in of_shifts),
         *(functools.partial(dataset.out_of_distribution, name) for name in evaluation.out_of_distribution),
     )
-    yield from ((name, make()) for name, make in zip(dataset_names(evaluation), makers, strict=True) if name in wanted)
+    for name, make in zip(dataset_names(evaluation), makers, strict=True):
+        if name in wanted:
+            with hosts.first_before_others(name):  # some are kept on disk
+                split = make()
+            yield name, split
 
 
 def predict(
@@ -133,6 +137,8 @@ def predict(
         for directory, variables in runs.items():
             if name in wanted[directory]:
                 outputs = streaming.over(mapped, variables, split, batch_size=batch_size, replicas=replicas)
+                if not hosts.is_first():
+                    continue
                 outputs["logits"] = np.moveaxis(outputs["logits"], 1, 0).astype(np.float32)
                 if name in compacted:
                     logits = mean_logits(outputs.pop("logits"))

@@ -6,6 +6,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from arada import hosts
 from arada.errors import UserError
 from arada.training.state import Supervision, TrainState
 
@@ -69,9 +70,11 @@ class Checkpoints:
 
     def drop_after(self, step: int) -> None:
         """Deletes what lies there for later steps: broken, or they would have been restored."""
-        for broken in self._manager.all_steps():
-            if broken > step:
-                (self._directory / str(broken)).rmtree()
+        if hosts.is_first():
+            for broken in self._manager.all_steps():
+                if broken > step:
+                    (self._directory / str(broken)).rmtree()
+        hosts.wait(f"{self._directory} holds nothing after {step}")
         self._manager.reload()
 
     def _newest(self, **templates):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from clu import metric_writers
 from etils import epath
 
-from arada import files
+from arada import files, hosts
 
 
 class JsonLinesWriter(metric_writers.MetricWriter):
@@ -43,7 +43,13 @@ class JsonLinesWriter(metric_writers.MetricWriter):
 
 @contextlib.contextmanager
 def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[metric_writers.MetricWriter]:
-    """The writer of a run, with what it had written up to `resumed_step`; closed with all rows, also on an error."""
+    """The writer of a run, with what it had written up to `resumed_step`; closed with all rows, also on an error.
+
+    The first process writes; the others' writers do nothing.
+    """
+    if not hosts.is_first():
+        yield metric_writers.MultiWriter([])
+        return
     directory = epath.Path(directory)
     rows = [row for row in files.read_json_lines(directory / "metrics.jsonl") if row["step"] <= resumed_step]
     for events in directory.glob("events.out.tfevents.*"):

@@ -75,7 +75,7 @@ def train(
     while step < total:
         epoch, skip = divmod(step, steps_per_epoch)
         learnt = replicas.replicate(supervision.learnt)
-        for batch in split.epoch(batch_size, seed=seed, epoch=epoch, skip=skip):
+        for batch in split.epoch(batch_size, seed=seed, epoch=epoch, skip=skip, share=replicas.share):
             batch["subset"] = subset_of(supervision, np.searchsorted(split.example_id, batch["example_id"]))
             state, metrics = mapped_step(state, batch, learnt, key)
             window.append(metrics)

@@ -62,10 +62,13 @@ class MemberOrders:
         """int32[N], ascending."""
         return self.split.example_id
 
-    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """As `Split.epoch`, with the members' batches side by side: image [B, M, H, W, C], label [B, M] ..."""
         orders = (
-            self.split.epoch(batch_size, seed=member, epoch=epoch, skip=skip) for member in seeds(seed, self.members)
+            self.split.epoch(batch_size, seed=member, epoch=epoch, skip=skip, share=share)
+            for member in seeds(seed, self.members)
         )
         for batches in zip(*orders, strict=True):
             yield {key: np.stack([batch[key] for batch in batches], axis=1) for key in batches[0]}

@@ -1,14 +1,19 @@
 """The only file that maps a function over devices.
 
 A per-device function is written once, with collectives over the axis `BATCH_AXIS`, and mapped by `jax.pmap` or by
-`jax.jit(jax.shard_map)`. Arguments with axis None are replicated, those with axis 0 are global batches whose leading
-axis is cut among the devices; callers see global batches only.
+`jax.jit(jax.shard_map)`. Arguments with axis None are replicated, those with axis 0 are batches whose leading axis is
+cut among the devices; callers see no device axis.
+
+Where several processes map one function together, each calls it with its share of the batch, and holds arrays on its
+own devices alone: both mappings tie them into arrays over all devices and back, without a copy.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arada.models import BATCH_AXIS
@@ -17,7 +22,10 @@ MAPPINGS = ("pmap", "shard_map")
 
 
 class Replicas:
-    """An explicit list of devices and the way to map over them."""
+    """An explicit list of devices and the way to map over them; those of one process are neighbours, equally many.
+
+    `share` is (k, n): of every batch this process holds the k-th of n equal parts.
+    """
 
     def __init__(self, devices: Sequence[jax.Device], mapping: str = "pmap"):
         if mapping not in MAPPINGS:
@@ -25,16 +33,25 @@ class Replicas:
         self.devices = tuple(devices)
         self.mapping = mapping
         self._mesh = Mesh(np.asarray(self.devices), (BATCH_AXIS,))
+        processes = sorted({device.process_index for device in self.devices})
+        self.share = processes.index(jax.process_index()), len(processes)
 
     def __len__(self) -> int:
         return len(self.devices)
 
+    @functools.cached_property
+    def own(self) -> "Replicas":
+        """Those of this process alone, for passes that it makes through other batches than the others."""
+        if self.share[1] == 1:
+            return self
+        return Replicas([d for d in self.devices if d.process_index == jax.process_index()], self.mapping)
+
     def replicate(self, tree):
-        """`tree` on every device. Placed once; a mapped function's replicated outputs stay in place.
+        """`tree` on every device of this process. Placed once; a mapped function's replicated outputs stay in place.
 
         Arrays of JAX that are on one of the devices are not copied there: donating the result takes them along.
         """
-        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
+        return jax.device_put(tree, NamedSharding(self._mesh.local_mesh, PartitionSpec()))
 
     def map(
         self, f: Callable, *, in_axes: tuple[int | None, ...], out_axes, donate_argnums: tuple[int, ...] = ()
@@ -59,27 +76,44 @@ class Replicas:
             # mean over devices would then be wrong by their number.
             sharded = jax.shard_map(f, mesh=self._mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
             mapped = jax.jit(sharded, donate_argnums=donate_argnums)
+            if self.share[1] > 1:
+                mapped = self._over_processes(mapped, *specs)
+
+        def cut(args):
+            return (arg if axis is None else self._cut(arg) for arg, axis in zip(args, in_axes, strict=True))
 
         def call(*args):
-            return mapped(*(arg if axis is None else self._cut(arg) for arg, axis in zip(args, in_axes, strict=True)))
+            return mapped(*cut(args))
 
+        # For those who ask what is compiled, in a single process.
+        call.lower = lambda *args: mapped.lower(*cut(args))
         return call
 
     def fetch(self, tree):
-        """Outputs with axis 0 of a mapped function as global batches in host memory."""
+        """Outputs with axis 0 of a mapped function in host memory: this process' share of a batch."""
         host = jax.device_get(tree)
         if self.mapping == "pmap":
             host = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), host)
         return host
+
+    def _over_processes(self, mapped: Callable, in_specs: tuple, out_specs) -> Callable:
+        """As pmap has it: host-local arrays in, host-local arrays out."""
+
+        def call(*args):
+            inputs = multihost_utils.host_local_array_to_global_array(args, self._mesh, in_specs)
+            return multihost_utils.global_array_to_host_local_array(mapped(*inputs), self._mesh, out_specs)
+
+        return call
 
     @staticmethod
     def _spec(axis):
         return PartitionSpec() if axis is None else PartitionSpec(BATCH_AXIS)
 
     def _cut(self, batch):
+        own = len(self.own)
         for x in jax.tree.leaves(batch):
-            if len(x) % len(self):
-                raise ValueError(f"a batch of {len(x)} cannot be cut among {len(self)} devices")
+            if len(x) % own:
+                raise ValueError(f"a batch of {len(x)} cannot be cut among {own} devices")
         if self.mapping == "pmap":
-            return jax.tree.map(lambda x: x.reshape(len(self), -1, *x.shape[1:]), batch)
-        return jax.device_put(batch, NamedSharding(self._mesh, PartitionSpec(BATCH_AXIS)))
+            return jax.tree.map(lambda x: x.reshape(own, -1, *x.shape[1:]), batch)
+        return jax.device_put(batch, NamedSharding(self._mesh.local_mesh, PartitionSpec(BATCH_AXIS)))

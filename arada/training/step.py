@@ -21,6 +21,7 @@ def train_step(
     augment: Callable[[jax.Array, jax.Array, jax.Array, Callable], jax.Array],
     optimizer: optax.GradientTransformation,
     penalty: Callable[[dict], jax.Array],
+    accumulate: int = 1,
 ) -> Callable:
     """Builds step(state, batch, learnt, key) -> (state, metrics); all but `batch` are replicated.
 
@@ -30,6 +31,11 @@ def train_step(
       augment: (key, example_id [B], images in [0, 1], normalise) -> normalised images.
       optimizer: an optax transformation.
       penalty: params -> scalar, added to the mean loss.
+      accumulate: parts of a batch that go through the network one after the other, for less memory: of A parts the
+        k-th has the examples at the places k, k + A, k + 2A ... of the global batch, whatever the number of devices.
+        The gradient is the mean of theirs. Each part has batch statistics of its own, whose mean is kept, and is the
+        batch for all that methods do between examples (mixup's partner, CCAT's odd places). What is drawn once a step
+        is drawn once for all of them.
 
     `key` is the run's; the key of step t is folded in from it, so that a resumed run draws the same numbers.
     `metrics` are of the global batch: mean loss (with the penalty), accuracy, and the norm of the gradient.
@@ -38,27 +44,31 @@ def train_step(
     def step(state: TrainState, batch, learnt, key):
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
         normalize = functools.partial(models.normalize, state.normalization)
-        images = augment(augment_key, batch["example_id"], models.unit_range(batch["image"]), normalize)
 
         def logits_now(images):
             weights = {"params": state.params, "batch_stats": state.batch_stats}
             return model.apply(weights, images, train=False)
 
-        def objective(params):
-            def forward(images):
-                variables = {"params": params, "batch_stats": state.batch_stats}
-                logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-                return logits, updated["batch_stats"]
+        def of_part(batch):
+            images = augment(augment_key, batch["example_id"], models.unit_range(batch["image"]), normalize)
 
-            network = Network(forward, logits_now, state.normalization)
-            losses, logits, batch_stats = method.loss(network, images, batch, learnt, method_key)
-            return jnp.mean(losses) + penalty(params), (logits, batch_stats)
+            def objective(params):
+                def forward(images):
+                    variables = {"params": params, "batch_stats": state.batch_stats}
+                    logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+                    return logits, updated["batch_stats"]
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+                network = Network(forward, logits_now, state.normalization)
+                losses, logits, batch_stats = method.loss(network, images, batch, learnt, method_key)
+                return jnp.mean(losses) + penalty(params), (logits, batch_stats)
+
+            (loss, (logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+            accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
+            return grads, batch_stats, {"loss": loss, "accuracy": accuracy}
+
         # Equal shards: the mean of the devices' means is the mean over the batch. Batch statistics differ by device
         # where batch norm is `per_device`; elsewhere their mean changes nothing.
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
-        grads, batch_stats, metrics = lax.pmean((grads, batch_stats, {"loss": loss, "accuracy": accuracy}), BATCH_AXIS)
+        grads, batch_stats, metrics = lax.pmean(_mean_of_parts(of_part, batch, accumulate), BATCH_AXIS)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -66,6 +76,17 @@ def train_step(
         return state, metrics
 
     return step
+
+
+def _mean_of_parts(f: Callable, batch, count: int):
+    """The mean of f over `count` parts of a batch, each of every so-many-th example, one after the other."""
+    if count == 1:
+        return f(batch)
+    parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, first))
+    total, _ = lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, f(part)), None), start, parts)
+    return jax.tree.map(lambda x: x / count, total)
 
 
 def validation_step(logits_fn: Callable) -> Callable:

@@ -126,12 +126,41 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(train):
 
 
 def test_files_and_records_are_both_shuffled(data_dir):
-    ids = joined(splits_in(data_dir, shuffle_buffer=1)["train"].epoch(60, seed=0, epoch=0))["example_id"]
+    ids = joined(splits_in(data_dir, shuffle_buffer=1, streams=1)["train"].epoch(60, seed=0, epoch=0))["example_id"]
     # A buffer of one leaves whole files one after the other, in another order.
     assert np.mean(np.diff(ids) == 1) > 0.8
     assert not np.array_equal(ids, np.arange(60))
-    ids = joined(splits_in(data_dir, shuffle_buffer=60)["train"].epoch(60, seed=0, epoch=0))["example_id"]
+    ids = joined(splits_in(data_dir, shuffle_buffer=60, streams=1)["train"].epoch(60, seed=0, epoch=0))["example_id"]
     assert np.mean(np.diff(ids) == 1) < 0.1
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_read_shares_of_the_batches_of_one(data_dir, hosts):
+    train = splits_in(data_dir, streams=4)["train"]
+    whole = list(train.epoch(8, seed=2, epoch=1, skip=2))
+    shares = [list(train.epoch(8, seed=2, epoch=1, skip=2, share=(host, hosts))) for host in range(hosts)]
+    assert [len(of_host) for of_host in shares] == [5] * hosts
+    for expected, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        assert {len(part["label"]) for part in parts} == {8 // hosts}
+        assert_equal({key: np.concatenate([part[key] for part in parts]) for key in expected}, expected)
+
+
+def test_a_host_reads_its_own_files_alone(data_dir, monkeypatch):
+    train, read = splits_in(data_dir, streams=4)["train"], []
+    records = type(train)._records
+
+    def watched(self, order, example_ids, **settings):
+        read.append(set(example_ids.tolist()))
+        return records(self, order, example_ids, **settings)
+
+    monkeypatch.setattr(type(train), "_records", watched)
+    for host in range(2):
+        next(train.epoch(8, seed=0, epoch=0, share=(host, 2)))
+    # Two streams of fifteen examples each; together they are the split.
+    assert [len(ids) for ids in read] == [15] * 4
+    assert set.union(*read) == set(range(60))
+    with pytest.raises(ValueError, match="4 streams do not part among 3 hosts"):
+        next(train.epoch(12, seed=0, epoch=0, share=(0, 3)))
 
 
 @pytest.mark.parametrize("skip", [1, 6, 7])
@@ -145,12 +174,13 @@ def test_a_resumed_epoch_is_its_tail(train, skip):
 
 def test_a_crop_does_not_depend_on_who_else_is_read(train):
     """A part of the split has another order, and the same crop of each example."""
-    part = joined(train.take(np.arange(0, 60, 4)).epoch(5, seed=1, epoch=1))
-    whole = joined(train.epoch(60, seed=1, epoch=1))
+    part = joined(train.take(np.arange(0, 60, 4)).epoch(8, seed=1, epoch=1))
+    whole = joined(train.epoch(56, seed=1, epoch=1))
     at = {example_id: position for position, example_id in enumerate(whole["example_id"])}
-    assert len(part["label"]) == 15
-    for position, example_id in enumerate(part["example_id"]):
-        np.testing.assert_array_equal(part["image"][position], whole["image"][at[example_id]])
+    shared = [(position, at[example_id]) for position, example_id in enumerate(part["example_id"]) if example_id in at]
+    assert len(shared) > 4
+    for position, of_whole in shared:
+        np.testing.assert_array_equal(part["image"][position], whole["image"][of_whole])
 
 
 def test_an_id_is_the_position_in_the_files(data_dir, published):

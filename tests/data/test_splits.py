@@ -52,6 +52,15 @@ def test_skip_goes_on_mid_epoch(skip):
     assert_same_batches(list(split.epoch(4, seed=0, epoch=2, skip=skip)), whole[skip:])
 
 
+def test_shares_make_the_batch_in_order():
+    split = split_of(24)
+    whole = list(split.epoch(8, seed=1, epoch=2, skip=1))
+    shares = [list(split.epoch(8, seed=1, epoch=2, skip=1, share=(part, 2))) for part in range(2)]
+    assert [len(batch["label"]) for of_one in shares for batch in of_one] == [4, 4, 4, 4]
+    together = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*shares, strict=True)]
+    assert_same_batches(together, whole)
+
+
 @pytest.mark.parametrize(("count", "batches"), [(3, 0), (4, 1), (7, 1), (8, 2), (9, 2)])
 def test_last_partial_batch_of_an_epoch_is_dropped(count, batches):
     epoch = ids(split_of(count).epoch(4, seed=0, epoch=0))

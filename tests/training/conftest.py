@@ -87,7 +87,14 @@ def training():
 
     @functools.cache
     def build(
-        devices=2, mapping="pmap", optimizer="sgd", model=None, augmentation="shift_and_flip", l2=1e-3, method=None
+        devices=2,
+        mapping="pmap",
+        optimizer="sgd",
+        model=None,
+        augmentation="shift_and_flip",
+        l2=1e-3,
+        method=None,
+        accumulate=1,
     ):
         model, optimizer = model or Small(), OPTIMIZERS[optimizer]()
         replicas = Replicas(jax.devices()[:devices], mapping)
@@ -101,7 +108,12 @@ def training():
             return method.loss(*args)
 
         step = steps.train_step(
-            model, types.SimpleNamespace(loss=loss), functools.partial(augment, augmentation), optimizer, penalty
+            model,
+            types.SimpleNamespace(loss=loss),
+            functools.partial(augment, augmentation),
+            optimizer,
+            penalty,
+            accumulate,
         )
         mapped = replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,))
         return Training(mapped, replicas, model, optimizer, traces)

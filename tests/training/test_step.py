@@ -144,6 +144,17 @@ def test_a_step_takes_the_old_states_buffers(training, batches, mapping):
 
 
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+def test_the_compiled_step_writes_the_new_state_over_the_old(training, batches, mapping):
+    task = training(2, mapping)
+    state = task.fresh()
+    compiled = task.step.lower(state, batches[0], soft_labels.init(2, 3, 0.1), jax.random.key(0)).compile()
+    memory, size = compiled.memory_analysis(), sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    # The normalization goes through untouched.
+    assert memory.alias_size_in_bytes >= size
+    assert memory.output_size_in_bytes < size + 64 * 8
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 def test_compiles_once(training, batches, mapping, caplog):
     task = training(2, mapping)
     state, key = task.replicas.replicate((task.fresh(), jax.random.key(0)))

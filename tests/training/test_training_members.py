@@ -98,6 +98,8 @@ def test_orders_are_those_of_the_members_seeds(split):
         for batch, expected in zip(together, split.epoch(BATCH, seed=seed, epoch=3, skip=1), strict=True):
             for key, value in expected.items():
                 np.testing.assert_array_equal(batch[key][:, m], value)
+    second_half = next(orders.epoch(BATCH, seed=SEED, epoch=3, skip=1, share=(1, 2)))
+    np.testing.assert_array_equal(second_half["example_id"], together[0]["example_id"][BATCH // 2 :])
 
 
 def test_a_member_has_the_subset_of_its_own_ranks():

@@ -1,0 +1,167 @@
+"""Several processes as one program: how they meet, who writes, and where they wait for one another.
+
+Every process runs the same command on its own devices (`jax.distributed`). With one process nothing here does anything.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from arada.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def connect(
+    coordinator_address: str = "", num_processes: int = 0, process_id: int = -1, timeout_seconds: int = 300
+) -> None:
+    """Joins the other processes: those of the arguments, or those that Cloud TPU or Slurm name. Before JAX is used.
+
+    Without arguments, outside of both, or with `num_processes=1`, a process is alone and nothing is tried. Raises
+    UserError if the first one cannot be reached. If one of the others stays away, XLA ends all after that time.
+    """
+    given = bool(coordinator_address), num_processes != 0, process_id != -1
+    slurm, tpu = _tasks_of_slurm() > 1, importlib.util.find_spec("libtpu") is not None
+    if num_processes == 1 or not (any(given) or slurm or tpu):
+        return
+    if any(given) and not all(given):
+        raise UserError(
+            f"--coordinator_address is {coordinator_address!r}, --num_processes {num_processes} and --process_id "
+            f"{process_id}; give all three, or none on Cloud TPU and Slurm"
+        )
+    # Of processes on CPUs; other devices have their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if not all(given):
+        try:
+            jax.distributed.initialize(cluster_detection_method="slurm" if slurm else None)
+        except (ValueError, RuntimeError) as error:
+            # libtpu may be installed where there is no Cloud TPU.
+            if slurm or not isinstance(error, ValueError):
+                raise UserError(
+                    f"the processes did not meet ({str(error).splitlines()[0]}); name them by --coordinator_address, "
+                    f"--num_processes and --process_id, or run one alone by --num_processes=1"
+                ) from None
+        return
+    if not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id is {process_id}; it lies in 0..{num_processes - 1}, below --num_processes")
+    _check_address(coordinator_address, process_id, timeout_seconds)
+    logger.info("process %d of %d: meeting the others at %s", process_id, num_processes, coordinator_address)
+    jax.distributed.initialize(
+        coordinator_address,
+        num_processes,
+        process_id,
+        cluster_detection_method="deactivate",
+        initialization_timeout=timeout_seconds,
+    )
+
+
+def _tasks_of_slurm() -> int:
+    """Of the `srun` that this process is a task of; 1 elsewhere, a batch script among it."""
+    return int(os.environ["SLURM_NTASKS"]) if {"SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= os.environ.keys() else 1
+
+
+def _check_address(address: str, process_id: int, timeout_seconds: float) -> None:
+    # XLA would abort the process.
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        raise UserError(f"--coordinator_address is {address!r}; it is HOST:PORT of process 0, on a port that is free")
+    if process_id == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"--coordinator_address is {address}, but process 0 cannot listen there ({error}); take another"
+            ) from None
+        return
+    give_up = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"process {process_id} cannot reach process 0 at --coordinator_address={address} ({error}); is it "
+                    f"running, and is this the name and the port that others see?"
+                ) from None
+        time.sleep(0.2)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what all have in common, and that speaks."""
+    # Not asking JAX, which would open its devices, where there is but one.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def wait(where: str) -> None:
+    """Returns when all processes have come here. For whoever reads next what the first one has written."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+@contextlib.contextmanager
+def first_before_others(where: str) -> Iterator[None]:
+    """The body runs in the first process, then in the others, which find what it has left on disk."""
+    if not is_first():
+        wait(where)
+    try:
+        yield
+    finally:  # a mistake shows itself in every process
+        if is_first():
+            wait(where)
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """A UserError of one process becomes one of all, so that none waits for another that has ended."""
+    if jax.process_count() == 1:
+        yield
+        return
+    error = None
+    try:
+        yield
+    except UserError as caught:
+        error = caught
+    failed = multihost_utils.process_allgather(np.bool_(error is not None))
+    if error:
+        raise error
+    if failed.any():
+        raise UserError(f"process {int(np.argmax(failed))} has stopped; its own log says why")
+
+
+def alike(value: Any) -> bool:
+    """Whether all processes have this value, as text."""
+    digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(str(value).encode())))
+    return len(np.unique(digests)) == 1
+
+
+def check_alike(workdir: epath.Path, config: Any) -> None:
+    """Raises UserError, in all processes, unless they have one config and one workdir."""
+    if jax.process_count() == 1:
+        return
+    if not alike(config):
+        raise UserError("the processes were started with different configs; start all of them by the same command")
+    now = int(multihost_utils.broadcast_one_to_all(np.uint32(time.time_ns() % 2**32)))
+    mark = workdir / f".seen_by_all_{now}"
+    if is_first():
+        mark.write_text("")
+    wait("the mark is there")
+    sees = multihost_utils.process_allgather(np.bool_(mark.exists()))
+    if is_first():
+        mark.unlink()
+    if not sees.all():
+        raise UserError(
+            f"--workdir={workdir} of process 0 is not that of process {int(np.argmin(sees))}; name a folder on storage "
+            f"that all processes share"
+        )
