@@ -212,8 +212,11 @@ def on_cluster(cluster: str, workdir: str, parameters: Mapping[str, Any]) -> Cal
         import submitit
     except ImportError:
         raise UserError("--cluster needs submitit: pip install submitit") from None
+    folder = str(Workdir(workdir).path / "sweeps" / "jobs")
+    if "://" in folder:
+        raise UserError(f"--workdir={workdir}: submitit hands its jobs over in a folder that all nodes see; name one")
     try:
-        executor = submitit.AutoExecutor(folder=str(Workdir(workdir).path / "sweeps" / "jobs"), cluster=cluster)
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**parameters)
     except (NameError, TypeError, RuntimeError) as error:
         raise UserError(f"--cluster={cluster}: {error}") from None

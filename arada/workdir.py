@@ -34,8 +34,8 @@ class Workdir:
             probe.write_text("")
             # Jobs that begin together all look.
             probe.unlink(missing_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
+        except Exception as error:  # an OSError of a folder; a store has kinds of its own
+            reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"--workdir={self.path} cannot be written: {reason}; choose another") from None
 
     def run(self, name: str, seed: int) -> epath.Path:

@@ -6,13 +6,14 @@ Hardware: one host with eight GPUs of 80 GB, or several hosts: the paper's 128 i
 cores. Elsewhere `--config.training.batch_size=1024` (a TPU v4-8) or less; the learning rate follows. Batch norm takes
 the statistics of each device's images, 512 of them on eight devices and 256 on a v4-8's four.
 
-Hours, estimated at 30 % of peak and not measured: a training 2 on eight A100 (16,000 images/s), 4.5 on a v4-8
-(7,000); a ranking of all 1,331,167 images by the default attack, in float32, about 2 on either. `launch/loader.py`
-tells whether the host's cores can keep up. The preset makes one vanilla run, its ranking and five runs of its own.
+Hours, estimated by `python -m launch.roofline` at 30 % of peak and never measured: a training 2 to 4 on eight A100, 4
+to 13 on a v4-8's four chips, the more the less XLA fuses; a ranking of all 1,331,167 images by the default attack, in
+float32, 5 and 4. `launch/loader.py` tells whether the host's cores can keep up. The preset makes one vanilla run, its
+ranking and five runs of its own.
 
 Paper: accuracy of vanilla 77.7 %. Mean ECE on ImageNet-C, in %: vanilla 10.7, label smoothing 8.1, AdaLS 8.0,
 AR-AdaLS 6.9 (Table 3, five runs). ECE on clean images is in figures only. It ranked by Carlini-Wagner:
-`--config.ranking.attack=cw`, at 150 times the price.
+`--config.ranking.attack=cw`, at 80 times the price.
 
 Memory of a training step at 128 images a device: at most 24 GiB, by the memory analysis of the compiled step on
 XLA:CPU, which computes bfloat16 as float32 (6.2 GiB at 32 images: it is linear); what the backward pass keeps in

@@ -294,6 +294,11 @@ def test_a_parameter_that_submitit_does_not_know(cluster, tmp_path):
         sweep.on_cluster("slurm", tmp_path, {"timeout": 3})
 
 
+def test_jobs_are_handed_over_in_a_folder(cluster):
+    with pytest.raises(UserError, match="--workdir=gs://bucket/a: submitit hands its jobs over in a folder"):
+        sweep.on_cluster("slurm", "gs://bucket/a", {})
+
+
 def test_a_cluster_needs_submitit(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match="--cluster needs submitit: pip install submitit"):

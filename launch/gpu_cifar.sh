@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# CIFAR on one machine, on all its NVIDIA GPUs: vanilla, its ranking, then each method, with all seeds and a report.
+#
+# Cost, estimated by `python -m launch.roofline --config=configs/cifar10.py:ar_adals` (30 % of peak, prices of about 2025),
+# of one A100 and four methods: cifar10 at most 3 hours for 20 trainings, 15 dollars; cifar10_wrn or cifar100_wrn 25 hours
+# for 16 trainings, 130 dollars. Several GPUs share a batch: fewer hours, the same money.
+#
+# Usage: bash launch/gpu_cifar.sh [--dry-run] [cifar10|cifar10_wrn|cifar100_wrn] [METHOD ...] [--config.FIELD=VALUE ...]
+#   e.g. bash launch/gpu_cifar.sh cifar10_wrn vanilla ar_adals_on_the_fly
+# Killed or preempted, the same command goes on. In the environment: WORKDIR (workdir/CONFIG), JAX_FOR (cuda13; cuda12
+# for older drivers), TFDS_DATA_DIR.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+overrides=() words=()
+for word in "$@"; do
+  case $word in
+    --dry-run) DRY_RUN=1 ;;
+    -*) overrides+=("$word") ;;
+    *) words+=("$word") ;;
+  esac
+done
+name=${words[0]:-cifar10}
+methods=("${words[@]:1}")
+[ ${#methods[@]} -gt 0 ] || methods=(vanilla label_smoothing adals ar_adals)
+workdir=${WORKDIR:-workdir/$name}
+export JAX_FOR=${JAX_FOR:-cuda13} JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$workdir/compiled}
+
+run make_environment requirements.txt
+run .venv/bin/python -m arada.data.prepare --config="configs/$name.py" "${overrides[@]}"
+for method in "${methods[@]}"; do
+  run .venv/bin/python -m arada.main --config="configs/$name.py:$method" --workdir="$workdir" "${overrides[@]}"
+done

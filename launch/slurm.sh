@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# One run on several nodes of a Slurm cluster, one process for each GPU: JAX finds the others by Slurm's own variables.
+#
+# Cost, estimated by `python -m launch.roofline --config=configs/imagenet.py:ar_adals --devices=16` (30 % of peak, prices
+# of about 2025): 8 to 14 hours of 16 A100 for ImageNet, six trainings, a ranking and the evaluation, by how much XLA
+# fuses: 650 to 1,100 dollars if they were hired.
+#
+# Usage, from the project's folder, which all nodes see:
+#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/imagenet.py:ar_adals --workdir=DIR
+# Two minutes before its time is up Slurm sends SIGTERM: the run writes a checkpoint, and the job queues itself again,
+# until the run is done. `bash launch/slurm.sh --dry-run ...` prints the commands. A sweep needs no script, for
+# `arada.sweep` submits its points and seeds as one array, each task on one node:
+#   pip install submitit
+#   python -m arada.sweep --config=configs/cifar10.py:ar_adals --workdir=DIR --grid=ar_adals --cluster=slurm \
+#     --job=slurm_partition=gpu --job=gpus_per_node=1 --job=timeout_min=1440 --job=slurm_array_parallelism=16
+#SBATCH --job-name=arada
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=arada-%j.log
+set -euo pipefail
+# Slurm runs a copy of this file that lies elsewhere.
+source "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}/launch/environment.sh"
+if [ "${1:-}" = --dry-run ]; then DRY_RUN=1 && shift; fi
+export JAX_FOR=${JAX_FOR:-cuda13} JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/workdir/compiled}
+output=$(mktemp)
+
+run make_environment requirements.txt
+# srun does not inherit the cores of a task.
+run srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" .venv/bin/python -m arada.main "$@" | tee "$output"
+# Its last word. A run that was told to stop ends without it, and without an error.
+grep -q '^Report: ' "$output" || run scontrol requeue "${SLURM_JOB_ID:-JOB}"

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# ResNet-101 on ImageNet on a Cloud TPU slice: creates it, installs arada on all its hosts and runs there; after a
+# preemption it queues for a new slice and goes on, until the run is done; then it deletes the slice.
+#
+# Cost, estimated by `python -m launch.roofline --config=configs/imagenet.py:ar_adals --devices=32` (30 % of peak, prices
+# of about 2025): 4 to 10 hours of 32 TPU v4 chips, by how much XLA fuses, for six trainings, a ranking and the
+# evaluation: 400 to 1,000 dollars on demand, less on spot. With --config.seeds='(0,)' 2 to 4 hours, 170 to 380 dollars.
+#
+# Usage: PROJECT=... ZONE=us-central2-b WORKDIR=gs://BUCKET/imagenet DATA_DIR=gs://BUCKET/tensorflow_datasets \
+#   bash launch/tpu_imagenet.sh [--dry-run] [--delete] [PRESET] [--config.FIELD=VALUE ...]
+# --dry-run prints the commands; --delete deletes the slice, which costs money until then. Needs gcloud, logged in, and
+# ImageNet prepared in DATA_DIR (see the README). Also in the environment: NAME (arada), TYPE (v4-64: 32 chips, the
+# paper's 128 images each), RUNTIME (tpu-ubuntu2204-base), SPOT (1; 0 for a slice that is not taken away).
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+preset=ar_adals overrides=() delete=
+for word in "$@"; do
+  case $word in
+    --dry-run) DRY_RUN=1 ;;
+    --delete) delete=1 ;;
+    -*) overrides+=("$word") ;;
+    *) preset=$word ;;
+  esac
+done
+: "${PROJECT:?names the Google Cloud project}" "${ZONE:?names the zone of the slice}"
+name=${NAME:-arada}
+here=(--project="$PROJECT" --zone="$ZONE")
+
+state() {
+  run gcloud compute tpus queued-resources describe "$name" "${here[@]}" --format='value(state.state)' 2>/dev/null || echo NONE
+}
+delete_slice() { run gcloud compute tpus queued-resources delete "$name" "${here[@]}" --force --quiet; }
+on_all_hosts() { run gcloud compute tpus tpu-vm ssh "$name" "${here[@]}" --worker=all --command="$1"; }
+
+create_slice() {
+  local spot=(--spot)
+  [ "${SPOT:-1}" = 1 ] || spot=()
+  run gcloud compute tpus queued-resources create "$name" "${here[@]}" --node-id="$name" \
+    --accelerator-type="${TYPE:-v4-64}" --runtime-version="${RUNTIME:-tpu-ubuntu2204-base}" "${spot[@]}"
+}
+
+# Waits in the queue. What was preempted never comes back, and is asked for again.
+await_slice() {
+  local now
+  while true; do
+    now=$(state)
+    [ -z "${DRY_RUN:-}" ] || { echo "$now" && create_slice && return; }
+    case $now in
+      ACTIVE) return ;;
+      NONE) create_slice ;;
+      FAILED | SUSPENDING | SUSPENDED) delete_slice && continue ;;
+    esac
+    sleep 60
+  done
+}
+
+# The commit that is checked out here, with a Python of its own, for the image's is too old.
+install() {
+  local bundle=${TMPDIR:-/tmp}/arada.bundle
+  run git bundle create --quiet "$bundle" HEAD &&
+    run gcloud compute tpus tpu-vm scp "$bundle" "$name:" "${here[@]}" --worker=all &&
+    on_all_hosts 'set -e; git init -q arada; cd arada; git fetch -q ../arada.bundle HEAD; git checkout -q FETCH_HEAD
+      python3 -m pip install -q --user uv; ~/.local/bin/uv python install -q 3.12
+      export PYTHON=$(~/.local/bin/uv python find 3.12) JAX_FOR=tpu
+      source launch/environment.sh; make_environment requirements.txt'
+}
+
+train() {
+  local flags
+  printf -v flags ' %q' --config="configs/imagenet.py:$preset" --workdir="$WORKDIR" --config.run.data_dir="$DATA_DIR" \
+    "${overrides[@]}"
+  on_all_hosts "cd arada; JAX_COMPILATION_CACHE_DIR=$WORKDIR/compiled .venv/bin/python -m arada.main$flags"
+}
+
+if [ -n "$delete" ]; then
+  delete_slice
+  exit
+fi
+: "${WORKDIR:?is a gs:// folder}" "${DATA_DIR:?is a gs:// folder of TFDS}"
+trap 'echo "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete" >&2; exit 130' INT
+output=$(mktemp)
+while true; do
+  await_slice
+  if install && train | tee "$output"; then
+    # The run's last word; one that was told to stop ends without it. A dry run has none.
+    if [ -n "${DRY_RUN:-}" ] || grep -q 'Report: ' "$output"; then break; fi
+  else
+    sleep 60 # until a preemption shows in the state
+    if [ "$(state)" = ACTIVE ]; then
+      echo "error: the run failed on a slice that is still there; --delete deletes it, the same command goes on" >&2
+      exit 1
+    fi
+  fi
+done
+delete_slice

@@ -1,0 +1,253 @@
+"""The scripts of launch/: every command by a dry run, and a TPU slice that is taken away, by a gcloud that pretends."""
+
+import itertools
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+LAUNCH = pathlib.Path(__file__).resolve().parents[1] / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+TPU = {"PROJECT": "mine", "ZONE": "us-central2-b", "WORKDIR": "gs://b/imagenet", "DATA_DIR": "gs://b/tfds"}
+HERE = ["--project=mine", "--zone=us-central2-b"]
+
+
+def bash(script, *arguments, code=0, **environment):
+    done = subprocess.run(
+        ["bash", LAUNCH / script, *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": "/nowhere"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def dry(script, *arguments, **environment):
+    """The commands that the script would run, split as a shell does."""
+    return [shlex.split(line) for line in split_lines(bash(script, "--dry-run", *arguments, **environment).stdout)]
+
+
+def split_lines(text):
+    # $'...' is how bash quotes a command of several lines; shlex knows '...' alone.
+    return [re.sub(r"\$'", "'", line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse(script):
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.mark.parametrize("linter", ["shellcheck -x -P SCRIPTDIR -s bash -S warning *.sh", "hadolint Dockerfile"])
+def test_scripts_are_clean(linter):
+    program, *options = linter.split()
+    if not shutil.which(program):
+        pytest.skip(f"no {program} here")
+    files = [str(path) for path in SCRIPTS] if options[-1] == "*.sh" else [str(LAUNCH / options[-1])]
+    done = subprocess.run([program, *options[:-1], *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", ["gpu_cifar.sh", "slurm.sh", "tpu_imagenet.sh", "Dockerfile"])
+def test_each_begins_with_what_it_costs(script):
+    comment = itertools.takewhile(lambda line: line.startswith("#"), (LAUNCH / script).read_text().splitlines())
+    assert re.search(r"\bCost\b.*\d (hours|GB)", "\n".join(comment), re.DOTALL)
+
+
+def test_tpu_commands():
+    describe, create, bundle, copy, install, train, delete = dry(
+        "tpu_imagenet.sh", "adals", "--config.seeds=(0,)", **TPU
+    )
+    queue = ["gcloud", "compute", "tpus", "queued-resources"]
+    machine = ["gcloud", "compute", "tpus", "tpu-vm"]
+    assert describe == [*queue, "describe", "arada", *HERE, "--format=value(state.state)"]
+    slice_ = ["--node-id=arada", "--accelerator-type=v4-64", "--runtime-version=tpu-ubuntu2204-base", "--spot"]
+    assert create == [*queue, "create", "arada", *HERE, *slice_]
+    assert bundle == ["git", "bundle", "create", "--quiet", "/tmp/arada.bundle", "HEAD"]
+    assert copy == [*machine, "scp", "/tmp/arada.bundle", "arada:", *HERE, "--worker=all"]
+    for command in (install, train):
+        assert command[:-1] == [*machine, "ssh", "arada", *HERE, "--worker=all"]
+    assert "JAX_FOR=tpu" in install[-1]
+    assert install[-1].endswith("make_environment requirements.txt")
+    remote = shlex.split(train[-1].removeprefix("--command=cd arada; "))
+    assert remote == [
+        "JAX_COMPILATION_CACHE_DIR=gs://b/imagenet/compiled",
+        *(".venv/bin/python", "-m", "arada.main", "--config=configs/imagenet.py:adals", "--workdir=gs://b/imagenet"),
+        *("--config.run.data_dir=gs://b/tfds", "--config.seeds=(0,)"),
+    ]
+    assert delete == [*queue, "delete", "arada", *HERE, "--force", "--quiet"]
+    assert dry("tpu_imagenet.sh", "--delete", **TPU) == [delete]
+
+
+def test_another_slice():
+    create = dry("tpu_imagenet.sh", NAME="small", TYPE="v5litepod-16", RUNTIME="v2-alpha-tpuv5-lite", SPOT="0", **TPU)[
+        1
+    ]
+    assert create[5:] == [
+        *("small", *HERE, "--node-id=small", "--accelerator-type=v5litepod-16"),
+        "--runtime-version=v2-alpha-tpuv5-lite",
+    ]
+
+
+def test_a_slice_needs_a_project_and_folders():
+    assert "PROJECT: names the Google Cloud project" in bash("tpu_imagenet.sh", "--dry-run", code=1).stderr
+    only_here = {key: TPU[key] for key in ("PROJECT", "ZONE")}
+    assert "WORKDIR: is a gs:// folder" in bash("tpu_imagenet.sh", "--dry-run", code=1, **only_here).stderr
+
+
+GCLOUD = """#!/usr/bin/env python3
+import json, pathlib, sys
+plan = pathlib.Path(__file__).with_name("plan.json")
+told = json.loads(plan.read_text())
+verb = sys.argv[4] if sys.argv[4] != "ssh" else ("train" if "arada.main" in sys.argv[-1] else "install")
+if sys.argv[1] == "--version": sys.exit()
+told["calls"].append(verb)
+answer, code = told["answers"][verb].pop(0) if told["answers"].get(verb) else ("", 0)
+plan.write_text(json.dumps(told))
+print(answer, end="")
+sys.exit(code)
+"""
+
+
+def pretend(folder, **answers):
+    """Runs the script with a gcloud whose answers to each verb are (text, exit code); returns (calls, process)."""
+    for name, text in (("gcloud", GCLOUD), ("sleep", "#!/bin/sh\n"), ("git", "#!/bin/sh\n")):
+        (folder / name).write_text(text)
+        (folder / name).chmod(stat.S_IRWXU)
+    (folder / "plan.json").write_text(json.dumps({"answers": answers, "calls": []}))
+    code = answers.pop("code", 0)
+    done = bash("tpu_imagenet.sh", code=code, PATH=f"{folder}:{os.environ['PATH']}", TMPDIR=str(folder), **TPU)
+    return json.loads((folder / "plan.json").read_text())["calls"], done
+
+
+RUN = ["scp", "install", "train"]
+
+
+def test_a_preempted_slice_is_asked_for_again(tmp_path):
+    states = [("", 1), ("PROVISIONING", 0), ("ACTIVE", 0), ("SUSPENDED", 0), ("SUSPENDED", 0), ("", 1), ("ACTIVE", 0)]
+    calls, _ = pretend(
+        tmp_path, describe=states, train=[("step 40/320", 255), ("loss\nReport: gs://b/report/index.html", 0)]
+    )
+    first = ["describe", "create", "describe", "describe", *RUN]
+    assert calls == [*first, "describe", "describe", "delete", "describe", "create", "describe", *RUN, "delete"]
+
+
+def test_a_run_that_was_told_to_stop_goes_on(tmp_path):
+    calls, _ = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("stopped at step 40", 0), ("Report: here", 0)])
+    assert calls == ["describe", *RUN, "describe", *RUN, "delete"]
+
+
+def test_a_run_that_fails_is_not_repeated(tmp_path):
+    calls, done = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("error: no such field", 1)], code=1)
+    assert calls == ["describe", *RUN, "describe"]
+    assert "error: the run failed on a slice that is still there; --delete deletes it" in done.stderr
+
+
+def test_gpu_commands():
+    prepare, *runs = dry("gpu_cifar.sh", "cifar10_wrn", "vanilla", "mixup", "--config.seeds=(0,)", WORKDIR="/data/w")[
+        1:
+    ]
+    python = [".venv/bin/python", "-m"]
+    assert prepare == [*python, "arada.data.prepare", "--config=configs/cifar10_wrn.py", "--config.seeds=(0,)"]
+    assert runs == [
+        [*python, "arada.main", f"--config=configs/cifar10_wrn.py:{method}", "--workdir=/data/w", "--config.seeds=(0,)"]
+        for method in ("vanilla", "mixup")
+    ]
+    assert [command[3].partition(":")[2] for command in dry("gpu_cifar.sh")[2:]] == [
+        *("vanilla", "label_smoothing", "adals", "ar_adals")
+    ]
+
+
+def test_slurm_commands():
+    arguments = ["--config=configs/imagenet.py:ar_adals", "--workdir=/shared/w", "--config.seeds=(0,)"]
+    environment, srun, requeue = dry("slurm.sh", *arguments, SLURM_CPUS_PER_TASK="12", SLURM_JOB_ID="77")
+    assert environment == ["make_environment", "requirements.txt"]
+    python = [".venv/bin/python", "-m", "arada.main"]
+    assert srun == ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=12", *python, *arguments]
+    assert requeue == ["scontrol", "requeue", "77"]
+
+
+@pytest.mark.parametrize(("log", "code", "requeued"), [("Report: x", 0, False), ("stopped", 0, True), ("no", 1, False)])
+def test_a_job_queues_itself_until_it_is_done(tmp_path, log, code, requeued):
+    calls = tmp_path / "calls"
+    for name, text in (("srun", f"echo {log!r}; exit {code}"), ("scontrol", f'echo "$@" > {calls}')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    project = tmp_path / "project"
+    (project / "launch").mkdir(parents=True)
+    environment = (LAUNCH / "environment.sh").read_text() + "make_environment() { :; }\n"
+    (project / "launch" / "environment.sh").write_text(environment)
+    spool = tmp_path / "slurm_script"  # Slurm copies the script out of the project
+    shutil.copy(LAUNCH / "slurm.sh", spool)
+    variables = {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "77", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(["bash", spool], env=variables, capture_output=True).returncode == code
+    assert calls.exists() == requeued
+
+
+def test_slurm_options_of_the_script():
+    options = re.findall(r"^#SBATCH (\S+)", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)
+    assert {"--signal=TERM@120", "--requeue", "--open-mode=append"} <= set(options)
+
+
+def test_dockerfile():
+    text = (LAUNCH / "Dockerfile").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    words = [line.split(maxsplit=1) for line in lines]
+    assert [word for word, _ in words] == [
+        *("FROM", "ARG", "ARG", "ENV", "SHELL", "WORKDIR", "COPY", "COPY", "RUN"),
+        *("COPY", "COPY", "COPY", "ENTRYPOINT", "CMD"),
+    ]
+    # What is copied exists, and the ignore file lets it through.
+    allowed = [line[1:] for line in (LAUNCH / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")]
+    for word, rest in words:
+        if word == "COPY":
+            for source in rest.split()[:-1]:
+                assert (LAUNCH.parent / source).exists()
+                assert source.split("/")[0] in allowed
+
+
+def lines_of(path):
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def test_the_lock_file_fits_the_requirements():
+    pins = dict(line.split("==") for line in lines_of(LAUNCH / "requirements.lock"))
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in pins)
+    for line in lines_of(LAUNCH.parent / "requirements.txt"):
+        required = Requirement(line.split(" #")[0])
+        if not required.marker or required.marker.evaluate({"sys_platform": "linux", "platform_machine": "x86_64"}):
+            assert required.specifier.contains(pins[canonicalize_name(required.name)])
+
+
+def test_the_environment_has_the_accelerators_jax(tmp_path):
+    """make_environment with a python that notes what it is asked for."""
+    (tmp_path / "launch").mkdir()
+    shutil.copy(LAUNCH / "environment.sh", tmp_path / "launch")
+    (tmp_path / "requirements.txt").write_text("jax\n")
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/bash\necho "$@" >> calls\nif [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi\n'
+    )
+    python.chmod(stat.S_IRWXU)
+
+    def make(accelerator):
+        command = "source launch/environment.sh; make_environment requirements.txt"
+        variables = {"PATH": os.environ["PATH"], "PYTHON": str(python), "JAX_FOR": accelerator}
+        subprocess.run(["bash", "-euc", command], env=variables, cwd=tmp_path, check=True, capture_output=True)
+        calls = (tmp_path / "calls").read_text().splitlines()
+        (tmp_path / "calls").unlink()
+        return [call for call in calls if "pip install" in call and "--upgrade pip" not in call]
+
+    assert make("") == ["-m pip install --quiet -r requirements.txt"]
+    assert make("") == []
+    assert make("cuda13") == ["-m pip install --quiet -r requirements.txt jax[cuda13]"]
+    assert make("cuda13") == []
