@@ -112,9 +112,9 @@ def resumed(config, path, stage, at, monkeypatch):
     """
     whole, skipped = StreamedSplit.epoch, []
 
-    def interrupted(split, batch_size, *, seed, epoch, skip=0):
+    def interrupted(split, batch_size, *, epoch, skip, **kw):
         skipped.append(skip)
-        for number, batch in enumerate(whole(split, batch_size, seed=seed, epoch=epoch, skip=skip), start=skip):
+        for number, batch in enumerate(whole(split, batch_size, epoch=epoch, skip=skip, **kw), start=skip):
             if (epoch, number) == at:
                 raise KeyboardInterrupt
             yield batch
