@@ -10,7 +10,6 @@ the runs' images a second, from their logs, the first epoch left out. An epoch i
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -76,12 +75,13 @@ def images_per_second(layout: Layout, arguments: argparse.Namespace) -> float:
     with tempfile.TemporaryDirectory(prefix="arada_scaling_") as folder:
         started = []
         for process, command in enumerate(commands(layout, arguments, f"{folder}/workdir")):
-            own = cores[process * layout.devices : (process + 1) * layout.devices]
-            with open(f"{folder}/{process}.log", "w") as log:
-                tied = functools.partial(os.sched_setaffinity, 0, own)
-                started.append(
-                    subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, preexec_fn=tied)
-                )
+            # A child inherits the cores; `preexec_fn` would fork a process in which JAX has threads.
+            os.sched_setaffinity(0, cores[process * layout.devices : (process + 1) * layout.devices])
+            try:
+                with open(f"{folder}/{process}.log", "w") as log:
+                    started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
+            finally:
+                os.sched_setaffinity(0, cores)
         for process, child in enumerate(started):
             if child.wait():
                 for other in started:
