@@ -1,12 +1,18 @@
 """How the command lines speak: one line an event, on stderr."""
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import flags
 from absl import logging as absl_logging
+
+from arada import preemption
+from arada.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def start_logging() -> None:
@@ -22,6 +28,20 @@ def start_logging() -> None:
     logger.propagate = False
     # orbax tells of every file it touches.
     absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+@contextlib.contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Ends the process: a mistake or a store that fails with exit code 1, a stop on request with 0."""
+    try:
+        yield
+    except preemption.Stopped as stopped:
+        logger.info("%s", stopped)
+        sys.exit(0)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error}; when this is mended, the same command goes on from what is saved")
 
 
 def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:

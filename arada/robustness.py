@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from arada import attacks, files, models, streaming
+from arada import attacks, files, lease, models, preemption, streaming
 from arada.data.splits import Examples, Split
 from arada.errors import UserError
 from arada.training.progress import Progress
@@ -207,8 +207,11 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
     logger.info("ranking %s: %d images%s", name, len(split), already)
     stream = streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=missing)
     for done, (number, part) in enumerate(zip(missing, stream, strict=True), start=there + 1):
+        lease.check()
         files.write_npz(path_of[number], part)
         progress.update(done)
+        if done < len(mine):
+            preemption.stop_if_asked(f"batch {done + 1} of {len(mine)} of ranking {name}")
     parts = [files.read_npz(path_of[number]) for number in mine]
     if not parts:
         # More hosts than batches: this one must know the outputs to exchange them. What it repeats is cut off.

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 from etils import epath
 
-from arada import files, streaming
+from arada import files, lease, preemption, streaming
 from arada.data import Dataset, Examples, shift_sources
 from arada.errors import UserError
 from arada.evaluation import calibrators, compact, outcomes
@@ -132,12 +132,14 @@ def predict(
     for done, (name, split) in enumerate(_splits_of(config.evaluation, dataset, shifted, splits, datasets), start=1):
         for directory, variables in runs.items():
             if name in wanted[directory]:
+                preemption.stop_if_asked(f"predicting on {name}")
                 outputs = streaming.over(mapped, variables, split, batch_size=batch_size, replicas=replicas)
                 outputs["logits"] = np.moveaxis(outputs["logits"], 1, 0).astype(np.float32)
                 if name in compacted:
                     logits = mean_logits(outputs.pop("logits"))
                     num_bins = config.evaluation.num_bins
                     outputs |= compact.compact(logits, outputs["label"], of_run(directory), num_bins)
+                lease.check()
                 files.write_npz(directory / f"{name}.npz", outputs)
         progress.update(done)
 

@@ -78,7 +78,7 @@ def break_all(step_folder, how):
 def test_round_trip_is_bit_exact(folder, states, empty):
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.latest_step() == 3
-        state, supervision = checkpoints.restore(*empty)
+        state, supervision, _ = checkpoints.restore(*empty)
     assert_bit_equal(state, states[3])
     assert_bit_equal(supervision, supervision_of(3))
     assert state.step == 3
@@ -124,7 +124,7 @@ def test_weights_of_a_broken_newest_are_passed_over(folder, states, empty, caplo
 def test_a_broken_newest_is_passed_over(folder, states, empty, how, caplog):
     break_all(folder / "3", how)
     with Checkpoints(folder) as checkpoints, caplog.at_level(logging.WARNING, logger="arada"):
-        state, supervision = checkpoints.restore(*empty)
+        state, supervision, _ = checkpoints.restore(*empty)
         assert_bit_equal(state, states[2])
         assert_bit_equal(supervision, supervision_of(2))
         warnings = [record.message for record in caplog.records if record.name == "arada.training.checkpoints"]
@@ -143,7 +143,7 @@ def test_a_broken_newest_is_passed_over(folder, states, empty, how, caplog):
 def test_one_broken_part_breaks_the_checkpoint(folder, states, empty, part, how):
     break_all(folder / "3" / part, how)
     with Checkpoints(folder) as checkpoints:
-        state, supervision = checkpoints.restore(*empty)
+        state, supervision, _ = checkpoints.restore(*empty)
     assert_bit_equal(state, states[2])
     assert_bit_equal(supervision, supervision_of(2))
 
@@ -188,7 +188,7 @@ def test_a_kill_in_the_very_first_checkpoint(tmp_path, folder, states, empty):
 @pytest.mark.parametrize(("devices", "mapping"), [(1, "pmap"), (4, "shard_map")])
 def test_restores_onto_another_number_of_devices(folder, states, empty, training, devices, mapping):
     with Checkpoints(folder) as checkpoints:
-        state, _ = checkpoints.restore(*empty)
+        state, _, _ = checkpoints.restore(*empty)
     replicas = training(devices, mapping).replicas
     placed = replicas.replicate(state)
     for leaf in jax.tree.leaves(placed):
@@ -198,5 +198,5 @@ def test_restores_onto_another_number_of_devices(folder, states, empty, training
 
 def test_a_restored_state_trains_on_bit_by_bit(folder, states, empty, task, batches):
     with Checkpoints(folder) as checkpoints:
-        state, _ = checkpoints.restore(*empty)
+        state, _, _ = checkpoints.restore(*empty)
     assert_bit_equal(task.run(batches[3:], state=state)[0][1], task.run(batches[3:], state=states[3])[0][1])
