@@ -56,7 +56,7 @@ def read_json_lines(path: epath.Path) -> list[Any]:
     if not path.exists():
         return []
     with _readable(path, "JSON lines"):
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
 def write_npz(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -68,9 +68,18 @@ def write_npz(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_npz(path: epath.Path) -> dict[str, np.ndarray]:
     """Reads the arrays of an npz file. Raises UserError if it is none, or holds pickles, which are never loaded."""
-    with _readable(path, "npz"), np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+    with _readable(path, "npz"), np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
         # A member that is no array comes as bytes.
-        return {key: np.asarray(value) for key, value in arrays.items()}
+        return {key: np.asarray(value) for key, value in stored.items()}
+
+
+def check_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray], **needed: tuple[str, int]) -> None:
+    """Raises UserError unless `arrays`, read from `path`, have all `needed`: NumPy's kind and the number of axes."""
+    for name, (kind, axes) in needed.items():
+        if name not in arrays or (arrays[name].dtype.kind, arrays[name].ndim) != (kind, axes):
+            raise UserError(
+                f"{path} has no array {name} of kind {kind!r} and {axes} axes; delete it and run the stage that makes it"
+            )
 
 
 @contextlib.contextmanager

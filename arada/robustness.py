@@ -150,7 +150,7 @@ def rank(
     file = directory / f"{name}.npz"
     if file.exists():
         _tidy(directory, name)
-        return files.read_npz(file)
+        return read(file)
     if num_subsets > len(split):
         raise UserError(f"{num_subsets} subsets cannot be cut out of the {len(split)} images of the {name} split")
     passed = functools.partial(
@@ -181,13 +181,26 @@ def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_sub
     """A control: subsets that say nothing of robustness. Writes `directory`/`name`.npz unless it is there."""
     file = directory / f"{name}.npz"
     if file.exists():
-        return files.read_npz(file)
+        return read(file)
     score = np.random.default_rng(0).random(len(split), np.float32)
     whole = {"example_id": split.example_id, "label": split.label, "score": score}
     whole["subset"] = attacks.equal_subsets(score, num_subsets)
     if jax.process_index() == 0:
         files.write_npz(file, whole)
     return whole
+
+
+def read(file: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of a ranking's file. Raises UserError if they are not those of a ranking."""
+    ranking = files.read_npz(file)
+    files.check_arrays(file, ranking, example_id=("i", 1), label=("i", 1))
+    of_images = ("predicted", "distance") if "distance" in ranking else ("score",)
+    count = len(ranking["example_id"])
+    if any(ranking[key].shape != (count,) for key in ("label", *of_images) if key in ranking) or not (
+        ranking.keys() >= set(of_images) and scores(ranking).dtype.kind == "f" and not np.isnan(scores(ranking)).any()
+    ):
+        raise UserError(f"{file} is not a ranking: a distance or score and a label of each image; delete it, rank anew")
+    return ranking
 
 
 def scores(ranking: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -276,7 +289,7 @@ def subsets(directory: epath.Path, name: str, split: Examples, num_subsets: int)
     file = directory / f"{name}.npz"
     if not file.exists():
         raise UserError(f"there is no ranking {file}; make it with --stage=rank, or set ranking.source")
-    ranking = files.read_npz(file)
+    ranking = read(file)
     order = np.argsort(ranking["example_id"])
     if not np.array_equal(ranking["example_id"][order], split.example_id):
         raise UserError(f"ranking.source: {file} ranks other images than those of the {name} split")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from clu import metric_writers
 from etils import epath
 
-from arada import files
+from arada import files, workdir
 
 
 class JsonLinesWriter(metric_writers.MetricWriter):
@@ -45,7 +45,7 @@ class JsonLinesWriter(metric_writers.MetricWriter):
 def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[metric_writers.MetricWriter]:
     """The writer of a run, with what it had written up to `resumed_step`; closed with all rows, also on an error."""
     directory = epath.Path(directory)
-    rows = [row for row in files.read_json_lines(directory / "metrics.jsonl") if row["step"] <= resumed_step]
+    rows = [row for row in workdir.logged(directory) if row["step"] <= resumed_step]
     for events in directory.glob("events.out.tfevents.*"):
         events.unlink()
     # TensorFlow announces its plugins at every start.
