@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 
@@ -26,6 +27,8 @@ def start_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # After a broken file tensorstore's threads go on for a moment, and would print tracebacks of no consequence.
+    sys.unraisablehook = lambda unraisable: logger.debug("%s: %s", unraisable.err_msg, unraisable.exc_value)
     # orbax tells of every file it touches.
     absl_logging.set_verbosity(absl_logging.WARNING)
 
@@ -49,6 +52,9 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
 
     def parse(argv: list[str]) -> list[str]:
         try:
+            for name, value in zip(argv, [*argv[1:], ""], strict=True):
+                if re.fullmatch("--?config(=.*)?", name):
+                    _check_is_python((name.partition("=")[2] if "=" in name else value).partition(":")[0])
             rest = flags.FLAGS(argv)
             # A file that cannot be loaded shows itself at the first look.
             config.value.keys()
@@ -65,3 +71,9 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
             sys.exit(f"error: {told.removeprefix('ValueError: ')}")
 
     return parse
+
+
+def _check_is_python(path: str) -> None:
+    # Any file would be run, the JSON of a workdir too.
+    if not path.endswith(".py"):
+        raise ValueError(f"--config={path} is no Python file; name one of configs/, such as configs/digits.py")

@@ -104,7 +104,7 @@ class Checkpoints:
                 raise
             except Exception as error:  # orbax raises many kinds for broken files
                 logger.warning(
-                    "checkpoint %s cannot be read and is passed over: %s", self._directory / str(step), error
+                    "checkpoint %s cannot be read and is passed over: %s", self._directory / str(step), _told(error)
                 )
         if self.steps():
             raise UserError(
@@ -141,11 +141,10 @@ class Checkpoints:
     def _writing(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # of orbax, and of tensorstore, whose reason comes last
-            reason = str(error).splitlines()[0]
+        except (OSError, ValueError) as error:  # orbax', and tensorstore's
             raise UserError(
-                f"{what} cannot be written to {self._directory} ({reason}); those before it are kept, and when there "
-                f"is room the same command goes on from the newest"
+                f"{what} cannot be written to {self._directory} ({_told(error)}); those before it are kept, and when "
+                f"there is room the same command goes on from the newest"
             ) from None
 
     def __enter__(self) -> "Checkpoints":
@@ -153,6 +152,11 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _told(error: Exception) -> str:
+    """In one line, without the settings that tensorstore adds by the thousand letters."""
+    return (str(error).partition(" [tensorstore_spec")[0].splitlines() or [type(error).__name__])[0]
 
 
 def _fields(tree) -> dict[str, str]:
