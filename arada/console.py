@@ -29,8 +29,8 @@ def start_logging() -> None:
     logger.propagate = False
     # After a broken file tensorstore's threads go on for a moment, and would print tracebacks of no consequence.
     sys.unraisablehook = lambda unraisable: logger.debug("%s: %s", unraisable.err_msg, unraisable.exc_value)
-    # orbax tells of every file it touches.
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    # orbax tells of every file it touches, and prints the errors that it raises, with several tracebacks.
+    absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 @contextlib.contextmanager

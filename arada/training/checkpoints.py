@@ -60,7 +60,7 @@ class Checkpoints:
             **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
             run=ocp.args.JsonSave(beside | {"crc32": _crc32_of_json(beside)}),
         )
-        with self._writing(f"the checkpoint of step {step}"):
+        with self._writing():
             if not self._manager.save(step, args=args):
                 raise RuntimeError(f"orbax declined to save step {step} in {self._directory}")
 
@@ -134,17 +134,17 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being saved. To be called before the process ends. Raises UserError if it cannot be."""
-        with self._writing("the last checkpoint"):
+        with self._writing():
             self._manager.close()
 
     @contextlib.contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:  # orbax', and tensorstore's
             raise UserError(
-                f"{what} cannot be written to {self._directory} ({_told(error)}); those before it are kept, and when "
-                f"there is room the same command goes on from the newest"
+                f"a checkpoint cannot be written to {self._directory} ({_told(error)}); those before it are kept, and "
+                f"when there is room the same command goes on from the newest"
             ) from None
 
     def __enter__(self) -> "Checkpoints":
@@ -155,8 +155,9 @@ class Checkpoints:
 
 
 def _told(error: Exception) -> str:
-    """In one line, without the settings that tensorstore adds by the thousand letters."""
-    return (str(error).partition(" [tensorstore_spec")[0].splitlines() or [type(error).__name__])[0]
+    """In one line, without what tensorstore adds by the thousand letters: the way to the error, and all settings."""
+    lines = str(error).partition(" [")[0].splitlines() or [type(error).__name__]
+    return ": ".join(lines[0].split(": ")[-2:])
 
 
 def _fields(tree) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from clu import metric_writers
 from etils import epath
 
-from arada import files, workdir
+from arada import files, lease, workdir
 
 
 class JsonLinesWriter(metric_writers.MetricWriter):
@@ -60,4 +60,5 @@ def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[metric
     try:
         yield writer
     finally:
+        lease.check()  # else this would make the folder again, or write over another's rows
         writer.close()

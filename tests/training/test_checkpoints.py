@@ -3,12 +3,14 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from arada import soft_labels
 from arada.errors import UserError
+from arada.training import checkpoints as module
 from arada.training.checkpoints import Checkpoints
-from arada.training.state import Supervision
+from arada.training.state import Supervision, fingerprint
 
 RUN = {"config": "{}", "seed": 3}
 
@@ -158,6 +160,91 @@ def test_all_broken(folder, empty):
         checkpoints.restore(*empty)
     # Nothing is lost that someone may want to look at.
     assert {path.name for path in folder.iterdir() if path.name.isdigit()} == {"2", "3"}
+
+
+def files_in(folder):
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+
+
+def test_a_changed_bit_is_noticed_wherever_it_is(folder, states, empty, caplog):
+    """In a third of the places orbax alone hands out other weights, or says nothing of what it does not read."""
+    rng, passed_over = np.random.default_rng(0), 0
+    for path in files_in(folder / "3"):
+        content = path.read_bytes()
+        changed, at = bytearray(content), rng.integers(8 * len(content))
+        changed[at // 8] ^= 1 << at % 8
+        path.write_bytes(changed)
+        caplog.clear()
+        with Checkpoints(folder, create=False) as checkpoints:
+            step, items = checkpoints._newest(state=empty[0], supervision=empty[1])
+        path.write_bytes(content)
+        assert_bit_equal((items["state"], items["supervision"]), (states[step], supervision_of(step)))
+        assert (step == 2) == ("cannot be read and is passed over" in caplog.text)
+        passed_over += step == 2
+    assert passed_over >= 4
+
+
+def test_a_changed_weight_in_valid_files_is_noticed(folder, states, empty, monkeypatch, caplog):
+    """As a bit that changed before it was compressed, or in a store that checks nothing."""
+    kernel = states[3].params["Conv_0"]["kernel"].copy()
+    kernel.flat[5] = np.nextafter(kernel.flat[5], np.float32(1))
+    other = states[3].replace(params=states[3].params | {"Conv_0": states[3].params["Conv_0"] | {"kernel": kernel}})
+    with Checkpoints(folder) as checkpoints:
+        monkeypatch.setattr(module, "fingerprint", lambda _: fingerprint(states[3]))
+        checkpoints.save(4, other, supervision_of(4), RUN)
+    monkeypatch.undo()
+    with Checkpoints(folder) as checkpoints:
+        assert_bit_equal(checkpoints.restore(*empty)[0], states[3])
+    assert "4 cannot be read and is passed over: its state has changed since it was written" in caplog.text
+
+
+def test_another_network_is_no_broken_checkpoint(folder, empty):
+    other = empty[0].replace(params={"Dense_9": {"kernel": np.zeros((3, 2), np.float32)}})
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(
+            UserError,
+            match=r"3 is of another network.*: params/Conv_0/bias is float32\[4\] there and absent here; .* more\. Use",
+        ):
+            checkpoints.restore(other, empty[1])
+        with pytest.raises(UserError, match=r"train_subset is int32\[72\] there and int32\[71\] here"):
+            checkpoints.restore(empty[0], empty[1].replace(train_subset=np.zeros(71, np.int32)))
+        # Nothing was deleted.
+        assert checkpoints.steps() == [3, 2]
+
+
+def test_a_checkpoint_that_is_older_than_the_sums_is_read(tmp_path, states, empty, monkeypatch):
+    keep = ocp.args.JsonSave
+    monkeypatch.setattr(ocp.args, "JsonSave", lambda run: keep({key: run[key] for key in RUN}))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, states[1], supervision_of(1), RUN)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, supervision, window = checkpoints.restore(*empty)
+    assert_bit_equal((state, supervision, window), (states[1], supervision_of(1), []))
+
+
+def test_a_window_comes_back_as_the_step_made_it(tmp_path, states, empty):
+    window = [{"loss": np.float32(0.1), "accuracy": np.float32(1 / 3)}, {"loss": np.float32(7), "accuracy": 1e-45}]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, states[1], supervision_of(1), RUN, window)
+    with Checkpoints(tmp_path) as checkpoints:
+        _, _, restored = checkpoints.restore(*empty)
+    assert_bit_equal(restored, [{key: np.float32(value) for key, value in of.items()} for of in window])
+
+
+@pytest.mark.parametrize("moment", ["save", "close"])
+def test_a_store_that_is_full_is_told_in_one_line(tmp_path, monkeypatch, moment):
+    def full(*_, **__):
+        raise ValueError(f"FULL: Error writing x: Failed: No space left [os_error_code='28'] {'x' * 999}\nand more")
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints._manager, moment, full)
+    arguments = {"save": (1, np.zeros(3), np.zeros(3), RUN), "close": ()}[moment]
+    with pytest.raises(UserError) as error:
+        getattr(checkpoints, moment)(*arguments)
+    assert str(error.value) == (
+        f"a checkpoint cannot be written to {tmp_path} (Failed: No space left); those before it are kept, and when "
+        f"there is room the same command goes on from the newest"
+    )
 
 
 @pytest.mark.parametrize("leftover", ["4.orbax-checkpoint-tmp-0", "4"])

@@ -1,11 +1,14 @@
+import errno
 import functools
 import logging
+import os
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from arada import files, methods, preemption, soft_labels
+from arada import files, lease, methods, preemption, soft_labels
 from arada.errors import UserError
 from arada.training import loop
 from arada.training.checkpoints import Checkpoints
@@ -268,6 +271,52 @@ def test_a_stop_between_two_epochs_repeats_the_hook_alone(run, task, tmp_path):
     assert hooked == [(0, 4), (1, 8), (1, 8), (1, 8), (2, 12)]
     assert [step for step, *_ in calls] == [8, 9, 10, 11]
     assert rows(stopped) == rows(tmp_path / "whole")
+
+
+def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_again(run, tmp_path):
+    directory = epath.Path(tmp_path) / "run"
+
+    def hook(epoch, state, supervision):
+        if epoch == 1:
+            directory.rmtree()
+        return softened(epoch, state, supervision)
+
+    with pytest.raises(UserError, match=f"{directory} has vanished while it was written to"), lease.held(directory):
+        run(directory, hook=hook, save_every=100)
+    assert not directory.exists()
+
+
+def test_who_was_replaced_writes_nothing_more(run, tmp_path):
+    directory = epath.Path(tmp_path) / "run"
+
+    def hook(epoch, state, supervision):
+        if epoch == 1:
+            owner = files.read_json(directory / "owner.json") | {"token": "another", "host": "elsewhere"}
+            files.write_json(directory / "owner.json", owner)
+            files.write_bytes(directory / "metrics.jsonl", b'{"step": 99}\n')
+        return softened(epoch, state, supervision)
+
+    with pytest.raises(UserError, match=r"was taken over by process .* on elsewhere"), lease.held(directory):
+        run(directory, hook=hook, save_every=4)
+    assert [row["step"] for row in rows(directory)] == [99]
+    assert saved_steps(directory) == [4]
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(run, whole, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def hook(epoch, state, supervision):
+        if epoch == 2:
+            monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
+        return softened(epoch, state, supervision)
+
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\), and what was"):
+        run(tmp_path, hook=hook)
+    monkeypatch.undo()
+    assert saved_steps(tmp_path) == [6, 9]
+    assert_bit_equal(run(tmp_path), whole[1])
+    assert rows(tmp_path) == rows(whole[0])
 
 
 def test_weights_that_are_not_finite_are_not_saved_on_request(run, task, tmp_path):
