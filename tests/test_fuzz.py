@@ -27,7 +27,7 @@ from arada.training import optimizers
 from arada.training.checkpoints import Checkpoints
 from arada.training.state import Supervision
 from arada.workdir import Workdir
-from configs import digits
+from configs import cifar10, digits, imagenet
 
 # ml_collections loads config files by a way that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -45,7 +45,7 @@ def paths(config, prefix=""):
             yield f"{prefix}{key}"
 
 
-FIELDS = sorted(paths(digits.get_config()))
+FIELDS = sorted({field for config in (digits, cifar10, imagenet) for field in paths(config.get_config())})
 VALUES = st.one_of(
     st.sampled_from(
         (
@@ -95,17 +95,16 @@ def test_overrides(monkeypatch, config, overrides):
         return
     try:
         checks.check_config(found, 1)
+        # What is taken can be built from.
+        for seed in found.seeds:
+            json.dumps(workdirs.run_identity(found, seed, 1), allow_nan=False)
+            workdirs.ranking_sources(found, seed)
+        optimizers.build(found.optimizer, 10)
+        methods.build(found).init()
+        predictions.dataset_names(found.evaluation)
+        data.build(found.data, found.run.data_dir)
     except UserError as error:
         assert_one_line(str(error))
-        return
-    # What is taken can be built from.
-    for seed in found.seeds:
-        json.dumps(workdirs.run_identity(found, seed, 1), allow_nan=False)
-        workdirs.ranking_sources(found, seed)
-    optimizers.build(found.optimizer, 10)
-    methods.build(found).init()
-    predictions.dataset_names(found.evaluation)
-    data.build(found.data, found.run.data_dir)
 
 
 def test_a_text_that_is_code_stays_a_text(monkeypatch, tmp_path):
