@@ -4,6 +4,7 @@ A workdir holds one data set and network, any number of methods and seeds. Besid
 made it; a config that would have made something else is refused.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -217,9 +218,9 @@ def stored(path: epath.Path) -> dict[str, Any]:
 def logged(path: epath.Path) -> list[dict[str, float]]:
     """The rows that a run has logged, none if it has not begun. Raises UserError if they are not such."""
     rows = files.read_json_lines(path / "metrics.jsonl")
-    steps = [row.get("step") for row in rows if isinstance(row, dict)]
-    numbers = all(isinstance(value, int | float) for row in rows if isinstance(row, dict) for value in row.values())
-    if len(steps) < len(rows) or not numbers or not all(type(step) is int for step in steps):
+    numbers = all(isinstance(row, dict) and all(type(x) in (int, float) for x in row.values()) for row in rows)
+    steps = [0, *(row.get("step") for row in rows)] if numbers else []
+    if not numbers or not all(type(after) is int and after > before for before, after in itertools.pairwise(steps)):
         raise UserError(f"{path / 'metrics.jsonl'} is no log of steps; put it back, or delete {path}")
     return rows
 
