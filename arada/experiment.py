@@ -227,11 +227,8 @@ class Experiment:
         """Writes the page, its figures and tables from the stored files, and prints the table."""
         from arada import reporting  # matplotlib: a second that other stages need not wait
 
-        if not self.workdir.evaluation.exists():
-            raise UserError(f"{self.workdir.evaluation} does not exist: run --stage=evaluate first")
-        evaluation = files.read_json(self.workdir.evaluation)
         page = reporting.write_report(self.workdir.path)
-        print(reporting.terminal_table(evaluation))
+        print(reporting.terminal_table(files.read_json(self.workdir.evaluation)))
         print(f"Report: {page}")
 
     def _train(self, config: ml_collections.ConfigDict, seeds: tuple[int, ...]) -> None:

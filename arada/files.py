@@ -77,9 +77,7 @@ def check_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray], **needed: t
     """Raises UserError unless `arrays`, read from `path`, have all `needed`: NumPy's kind and the number of axes."""
     for name, (kind, axes) in needed.items():
         if name not in arrays or (arrays[name].dtype.kind, arrays[name].ndim) != (kind, axes):
-            raise UserError(
-                f"{path} has no array {name} of kind {kind!r} and {axes} axes; delete it and run the stage that makes it"
-            )
+            raise UserError(f"{path} has no array {name} of kind {kind!r} and {axes} axes; delete it and make it anew")
 
 
 @contextlib.contextmanager
