@@ -41,6 +41,8 @@ def ending_in_one_line() -> Iterator[None]:
     except preemption.Stopped as stopped:
         logger.info("%s", stopped)
         sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from what is saved")
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -3,7 +3,6 @@
 Schedulers send SIGTERM some 30 seconds before they kill; Ctrl-C asks for the same.
 """
 
-import itertools
 import os
 import signal
 import threading
@@ -12,7 +11,6 @@ import jax
 from jax.experimental import multihost_utils
 
 _asked = threading.Event()
-_points = itertools.count(1)
 
 
 class Stopped(Exception):
@@ -35,11 +33,13 @@ def _ask(number, _) -> None:
     os.write(2, b"asked to stop: what is under way is finished first\n")
 
 
-def step_is_last() -> bool:
-    """Whether to stop after this training step. To be called once a step by every host: all stop at the same one."""
+def is_last(step: int) -> bool:
+    """Whether to stop after this training step. To be called after each step by every host: all stop at the same one.
+
+    Hosts agree on a step ahead of them. If that comes after the end of a run, they do not stop, and a kill it is.
+    """
     if jax.distributed.is_initialized():
-        # Its numbers must go on ascending, where the steps of one run after another begin anew.
-        return multihost_utils.reached_preemption_sync_point(next(_points))
+        return multihost_utils.reached_preemption_sync_point(step)
     return _asked.is_set()
 
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from arada import files
+from arada import console, files, preemption
+from arada.errors import UserError
 
 COMMAND = (
     *(sys.executable, "-m", "arada.main", "--config=configs/digits.py:vanilla,testing", "--config.seeds=(0,)"),
@@ -26,7 +27,7 @@ for step in range(1, 400):
     if number == 1 and step == 5:
         os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.05)
-    if preemption.step_is_last():
+    if preemption.is_last(step):
         break
 print(step)
 """
@@ -41,8 +42,41 @@ def start(workdir):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_stops_with_a_checkpoint_and_exit_code_0(tmp_path, number):
+def test_ctrl_c_asks_and_the_second_one_interrupts(capfd):
+    try:
+        preemption.stop_if_asked("anything")
+        preemption._ask(signal.SIGINT, None)
+        assert capfd.readouterr().err == "asked to stop: what is under way is finished first\n"
+        with pytest.raises(preemption.Stopped, match="stopped before epoch 3; all that was done is kept"):
+            preemption.stop_if_asked("epoch 3")
+        with pytest.raises(KeyboardInterrupt):
+            preemption._ask(signal.SIGINT, None)
+        # Schedulers repeat theirs.
+        preemption._ask(signal.SIGTERM, None)
+    finally:
+        preemption._asked.clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (preemption.Stopped("stopped"), 0),
+        (UserError("wrong"), "error: wrong"),
+        (
+            OSError(28, "No space left on device", "/a/b"),
+            "error: [Errno 28] No space left on device: '/a/b'; when this is mended, the same command goes on from "
+            "what is saved",
+        ),
+        (KeyboardInterrupt(), "interrupted; the same command goes on from what is saved"),
+    ],
+)
+def test_how_a_process_ends(error, code):
+    with pytest.raises(SystemExit) as ended, console.ending_in_one_line():
+        raise error
+    assert ended.value.code == code
+
+
+def test_a_run_stops_with_a_checkpoint_and_exit_code_0(tmp_path):
     with start(tmp_path) as process:
         for line in process.stderr:
             if "compiled in" in line:
@@ -55,7 +89,7 @@ def test_a_run_stops_with_a_checkpoint_and_exit_code_0(tmp_path, number):
             text=True,
             check=False,
         )
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
     assert second.returncode == 1
     assert f"error: {tmp_path}/runs/vanilla/seed_0 is being written by process {process.pid} on" in second.stderr

@@ -119,7 +119,7 @@ def train(
                     save()
                 # Validation, logs and checkpoints are no part of a step's speed; nor is the first window's compilation.
                 window_start = time.monotonic()
-            if step < end and preemption.step_is_last():
+            if step < end and preemption.is_last(step):
                 raise stop()
         log()
         try:
@@ -134,7 +134,7 @@ def train(
             lease.check()
             writer.flush()
         window_start = time.monotonic()
-        if preemption.step_is_last():
+        if preemption.is_last(step):
             raise stop()
     return state, supervision
 
