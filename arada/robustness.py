@@ -193,19 +193,20 @@ def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_sub
 def read(file: epath.Path) -> dict[str, np.ndarray]:
     """The arrays of a ranking's file. Raises UserError if they are not those of a ranking."""
     ranking = files.read_npz(file)
-    files.check_arrays(file, ranking, example_id=("i", 1), label=("i", 1))
-    of_images = ("predicted", "distance") if "distance" in ranking else ("score",)
-    count = len(ranking["example_id"])
-    if any(ranking[key].shape != (count,) for key in ("label", *of_images) if key in ranking) or not (
-        ranking.keys() >= set(of_images) and scores(ranking).dtype.kind == "f" and not np.isnan(scores(ranking)).any()
-    ):
-        raise UserError(f"{file} is not a ranking: a distance or score and a label of each image; delete it, rank anew")
+    files.check_arrays(file, ranking, example_id=("i", 1), **{_scored(ranking): ("f", 1)})
+    of_images = (ranking[key] for key in (_scored(ranking), "label", "predicted") if key in ranking)
+    if any(of.shape != ranking["example_id"].shape for of in of_images) or np.isnan(scores(ranking)).any():
+        raise UserError(f"{file} does not hold a {_scored(ranking)} of each image; delete it and rank again")
     return ranking
 
 
 def scores(ranking: Mapping[str, np.ndarray]) -> np.ndarray:
     """What a ranking's arrays are ordered by, ascending."""
-    return ranking["distance"] if "distance" in ranking else ranking["score"]
+    return ranking[_scored(ranking)]
+
+
+def _scored(ranking: Mapping[str, np.ndarray]) -> str:
+    return "distance" if "distance" in ranking else "score"
 
 
 def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) -> dict[str, np.ndarray]:

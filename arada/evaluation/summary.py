@@ -38,6 +38,8 @@ def summarize(
     rankings = {name: robustness.read(path) for name, path in ranked.items() if path.exists()}
     # A folder may hold a control's ranks, which say nothing of robustness.
     rankings = {name: ranking for name, ranking in rankings.items() if "distance" in ranking}
+    for name, ranking in rankings.items():
+        files.check_arrays(ranked[name], ranking, label=("i", 1), predicted=("i", 1))
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs() if runs is None else runs:
         clean = (workdir.predictions(name, seed) / f"{split}.npz" for split in ("test", "validation"))

@@ -166,6 +166,8 @@ def files_in(folder):
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
 
 
+# The command line keeps quiet about tensorstore's threads.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_changed_bit_is_noticed_wherever_it_is(folder, states, empty, caplog):
     """In a third of the places orbax alone hands out other weights, or says nothing of what it does not read."""
     rng, passed_over = np.random.default_rng(0), 0
@@ -203,7 +205,7 @@ def test_another_network_is_no_broken_checkpoint(folder, empty):
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(
             UserError,
-            match=r"3 is of another network.*: params/Conv_0/bias is float32\[4\] there and absent here; .* more\. Use",
+            match=r"3 is of another network.*: params/BatchNorm_0/bias is float32\[4\] there and absent here.* 8 more",
         ):
             checkpoints.restore(other, empty[1])
         with pytest.raises(UserError, match=r"train_subset is int32\[72\] there and int32\[71\] here"):
