@@ -1,5 +1,6 @@
 """Every mistake in a config that can be seen before any compute is spent, each as one clear line."""
 
+import math
 import re
 
 import ml_collections
@@ -15,8 +16,10 @@ from arada.training.replication import MAPPINGS
 
 # What makes no sense at 0 or below.
 POSITIVE = (
+    "data.num_classes",
     "data.num_train",
     "data.num_validation",
+    "model.width",
     "training.epochs",
     "training.batch_size",
     "training.accumulate",
@@ -34,6 +37,23 @@ POSITIVE = (
     "run.log_every_steps",
     "run.checkpoint_every_steps",
 )
+# What makes no sense below 0.
+NOT_NEGATIVE = (
+    "data.split_seed",
+    "optimizer.warmup_epochs",
+    "optimizer.momentum",
+    "optimizer.l2",
+    "ranking.cw.confidence",
+)
+# The items of tuples, which ml_collections takes whatever they are.
+ITEMS = {
+    "seeds": int,
+    "data.image_shape": int,
+    "ranking.refresh_epochs": int,
+    "evaluation.shifts": str,
+    "evaluation.severities": int,
+    "evaluation.out_of_distribution": str,
+}
 # Fewer validation images in a subset make its confidence and accuracy noise.
 MIN_SUBSET = 10
 
@@ -45,6 +65,7 @@ def check_config(
 
     `num_devices` are those of all processes together.
     """
+    _check_values(config)
     _one_of("model.name", config.model.name, models.BY_NAME)
     _one_of("model.batch_norm", config.model.batch_norm, ("global", "per_device"))
     _one_of("model.dtype", config.model.dtype, models.DTYPES)
@@ -63,6 +84,11 @@ def check_config(
     _one_of("run.members", config.run.members, trained.UNROLLED)
     for field in POSITIVE:
         _positive(field, _get(config, field))
+    for field in NOT_NEGATIVE:
+        if _get(config, field) < 0:
+            raise UserError(f"{field} is {_get(config, field)}; it must be 0 or above")
+    if len(config.data.image_shape) != 3 or min(config.data.image_shape) <= 0:
+        raise UserError(f"data.image_shape is {config.data.image_shape}; it takes (height, width, channels)")
     _positive("data.num_test", config.data.get("num_test", 1))
     _check_batches(config, num_devices, num_processes)
     if config.training.batch_size > config.data.num_train:
@@ -120,6 +146,22 @@ def _check_batches(config: ml_collections.ConfigDict, num_devices: int, num_proc
             f"training.accumulate is {parts}, but each of {num_devices} devices has {size // num_devices} images of "
             f"training.batch_size={size}; make it a divisor of {size // num_devices}"
         )
+
+
+def _check_values(config: ml_collections.ConfigDict, section: str = "") -> None:
+    """Looks at what numbers and items of tuples are, whatever they mean."""
+    for key, value in config.items():
+        field = f"{section}{key}"
+        if isinstance(value, ml_collections.ConfigDict):
+            _check_values(value, f"{field}.")
+            continue
+        kind = ITEMS.get(field)
+        if kind and not all(type(item) is kind for item in value):
+            raise UserError(f"{field} is {value!r}; its items are {'whole numbers' if kind is int else 'texts'}")
+        for number in value if kind is int else (value,):
+            # Integers are of 32 bits in JAX.
+            if isinstance(number, int | float) and not abs(number) < (2**31 if type(number) is int else math.inf):
+                raise UserError(f"{field} is {value}; it must be a number below 2^31 (2,147,483,648)")
 
 
 def _check_shifts(config: ml_collections.ConfigDict) -> None:
@@ -276,7 +318,7 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
         return
     epochs = config.training.epochs
     chosen = (*ranking.refresh_epochs, ranking.refresh_every or 1)
-    outside = [epoch for epoch in chosen if not (isinstance(epoch, int) and 1 <= epoch < epochs)]
+    outside = [epoch for epoch in chosen if not 1 <= epoch < epochs]
     if outside:
         raise UserError(
             f"ranking.refresh_epochs is {ranking.refresh_epochs} and ranking.refresh_every {ranking.refresh_every}, "
@@ -297,6 +339,8 @@ def _check_pairs(field: str, pairs) -> None:
     for pair in pairs:
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
             raise UserError(f"{field} is {pairs}; it takes ((epoch, value), ...) such as ((0, 0.05),)")
+        if type(pair[0]) is not int or pair[0] < 0 or type(pair[1]) not in (int, float) or not math.isfinite(pair[1]):
+            raise UserError(f"{field} is {pairs}; epochs are whole numbers from 0 on, and values are numbers")
         if pair[1] <= 0:
             raise UserError(f"{field} holds {pair[1]}; its values are above 0")
 

@@ -1,14 +1,19 @@
 """How the command lines speak: one line an event, on stderr."""
 
+import contextlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import flags
 from absl import logging as absl_logging
 
-from arada import hosts
+from arada import hosts, preemption
+from arada.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def start_logging() -> None:
@@ -23,8 +28,26 @@ def start_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # orbax tells of every file it touches.
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    # After a broken file tensorstore's threads go on for a moment, and would print tracebacks of no consequence.
+    sys.unraisablehook = lambda unraisable: logger.debug("%s: %s", unraisable.err_msg, unraisable.exc_value)
+    # orbax tells of every file it touches, and prints the errors that it raises, with several tracebacks.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+
+
+@contextlib.contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Ends the process: a mistake or a store that fails with exit code 1, a stop on request with 0."""
+    try:
+        yield
+    except preemption.Stopped as stopped:
+        logger.info("%s", stopped)
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from what is saved")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error}; when this is mended, the same command goes on from what is saved")
 
 
 def process_flags() -> Callable[[], None]:
@@ -42,6 +65,9 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
 
     def parse(argv: list[str]) -> list[str]:
         try:
+            for name, value in zip(argv, [*argv[1:], ""], strict=True):
+                if re.fullmatch("--?config(=.*)?", name):
+                    _check_is_python((name.partition("=")[2] if "=" in name else value).partition(":")[0])
             rest = flags.FLAGS(argv)
             # A file that cannot be loaded shows itself at the first look.
             config.value.keys()
@@ -58,3 +84,9 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
             sys.exit(f"error: {told.removeprefix('ValueError: ')}")
 
     return parse
+
+
+def _check_is_python(path: str) -> None:
+    # Any file would be run, the JSON of a workdir too.
+    if not path.endswith(".py"):
+        raise ValueError(f"--config={path} is no Python file; name one of configs/, such as configs/digits.py")

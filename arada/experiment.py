@@ -3,6 +3,7 @@
 Each stage looks at what the workdir has and does what is missing; each can run alone.
 """
 
+import contextlib
 import functools
 import logging
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from arada import backend, checks, data, files, hosts, robustness, runs, trained
+from arada import backend, checks, data, files, hosts, lease, preemption, robustness, runs, trained
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.errors import UserError
@@ -81,6 +82,7 @@ class Experiment:
             # What is missing can be fetched, and a mistake mended, before hours of training.
             predictions.absent(self.config, self.dataset, self.shifted)
         for name in STAGES if stage == "all" else (stage,):
+            preemption.stop_if_asked(f"the stage {name}")
             getattr(self, name)()
             hosts.wait(f"the end of {name}")
 
@@ -138,8 +140,10 @@ class Experiment:
             replicas=self.replicas.own,
         )
         variables = self.replicas.own.replicate(variables)
-        for name in wanted:
-            ranker.rank(name, variables, self.splits[name], directory)
+        with lease.held(directory):
+            for name in wanted:
+                preemption.stop_if_asked(f"ranking {name}")
+                ranker.rank(name, variables, self.splits[name], directory)
 
     def train(self) -> None:
         """Trains the config's method with each of its seeds; of an ensemble of single runs what is missing of them."""
@@ -220,7 +224,10 @@ class Experiment:
         )
         incomplete = {directory: self.replicas.own.replicate(variables) for directory, variables in incomplete.items()}
         sets = self.dataset, shifted, self.splits
-        predictions.predict(config.name, mapped, incomplete, config, *sets, self.replicas.own, left_out)
+        with contextlib.ExitStack() as leases:
+            for directory in incomplete:
+                leases.enter_context(lease.held(directory))
+            predictions.predict(config.name, mapped, incomplete, config, *sets, self.replicas.own, left_out)
 
     def _rank_own(self) -> None:
         """Ranks the test images by each run's own weights; an ensemble cannot be attacked and goes without."""
@@ -250,6 +257,7 @@ class Experiment:
             if trained.is_finished(run_dir, config):
                 logger.info("%s/seed_%d is trained", config.name, seed)
                 continue
+            preemption.stop_if_asked(f"training {config.name}/seed_{seed}")
             trainer = trainer or runs.Trainer(config, self.workdir, self.splits, self.replicas)
             trainer.train(seed)
 

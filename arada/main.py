@@ -5,13 +5,10 @@
 Kept free of logic, so that everything else can be imported.
 """
 
-import sys
-
 from absl import app, flags
 from ml_collections import config_flags
 
-from arada import console
-from arada.errors import UserError
+from arada import console, preemption
 from arada.experiment import STAGES, Experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
@@ -21,13 +18,12 @@ _JOIN_OTHERS = console.process_flags()
 
 
 def main(_) -> None:
-    """Runs the stages; a user's mistake ends in one line and exit code 1."""
+    """Runs the stages; a user's mistake ends in one line and exit code 1, a stop on request in one and exit code 0."""
     console.start_logging()
-    try:
+    with console.ending_in_one_line():
         _JOIN_OTHERS()
+        preemption.listen()
         Experiment(_CONFIG.value, _WORKDIR.value).run(_STAGE.value)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def run() -> None:

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from arada import attacks, files, hosts, models, streaming
+from arada import attacks, files, hosts, lease, models, preemption, streaming
 from arada.data.splits import Examples, Split
 from arada.errors import UserError
 from arada.training.progress import Progress
@@ -149,7 +149,7 @@ def rank(
     file = directory / f"{name}.npz"
     if file.exists():
         _tidy(directory, name)
-        return files.read_npz(file)
+        return read(file)
     if num_subsets > len(split):
         raise UserError(f"{num_subsets} subsets cannot be cut out of the {len(split)} images of the {name} split")
     passed = functools.partial(
@@ -179,7 +179,7 @@ def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_sub
     """A control: subsets that say nothing of robustness. Writes `directory`/`name`.npz unless it is there."""
     file = directory / f"{name}.npz"
     if file.exists():
-        return files.read_npz(file)
+        return read(file)
     score = np.random.default_rng(0).random(len(split), np.float32)
     whole = {"example_id": split.example_id, "label": split.label, "score": score}
     whole["subset"] = attacks.equal_subsets(score, num_subsets)
@@ -189,9 +189,23 @@ def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_sub
     return whole
 
 
+def read(file: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of a ranking's file. Raises UserError if they are not those of a ranking."""
+    ranking = files.read_npz(file)
+    files.check_arrays(file, ranking, example_id=("i", 1), **{_scored(ranking): ("f", 1)})
+    of_images = (ranking[key] for key in (_scored(ranking), "label", "predicted") if key in ranking)
+    if any(of.shape != ranking["example_id"].shape for of in of_images) or np.isnan(scores(ranking)).any():
+        raise UserError(f"{file} does not hold a {_scored(ranking)} of each image; delete it and rank again")
+    return ranking
+
+
 def scores(ranking: Mapping[str, np.ndarray]) -> np.ndarray:
     """What a ranking's arrays are ordered by, ascending."""
-    return ranking["distance"] if "distance" in ranking else ranking["score"]
+    return ranking[_scored(ranking)]
+
+
+def _scored(ranking: Mapping[str, np.ndarray]) -> str:
+    return "distance" if "distance" in ranking else "score"
 
 
 def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) -> dict[str, np.ndarray]:
@@ -206,8 +220,11 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
     logger.info("ranking %s: %d images%s", name, len(split), already)
     stream = streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=missing)
     for done, (number, part) in enumerate(zip(missing, stream, strict=True), start=there + 1):
+        lease.check()
         files.write_npz(path_of[number], part)
         progress.update(done)
+        if done < len(mine):
+            preemption.stop_if_asked(f"batch {done + 1} of {len(mine)} of ranking {name}")
     parts = [files.read_npz(path_of[number]) for number in mine]
     if not parts:  # see `streaming.over`
         parts = list(
@@ -256,7 +273,7 @@ def subsets(directory: epath.Path, name: str, split: Examples, num_subsets: int)
     file = directory / f"{name}.npz"
     if not file.exists():
         raise UserError(f"there is no ranking {file}; make it with --stage=rank, or set ranking.source")
-    ranking = files.read_npz(file)
+    ranking = read(file)
     order = np.argsort(ranking["example_id"])
     if not np.array_equal(ranking["example_id"][order], split.example_id):
         raise UserError(f"ranking.source: {file} ranks other images than those of the {name} split")

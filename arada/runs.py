@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import zlib
 from collections.abc import Callable
 
 import jax
@@ -11,7 +10,7 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from arada import attacks, hosts, methods, robustness, streaming, trained
+from arada import attacks, hosts, lease, methods, robustness, streaming, trained
 from arada import workdir as workdirs
 from arada.data import Examples, moments
 from arada.data.augmentation import augment
@@ -20,7 +19,7 @@ from arada.training import loop, members, optimizers, profile
 from arada.training import step as steps
 from arada.training.checkpoints import Checkpoints
 from arada.training.replication import Replicas
-from arada.training.state import Supervision, TrainState, init_state
+from arada.training.state import Supervision, TrainState, fingerprint, init_state
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +71,14 @@ class Trainer:
         run_dir = self._workdir.run(config.name, seed)
         state, step_key, train_split = self._initial_state(seed)
         supervision = self._initial_supervision(seed)
-        with Checkpoints(run_dir / "checkpoints") as checkpoints:
+        with lease.held(run_dir), Checkpoints(run_dir / "checkpoints") as checkpoints:
             restored = checkpoints.restore(jax.device_get(state), supervision)
+            window = []
             if restored is not None:
-                state, supervision = restored
+                state, supervision, window = restored
             with (
-                open_writer(run_dir, int(state.step)) as writer,
+                # What was logged later, of an open window too, comes again.
+                open_writer(run_dir, int(state.step) - len(window)) as writer,
                 profile.traced(self._train_step, config.run.profile, run_dir / "profile") as train_step,
             ):
                 loop.train(
@@ -97,6 +98,7 @@ class Trainer:
                     log_every_steps=config.run.log_every_steps,
                     checkpoint_every_steps=config.run.checkpoint_every_steps,
                     run={"config": config.to_json(), "seed": seed},
+                    window=window,
                 )
 
     def _initial_state(self, seed: int) -> tuple[TrainState, jax.Array, Examples | members.MemberOrders]:
@@ -216,13 +218,6 @@ def mapped_step(config: ml_collections.ConfigDict, replicas: Replicas) -> Callab
     if trained.num_members(config) > 1:
         step = members.lockstep(step, trained.num_members(config), unrolled=trained.unrolled(config))
     return replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,))
-
-
-def fingerprint(tree) -> int:
-    """A number that tells the arrays of `tree` from others, the last bit included."""
-    return functools.reduce(
-        lambda sum_, leaf: zlib.crc32(np.ascontiguousarray(leaf), sum_), jax.tree.leaves(jax.device_get(tree)), 0
-    )
 
 
 def refreshes_after(config: ml_collections.ConfigDict, epoch: int) -> bool:

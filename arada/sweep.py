@@ -12,7 +12,6 @@ is done is found again by the same command.
 import itertools
 import json
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from arada import console, files, hosts, provenance
+from arada import console, files, hosts, preemption, provenance
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.errors import UserError
@@ -258,11 +257,10 @@ def main() -> None:
 
     def start(_) -> None:
         console.start_logging()
-        try:
+        with console.ending_in_one_line():
             join_others()
+            preemption.listen()
             print(sweep(config.value, workdir.value, grid.value, cluster.value, job.value))
-        except UserError as error:
-            sys.exit(f"error: {error}")
 
     app.run(start, flags_parser=console.config_parser(config))
 

@@ -4,6 +4,7 @@ A workdir holds one data set and network, any number of methods and seeds. Besid
 made it; a config that would have made something else is refused.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -162,7 +163,7 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
         made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
         files.write_json(file, {"identity": identity, "config": _plain(config), "made_with": made})
     hosts.wait(f"{file} is there")
-    differing = _differences(files.read_json(file)["identity"], identity)
+    differing = _differences(stored(path)["identity"], identity)
     if differing:
         raise UserError(
             f"{path} was made with another config: {'; '.join(differing)}. "
@@ -173,8 +174,8 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
 def check_shared(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     """Raises UserError if the workdir holds runs of another data set or network."""
     for name, seed in workdir.runs():
-        stored = files.read_json(workdir.run(name, seed) / "config.json")["identity"]
-        differing = _differences({key: stored[key] for key in ("data", "model")}, shared_identity(config))
+        there = stored(workdir.run(name, seed))["identity"]
+        differing = _differences({key: there.get(key) for key in ("data", "model")}, shared_identity(config))
         if differing:
             raise UserError(
                 f"{workdir.path} holds another experiment ({name}/seed_{seed}): {'; '.join(differing)}. "
@@ -191,7 +192,10 @@ def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:
     if hosts.is_first() and not (workdir.data.exists() and workdir.runs()):
         files.write_json(workdir.data, {"sha256": dict(sha256)})
     hosts.wait(f"{workdir.data} is there")
-    before = files.read_json(workdir.data)["sha256"]
+    before = files.read_json(workdir.data)
+    before = before.get("sha256") if isinstance(before, dict) else None
+    if not isinstance(before, dict):
+        raise UserError(f"{workdir.data} holds no digests of data; put it back, or use another --workdir")
     if changed := [name for name in sha256 if sha256[name] != before.get(name)]:
         raise UserError(
             f"{workdir.path} was begun with other images or labels in {', '.join(changed)}: the data in run.data_dir "
@@ -209,7 +213,20 @@ def stored(path: epath.Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.exists():
         raise UserError(f"{path} holds no run: it has no config.json")
-    return files.read_json(file)
+    found, parts = files.read_json(file), ("identity", "config", "made_with")
+    if not (isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in parts)):
+        raise UserError(f"{file} is not what a run writes: {', '.join(parts)}; put it back, or delete {path}")
+    return found
+
+
+def logged(path: epath.Path) -> list[dict[str, float]]:
+    """The rows that a run has logged, none if it has not begun. Raises UserError if they are not such."""
+    rows = files.read_json_lines(path / "metrics.jsonl")
+    numbers = all(isinstance(row, dict) and all(type(x) in (int, float) for x in row.values()) for row in rows)
+    steps = [0, *(row.get("step") for row in rows)] if numbers else []
+    if not numbers or not all(type(after) is int and after > before for before, after in itertools.pairwise(steps)):
+        raise UserError(f"{path / 'metrics.jsonl'} is no log of steps; put it back, or delete {path}")
+    return rows
 
 
 def _plain(value: Any) -> Any:

@@ -23,6 +23,7 @@ from hypothesis import settings
 # No deadline: the first example of a shape compiles. Derandomised: a red test is red for everyone.
 settings.register_profile("arada", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("arada")
+settings.register_profile("thousands", deadline=None, derandomize=True, max_examples=5000)
 
 
 @pytest.fixture(scope="session")

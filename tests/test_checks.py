@@ -1,5 +1,7 @@
 """Every mistake that a config can hold ends in one line that names the field and the way out, before any compute."""
 
+import math
+
 import pytest
 
 from arada import checks
@@ -96,7 +98,7 @@ MISTAKES = [
     ),
     ({"ranking.refresh_every": 5, "ranking.refresh_attack": "pgd"}, r"ranking.refresh_attack is one of .*, not 'pgd'"),
     ({"ranking.refresh_every": 5, "ranking.before_refresh": "later"}, r"before_refresh is one of .*, not 'later'"),
-    ({"ranking.refresh_epochs": (1.5,)}, r"ranking.refresh_epochs is \(1.5,\) .*1.5 is no epoch"),
+    ({"ranking.refresh_epochs": (1.5,)}, r"ranking.refresh_epochs is \(1.5,\); its items are whole numbers"),
     ({"ranking.refresh_attack": "pgd"}, r"ranking.refresh_attack is one of .*, not 'pgd'"),
     ({"ranking.before_refresh": "one_subset"}, r"before_refresh is 'one_subset', but there is no refresh; set "),
     (
@@ -123,6 +125,17 @@ MISTAKES = [
     ({"ranking.first_order.refine_steps": -1}, r"refine_steps is -1; 0 refines nothing"),
     ({"ranking.source": "vanila"}, r"ranking.source is 'vanila'; it is a run such as 'vanilla/seed_0', or a folder"),
     ({"ranking.source": ""}, r"ranking.source is ''"),
+    ({"seeds": ("a",)}, r"seeds is \('a',\); its items are whole numbers"),
+    ({"seeds": (True,)}, r"seeds is \(True,\); its items are whole numbers"),
+    ({"seeds": (2**31,)}, r"seeds is \(2147483648,\); it must be a number below 2\^31"),
+    ({"evaluation.out_of_distribution": (0,)}, r"out_of_distribution is \(0,\); its items are texts"),
+    ({"optimizer.learning_rate": math.nan}, r"optimizer.learning_rate is nan; it must be a number below"),
+    ({"soft_labels.epsilon": math.inf}, r"soft_labels.epsilon is inf; it must be a number below"),
+    ({"soft_labels.alpha": ((0, (1,)),)}, r"soft_labels.alpha is .*; epochs are whole numbers from 0 on, and values"),
+    ({"optimizer.decay": (("a", 0.1),)}, r"optimizer.decay is .*; epochs are whole numbers from 0 on"),
+    ({"data.image_shape": (8, 8)}, r"data.image_shape is \(8, 8\); it takes \(height, width, channels\)"),
+    ({"data.split_seed": -1}, r"data.split_seed is -1; it must be 0 or above"),
+    ({"model.width": 0}, r"model.width is 0; it must be above 0"),
 ]
 
 

@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from arada import files, robustness
+from arada import files, preemption, robustness
 from arada.attacks import equal_subsets
 from arada.data.splits import Split
 from arada.errors import UserError
@@ -67,10 +67,12 @@ def rank(ranking, split, tmp_path):
     """Ranks `split` in a folder of that name; the ids of the batches it attacked are in `rank.attacked`."""
     replicas, mapped = ranking
 
-    def run(folder="whole", batch_size=BATCH, num_subsets=3, dies_after=None, name="train", **changed):
+    def run(folder="whole", batch_size=BATCH, num_subsets=3, dies_after=None, asked_at=None, name="train", **changed):
         def counted(variables, batch):
             if len(run.attacked) == dies_after:
                 raise KeyboardInterrupt
+            if len(run.attacked) == asked_at:
+                preemption._ask(None, None)
             run.attacked.append(batch["example_id"][0])
             return mapped(variables, batch)
 
@@ -130,6 +132,18 @@ def test_a_ranking_goes_on_where_it_stopped(rank, tmp_path, dies_after):
     assert parts_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("asked_at", range(5))
+def test_a_ranking_that_is_asked_to_stop_keeps_its_batches(rank, tmp_path, asked_at):
+    done = max(asked_at, 1)
+    with pytest.raises(preemption.Stopped, match=f"before batch {done + 1} of 5 of ranking train; .* goes on there"):
+        rank("stopped", asked_at=asked_at)
+    preemption._asked.clear()
+    assert parts_in(tmp_path) == [f"train_4_{number:06}.npz" for number in range(done)]
+    resumed = rank("stopped")
+    assert rank.attacked == list(IDS[4 * done :: 4])
+    assert_same(resumed, rank())
+
+
 def test_a_ranking_that_died_before_its_last_file_attacks_nothing_again(rank, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(robustness.attacks, "equal_subsets", None)
@@ -144,7 +158,7 @@ def test_another_batch_size_starts_anew(rank, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         rank("stopped", dies_after=4)
     # What a kill in the middle of writing leaves.
-    (tmp_path / "stopped" / "parts" / "train_4_000003.npz.new").write_bytes(b"half")
+    (tmp_path / "stopped" / "parts" / "train_4_000003.npz.0123.new").write_bytes(b"half")
     resumed = rank("stopped", batch_size=6)
     assert rank.attacked == [IDS[0], IDS[6], IDS[12]]
     assert_same(resumed, rank())

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import scipy.special
+from etils import epath
 
+from arada import files
+from arada.errors import UserError
 from arada.evaluation import outcomes
-from arada.evaluation.calibrators import Calibrator
+from arada.evaluation.calibrators import BY_NAME, Calibrator
 from arada.evaluation.outcomes import Outcomes
 
 TOP = 20
@@ -39,6 +42,21 @@ def compact(
 def is_compact(stored: Mapping[str, np.ndarray]) -> bool:
     """Whether a prediction file was written by `compact`."""
     return "top_class" in stored
+
+
+def check(path: epath.Path, stored: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError if the arrays are not those that `compact` makes."""
+    files.check_arrays(path, stored, top_class=("i", 2), top_probability=("f", 2), num_classes=("i", 0))
+    axes = {"correct": ("b", 1), "classwise_ece": ("f", 0)}
+    needed = {key: axes.get(key, ("f", 1)) for key in Outcomes._fields}
+    for name in ("plain", *BY_NAME):
+        files.check_arrays(path, stored, **{f"{name}_{key}": kind for key, kind in needed.items()})
+    count, classes = len(stored["label"]), stored["top_class"]
+    of_images = (stored[f"{name}_{key}"] for name in ("plain", *BY_NAME) for key in needed if needed[key][1])
+    if classes.shape != stored["top_probability"].shape or any(len(of) != count for of in of_images):
+        raise UserError(f"{path} does not hold a prediction of each example; delete it and evaluate again")
+    if not np.all((classes >= 0) & (classes < stored["num_classes"])):
+        raise UserError(f"{path} has classes beyond its own number of them; delete it and evaluate again")
 
 
 def outcomes_of(stored: Mapping[str, np.ndarray], name: str, num_bins: int) -> Outcomes:

@@ -146,6 +146,9 @@ def _variance(config, directories, rankings) -> dict[str, Any]:
     def of(name: str) -> tuple[np.ndarray, np.ndarray]:
         stored = [predictions.read(directory, name) for directory in directories.values()]
         _, labels, ids = stored[0]
+        if any(not np.array_equal(of[2], ids) for of in stored):
+            where = ", ".join(map(str, directories.values()))
+            raise UserError(f"{name}.npz holds other examples in {where}; delete them and evaluate again")
         blocks = [slice(start, start + BLOCK) for start in range(0, len(labels), BLOCK)]
         of_blocks = [
             metrics.example_variance(np.stack([of[0][at] for of in stored]), labels[at], config.evaluation.variance_of)

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 from etils import epath
 
-from arada import files, hosts, streaming
+from arada import files, hosts, lease, preemption, streaming
 from arada.data import Dataset, Examples, shift_sources
 from arada.errors import UserError
 from arada.evaluation import calibrators, compact, outcomes
@@ -136,6 +136,7 @@ def predict(
     for done, (name, split) in enumerate(_splits_of(config.evaluation, dataset, shifted, splits, datasets), start=1):
         for directory, variables in runs.items():
             if name in wanted[directory]:
+                preemption.stop_if_asked(f"predicting on {name}")
                 outputs = streaming.over(mapped, variables, split, batch_size=batch_size, replicas=replicas)
                 if not hosts.is_first():
                     continue
@@ -144,13 +145,14 @@ def predict(
                     logits = mean_logits(outputs.pop("logits"))
                     num_bins = config.evaluation.num_bins
                     outputs |= compact.compact(logits, outputs["label"], of_run(directory), num_bins)
+                lease.check()
                 files.write_npz(directory / f"{name}.npz", outputs)
         progress.update(done)
 
 
 def join(members: Sequence[epath.Path], directory: epath.Path, name: str) -> None:
     """Writes `directory`/`name`.npz with the logits of all `members`, one after the other."""
-    stored = [files.read_npz(member / f"{name}.npz") for member in members]
+    stored = [_stored(member, name) for member in members]
     if any(not np.array_equal(of["example_id"], stored[0]["example_id"]) for of in stored):
         raise UserError(
             f"{name}.npz holds other examples in {', '.join(map(str, members))}; delete them and evaluate again"
@@ -160,7 +162,7 @@ def join(members: Sequence[epath.Path], directory: epath.Path, name: str) -> Non
 
 def read(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean probabilities over members float32[N, Z], labels int32[N] and example ids int32[N] of a stored set."""
-    stored = files.read_npz(directory / f"{name}.npz")
+    stored = _stored(directory, name)
     if compact.is_compact(stored):
         return compact.probabilities_of(stored), stored["label"], stored["example_id"]
     return scipy.special.softmax(stored["logits"], axis=-1).mean(axis=0), stored["label"], stored["example_id"]
@@ -168,7 +170,7 @@ def read(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray, np.n
 
 def read_logits(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Logits float32[N, Z] of the mean over members, its logarithm, and labels int32[N] of a stored set."""
-    stored = files.read_npz(directory / f"{name}.npz")
+    stored = _stored(directory, name)
     return mean_logits(stored["logits"]), stored["label"]
 
 
@@ -176,7 +178,7 @@ def read_outcomes(
     directory: epath.Path, name: str, calibrators_: Mapping[str, Calibrator], num_bins: int
 ) -> tuple[dict[str, Outcomes], np.ndarray]:
     """The outcomes of a stored set, as it is ("plain") and after each calibrator, and its example ids int32[N]."""
-    stored = files.read_npz(directory / f"{name}.npz")
+    stored = _stored(directory, name)
     if compact.is_compact(stored):
         found = {key: compact.outcomes_of(stored, key, num_bins) for key in ("plain", *calibrators_)}
     else:
@@ -196,3 +198,23 @@ def fitted(directory: epath.Path) -> dict[str, Calibrator]:
     """The calibrators of a run by name, fitted on its validation predictions."""
     logits, labels = read_logits(directory, "validation")
     return {name: fit(logits, labels) for name, fit in calibrators.BY_NAME.items()}
+
+
+def _stored(directory: epath.Path, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a stored set. Raises UserError if metrics cannot be computed from them."""
+    path = directory / f"{name}.npz"
+    stored = files.read_npz(path)
+    files.check_arrays(path, stored, example_id=("i", 1), label=("i", 1))
+    if compact.is_compact(stored):
+        compact.check(path, stored)
+        logits, classes = stored["top_probability"], int(stored["num_classes"])
+    else:
+        files.check_arrays(path, stored, logits=("f", 3))
+        logits, classes = np.moveaxis(stored["logits"], 1, 0), stored["logits"].shape[-1]
+    label = stored["label"]
+    if not (len(logits) == len(label) == len(stored["example_id"]) > 0 and np.isfinite(logits).all() and logits.size):
+        raise UserError(f"{path} does not hold a finite prediction of each example; delete it and evaluate again")
+    # What comes from elsewhere has labels of its own, or none.
+    if not name.startswith(ood_name("")) and not np.all((label >= 0) & (label < classes)):
+        raise UserError(f"{path} has labels that are none of its {classes} classes; delete it and evaluate again")
+    return stored

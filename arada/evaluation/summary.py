@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from arada import files, provenance
+from arada import files, provenance, robustness
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.evaluation import bootstrap, method, predictions
@@ -35,9 +35,11 @@ def summarize(
     """
     ranking_dir = workdir.ranking(config.ranking.source)
     ranked = {name: ranking_dir / f"{name}.npz" for name in SPLITS}
-    rankings = {name: files.read_npz(path) for name, path in ranked.items() if path.exists()}
+    rankings = {name: robustness.read(path) for name, path in ranked.items() if path.exists()}
     # A folder may hold a control's ranks, which say nothing of robustness.
     rankings = {name: ranking for name, ranking in rankings.items() if "distance" in ranking}
+    for name, ranking in rankings.items():
+        files.check_arrays(ranked[name], ranking, label=("i", 1), predicted=("i", 1))
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs() if runs is None else runs:
         clean = (workdir.predictions(name, seed) / f"{split}.npz" for split in ("test", "validation"))
@@ -71,7 +73,7 @@ def _methods(workdir, config, by_method, ranking) -> dict[str, Any]:
     if not by_method:
         return {}
     name, seeds = next(iter(by_method.items()))
-    resamples = Resamples(files.read_npz(workdir.predictions(name, seeds[0]) / "test.npz")["example_id"])
+    resamples = Resamples(predictions.read(workdir.predictions(name, seeds[0]), "test")[2])
     measured = {}
     for name, seeds in by_method.items():
         directories = {seed: workdir.predictions(name, seed) for seed in seeds}
@@ -101,7 +103,7 @@ def _ranking_of(workdir, config, name: str, seed: int, of_source: method.Ranking
     if config.evaluation.subsets_of == "source":
         return of_source
     file = workdir.ranking(f"{name}/seed_{seed}") / "test.npz"
-    return files.read_npz(file) if file.exists() else None
+    return robustness.read(file) if file.exists() else None
 
 
 def _evaluated_on(evaluation, methods, absent) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:
 
 
 def _training(run_dir) -> dict[str, Any]:
-    rows = files.read_json_lines(run_dir / "metrics.jsonl")
+    rows = [row for row in workdirs.logged(run_dir) if row.keys() >= {"epoch", "train/accuracy"}]
     if not rows:
         return {"train_accuracy": None, "images_per_second": None}
     speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]

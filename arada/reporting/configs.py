@@ -4,6 +4,8 @@ import json
 
 from etils import epath
 
+from arada import workdir as workdirs
+
 
 def listed(workdir: epath.Path, methods: dict) -> dict[str, str]:
     """By method, the fields of its first run's config, a line each; of all but the first method those that differ."""
@@ -18,8 +20,8 @@ def listed(workdir: epath.Path, methods: dict) -> dict[str, str]:
 
 
 def _fields(workdir: epath.Path, method: str, seed: str) -> dict[str, str]:
-    file = workdir / "runs" / method / f"seed_{seed}" / "config.json"
-    return dict(_flat(json.loads(file.read_text())["config"])) if file.exists() else {}
+    run = workdir / "runs" / method / f"seed_{seed}"
+    return dict(_flat(workdirs.stored(run)["config"])) if (run / "config.json").exists() else {}
 
 
 def _flat(value, field: str = ""):

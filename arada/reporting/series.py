@@ -1,12 +1,10 @@
 """What the figures draw, read from a workdir. Whatever was not run comes back as None or empty."""
 
-import io
-import json
-
 import numpy as np
 from etils import epath
 from scipy import special
 
+from arada import files
 from arada.evaluation import metrics
 from arada.reporting.tables import mean_and_deviation, shift_values
 
@@ -15,8 +13,7 @@ def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file; empty if there is none."""
     if not path.exists():
         return {}
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-        return dict(file)
+    return files.read_npz(path)
 
 
 def subset_series(method: dict, key: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -80,17 +77,12 @@ def sensitivity(workdir: epath.Path) -> dict[str, dict[int, dict[str, list[float
     """By method, what its sweep over R alone found: {R: {"ece", "ece_under_shift"}}, a value a seed."""
     found = {}
     for path in sorted((workdir / "sweeps").glob("*-num_subsets.json")):
-        swept = json.loads(path.read_text())
+        swept = files.read_json(path)
         found[swept["method"]] = {
             point["values"]["num_subsets"]: {key: point[key] for key in ("ece", "ece_under_shift")}
             for point in swept["points"]
         }
     return found
-
-
-def _logged(run: epath.Path) -> list[dict]:
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
 
 
 def soft_labels(workdir: epath.Path, method: str, seeds: list) -> tuple[np.ndarray, np.ndarray] | None:
@@ -102,7 +94,7 @@ def soft_labels(workdir: epath.Path, method: str, seeds: list) -> tuple[np.ndarr
     for seed in seeds:
         run = workdir / "runs" / method / f"seed_{seed}"
         for folder in [run, *sorted(run.glob("member_*"))]:
-            for row in _logged(folder):
+            for row in files.read_json_lines(folder / "metrics.jsonl"):
                 if keys := sorted(key for key in row if key.startswith("soft_label/subset_")):
                     by_epoch.setdefault(row["epoch"], []).append([row[key] for key in keys])
     if not by_epoch:

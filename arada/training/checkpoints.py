@@ -1,14 +1,20 @@
 """Checkpoints by orbax: everything that a run needs to go on as if it had never stopped."""
 
+import contextlib
+import json
 import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from arada import hosts
 from arada.errors import UserError
-from arada.training.state import Supervision, TrainState
+from arada.training.state import Supervision, TrainState, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -40,26 +46,41 @@ class Checkpoints:
         """The step of the newest checkpoint, None if there is none."""
         return next(iter(self.steps()), None)
 
-    def save(self, step: int, state: TrainState, supervision: Supervision, run: dict) -> None:
-        """Saves in the background; `run` is a JSON dict (config and seed) kept beside the arrays."""
+    def save(
+        self, step: int, state: TrainState, supervision: Supervision, run: dict, window: Sequence[dict] = ()
+    ) -> None:
+        """Saves in the background; `run` is a JSON dict (config and seed) kept beside the arrays, `window` holds the
+        metrics of the steps that are not logged yet. Raises UserError if this or the save before cannot be written."""
         # On the host: a checkpoint then knows nothing of devices, and restores onto any number of them.
+        items = jax.device_get({"state": state, "supervision": supervision})
+        beside = run | {
+            "window": [{key: float(value) for key, value in metrics.items()} for metrics in window],
+            "arrays": {name: {"fields": _fields(tree), "crc32": fingerprint(tree)} for name, tree in items.items()},
+        }
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.device_get(state)),
-            supervision=ocp.args.StandardSave(jax.device_get(supervision)),
-            run=ocp.args.JsonSave(run),
+            **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+            run=ocp.args.JsonSave(beside | {"crc32": _crc32_of_json(beside)}),
         )
-        if not self._manager.save(step, args=args):
-            raise RuntimeError(f"orbax declined to save step {step} in {self._directory}")
+        with self._writing():
+            if not self._manager.save(step, args=args):
+                raise RuntimeError(f"orbax declined to save step {step} in {self._directory}")
 
-    def restore(self, state: TrainState, supervision: Supervision) -> tuple[TrainState, Supervision] | None:
-        """The newest checkpoint that can be read, in the shape of the arguments; None if there is none at all.
+    def restore(
+        self, state: TrainState, supervision: Supervision
+    ) -> tuple[TrainState, Supervision, list[dict[str, np.float32]]] | None:
+        """The newest checkpoint that can be read, in the shape of the arguments, with the metrics of the steps that
+        are not logged yet; None if there is none at all.
 
         A broken checkpoint is named in a warning, deleted, and the one before it is used. Raises UserError if there
-        are checkpoints and none can be read.
+        are checkpoints and none can be read, or if they are of another network.
         """
         step, restored = self._newest(state=state, supervision=supervision)
         self.drop_after(-1 if step is None else step)
-        return None if step is None else (restored["state"], restored["supervision"])
+        if step is None:
+            return None
+        # As the step made them: their mean is one of float32.
+        window = [{k: np.float32(v) for k, v in metrics.items()} for metrics in restored["run"].get("window", [])]
+        return restored["state"], restored["supervision"], window
 
     def restore_state(self, state: TrainState) -> TrainState:
         """The newest weights alone, in the shape of `state`. Raises UserError if there are none."""
@@ -79,13 +100,14 @@ class Checkpoints:
 
     def _newest(self, **templates):
         """The newest checkpoint that can be read, as (step, items); (None, {}) if there is none at all."""
-        args = {name: ocp.args.StandardRestore(template) for name, template in templates.items()}
         for step in self.steps():
             try:
-                return step, self._manager.restore(step, args=ocp.args.Composite(**args))
+                return step, self._read(step, templates)
+            except UserError:
+                raise
             except Exception as error:  # orbax raises many kinds for broken files
                 logger.warning(
-                    "checkpoint %s cannot be read and is passed over: %s", self._directory / str(step), error
+                    "checkpoint %s cannot be read and is passed over: %s", self._directory / str(step), _told(error)
                 )
         if self.steps():
             raise UserError(
@@ -93,12 +115,68 @@ class Checkpoints:
             )
         return None, {}
 
+    def _read(self, step: int, templates: dict) -> dict[str, Any]:
+        """Items of one checkpoint. orbax does not notice a changed bit in an array: the sums do."""
+        beside = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        # Checkpoints that are older than the sums have none.
+        crc32, known = beside.pop("crc32", None), beside.get("arrays", {})
+        if known and crc32 != _crc32_of_json(beside):
+            raise ValueError("what is kept beside the arrays has changed since it was written")
+        for name, template in templates.items():
+            if known and (told := _differences(known[name]["fields"], _fields(template))):
+                raise UserError(
+                    f"checkpoint {self._directory / str(step)} is of another network, optimizer or method, or was "
+                    f"written by another version of them: {told}. Use those, or another --workdir"
+                )
+        args = {name: ocp.args.StandardRestore(template) for name, template in templates.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        for name in templates:
+            if known and fingerprint(restored[name]) != known[name]["crc32"]:
+                raise ValueError(f"its {name} has changed since it was written")
+        return {name: restored[name] for name in templates} | {"run": beside}
+
     def close(self) -> None:
-        """Waits for what is being saved. To be called before the process ends."""
-        self._manager.close()
+        """Waits for what is being saved. To be called before the process ends. Raises UserError if it cannot be."""
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # orbax', and tensorstore's
+            raise UserError(
+                f"a checkpoint cannot be written to {self._directory} ({_told(error)}); those before it are kept, and "
+                f"when there is room the same command goes on from the newest"
+            ) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _told(error: Exception) -> str:
+    """In one line, without what tensorstore adds by the thousand letters: the way to the error, and all settings."""
+    lines = str(error).partition(" [")[0].splitlines() or [type(error).__name__]
+    return ": ".join(lines[0].split(": ")[-2:])
+
+
+def _fields(tree) -> dict[str, str]:
+    """The dtype and shape of every array by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.result_type(leaf)}{list(np.shape(leaf))}"
+        for path, leaf in leaves
+    }
+
+
+def _differences(stored: dict[str, str], new: dict[str, str]) -> str:
+    differing = [key for key in sorted(stored.keys() | new.keys()) if stored.get(key) != new.get(key)]
+    told = [f"{key} is {stored.get(key, 'absent')} there and {new.get(key, 'absent')} here" for key in differing[:3]]
+    return "; ".join(told) + (f", and {len(differing) - 3} more" if len(differing) > 3 else "")
+
+
+def _crc32_of_json(value: dict) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from clu import metric_writers
 from etils import epath
 
-from arada import files, hosts
+from arada import files, hosts, lease, workdir
 
 
 class JsonLinesWriter(metric_writers.MetricWriter):
@@ -51,7 +51,7 @@ def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[metric
         yield metric_writers.MultiWriter([])
         return
     directory = epath.Path(directory)
-    rows = [row for row in files.read_json_lines(directory / "metrics.jsonl") if row["step"] <= resumed_step]
+    rows = [row for row in workdir.logged(directory) if row["step"] <= resumed_step]
     for events in directory.glob("events.out.tfevents.*"):
         events.unlink()
     # TensorFlow announces its plugins at every start.
@@ -66,4 +66,5 @@ def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[metric
     try:
         yield writer
     finally:
+        lease.check()  # else this would make the folder again, or write over another's rows
         writer.close()

@@ -3,12 +3,13 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
+from arada import lease, preemption
 from arada.errors import UserError
 from arada.training.checkpoints import Checkpoints
 from arada.training.progress import Progress
@@ -44,6 +45,7 @@ def train(
     log_every_steps: int,
     checkpoint_every_steps: int,
     run: dict,
+    window: Sequence[dict] = (),
 ) -> tuple[TrainState, Supervision]:
     """Trains from `state.step` to the end of the last epoch and saves the result.
 
@@ -56,26 +58,53 @@ def train(
       key: of everything random inside a step.
       after_epoch: called once after every epoch.
       log_every_steps: metrics are means over so many steps, and over what is left at the end of an epoch.
-      checkpoint_every_steps: at the first logged step that is at least so many steps after the last checkpoint; a
-        mean is therefore never cut in two by a kill.
+      checkpoint_every_steps: at the first logged step that is at least so many steps after the last checkpoint.
       run: what to keep beside the arrays (config, seed).
+      window: what the checkpoint holds of the steps whose mean is not logged yet; of a whole window at the end of an
+        epoch, `after_epoch` is still due.
 
-    Raises UserError if a loss or gradient is not finite; the last checkpoint is then the one before.
+    Raises UserError if a loss or gradient is not finite; the last checkpoint is then the one before. Raises
+    `preemption.Stopped` if asked to stop, with a checkpoint of that very step.
     """
     steps_per_epoch = len(split) // batch_size
     total = epochs * steps_per_epoch
-    step = saved = logged = int(state.step)
+    step = saved = int(state.step)
     state, key = replicas.replicate((state, key))
     progress = Progress(name, "step", total, batch_size)
     if step:
         logger.info("%s: resuming at step %d of %d", name, step, total)
     logger.info("%s: compiling the train step", name)
     compile_start = time.monotonic()
-    window, window_start = [], 0.0
-    while step < total:
-        epoch, skip = divmod(step, steps_per_epoch)
-        learnt = replicas.replicate(supervision.learnt)
-        for batch in split.epoch(batch_size, seed=seed, epoch=epoch, skip=skip, share=replicas.share):
+    window, window_start = list(window), 0.0
+
+    def log() -> None:
+        means = _means(name, window, step)
+        progress.update(step, f"epoch {epoch + 1}/{epochs}, loss {means['train/loss']:.3f}")
+        writer.write_scalars(step, means | {"epoch": step / steps_per_epoch})
+        if window_start:
+            seconds = time.monotonic() - window_start
+            writer.write_scalars(step, {"images_per_second": len(window) * batch_size / seconds})
+
+    def save() -> None:
+        nonlocal saved
+        lease.check()
+        # The log first: rows after a checkpoint are dropped on resume, rows before it must be there.
+        writer.flush()
+        checkpoints.save(step, state, supervision, run, jax.device_get(window))
+        saved = step
+
+    def stop() -> preemption.Stopped:
+        if window:
+            _means(name, window, step)  # weights that are not finite are not worth keeping
+        if step > saved:
+            save()
+        return preemption.Stopped(f"{name}: stopped at step {step} of {total}; the same command goes on from there")
+
+    for epoch in range((step - bool(window)) // steps_per_epoch, epochs):
+        learnt, end = replicas.replicate(supervision.learnt), (epoch + 1) * steps_per_epoch
+        for batch in split.epoch(
+            batch_size, seed=seed, epoch=epoch, skip=steps_per_epoch - (end - step), share=replicas.share
+        ):
             batch["subset"] = subset_of(supervision, np.searchsorted(split.example_id, batch["example_id"]))
             state, metrics = mapped_step(state, batch, learnt, key)
             window.append(metrics)
@@ -85,27 +114,30 @@ def train(
                 logger.info("%s: compiled in %.1f s", name, time.monotonic() - compile_start)
                 compile_start = 0.0
                 progress.update(step)
-            epoch_ends = step % steps_per_epoch == 0
-            if not (epoch_ends or (step % steps_per_epoch) % log_every_steps == 0):
-                continue
-            means = _means(name, window, logged, step)
-            len_window, logged, window = len(window), step, []
-            progress.update(step, f"epoch {epoch + 1}/{epochs}, loss {means['train/loss']:.3f}")
-            writer.write_scalars(step, means | {"epoch": step / steps_per_epoch})
-            if window_start:
-                seconds = time.monotonic() - window_start
-                writer.write_scalars(step, {"images_per_second": len_window * batch_size / seconds})
-            if epoch_ends:
-                supervision, of_epoch = after_epoch(epoch, state, supervision)
-                writer.write_scalars(step, of_epoch)
-                writer.flush()
-            if step - saved >= checkpoint_every_steps or step == total:
-                # The log first: rows after a checkpoint are dropped on resume, rows before it must be there.
-                writer.flush()
-                checkpoints.save(step, state, supervision, run)
-                saved = step
-            # Validation, logs and checkpoints are no part of a step's speed; nor is the first window's compilation.
-            window_start = time.monotonic()
+            if step < end and (step % steps_per_epoch) % log_every_steps == 0:
+                log()
+                window = []
+                if step - saved >= checkpoint_every_steps:
+                    save()
+                # Validation, logs and checkpoints are no part of a step's speed; nor is the first window's compilation.
+                window_start = time.monotonic()
+            if step < end and preemption.is_last(step):
+                raise stop()
+        log()
+        try:
+            supervision, of_epoch = after_epoch(epoch, state, supervision)
+        except preemption.Stopped:
+            raise stop() from None
+        window = []
+        writer.write_scalars(step, of_epoch)
+        if step - saved >= checkpoint_every_steps or step == total:
+            save()
+        else:
+            lease.check()
+            writer.flush()
+        window_start = time.monotonic()
+        if preemption.is_last(step):
+            raise stop()
     return state, supervision
 
 
@@ -115,14 +147,14 @@ def subset_of(supervision: Supervision, at: np.ndarray) -> np.ndarray:
     return subset[at] if subset.ndim == 1 else subset[np.arange(len(subset)), at]
 
 
-def _means(name: str, window: list[dict], first: int, last: int) -> dict[str, float]:
+def _means(name: str, window: list[dict], last: int) -> dict[str, float]:
     window = jax.device_get(window)
     means = {f"train/{key}": float(np.mean([metrics[key] for metrics in window])) for key in window[0]}
     # The loss is that before an update; a gradient that is not finite spoils the weights after it.
     broken = [key for key, value in means.items() if not math.isfinite(value)]
     if broken:
         raise UserError(
-            f"{name}: {' and '.join(broken)} not finite between steps {first + 1} and {last}; lower "
+            f"{name}: {' and '.join(broken)} not finite between steps {last - len(window) + 1} and {last}; lower "
             f"optimizer.learning_rate (the last checkpoint is kept)"
         )
     return means

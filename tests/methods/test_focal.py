@@ -130,6 +130,6 @@ def test_a_checkpoint_brings_it_back(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, state, supervision(learnt), {})
     with Checkpoints(tmp_path) as checkpoints:
-        _, restored = checkpoints.restore(state, supervision(method.init()))
+        _, restored, _ = checkpoints.restore(state, supervision(method.init()))
     assert isinstance(restored.learnt, AdaFocalState)
     jax.tree.map(np.testing.assert_array_equal, restored, supervision(learnt))

@@ -3,12 +3,14 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from arada import soft_labels
 from arada.errors import UserError
+from arada.training import checkpoints as module
 from arada.training.checkpoints import Checkpoints
-from arada.training.state import Supervision
+from arada.training.state import Supervision, fingerprint
 
 RUN = {"config": "{}", "seed": 3}
 
@@ -78,7 +80,7 @@ def break_all(step_folder, how):
 def test_round_trip_is_bit_exact(folder, states, empty):
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.latest_step() == 3
-        state, supervision = checkpoints.restore(*empty)
+        state, supervision, _ = checkpoints.restore(*empty)
     assert_bit_equal(state, states[3])
     assert_bit_equal(supervision, supervision_of(3))
     assert state.step == 3
@@ -124,7 +126,7 @@ def test_weights_of_a_broken_newest_are_passed_over(folder, states, empty, caplo
 def test_a_broken_newest_is_passed_over(folder, states, empty, how, caplog):
     break_all(folder / "3", how)
     with Checkpoints(folder) as checkpoints, caplog.at_level(logging.WARNING, logger="arada"):
-        state, supervision = checkpoints.restore(*empty)
+        state, supervision, _ = checkpoints.restore(*empty)
         assert_bit_equal(state, states[2])
         assert_bit_equal(supervision, supervision_of(2))
         warnings = [record.message for record in caplog.records if record.name == "arada.training.checkpoints"]
@@ -143,7 +145,7 @@ def test_a_broken_newest_is_passed_over(folder, states, empty, how, caplog):
 def test_one_broken_part_breaks_the_checkpoint(folder, states, empty, part, how):
     break_all(folder / "3" / part, how)
     with Checkpoints(folder) as checkpoints:
-        state, supervision = checkpoints.restore(*empty)
+        state, supervision, _ = checkpoints.restore(*empty)
     assert_bit_equal(state, states[2])
     assert_bit_equal(supervision, supervision_of(2))
 
@@ -158,6 +160,93 @@ def test_all_broken(folder, empty):
         checkpoints.restore(*empty)
     # Nothing is lost that someone may want to look at.
     assert {path.name for path in folder.iterdir() if path.name.isdigit()} == {"2", "3"}
+
+
+def files_in(folder):
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+
+
+# The command line keeps quiet about tensorstore's threads.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_changed_bit_is_noticed_wherever_it_is(folder, states, empty, caplog):
+    """In a third of the places orbax alone hands out other weights, or says nothing of what it does not read."""
+    rng, passed_over = np.random.default_rng(0), 0
+    for path in files_in(folder / "3"):
+        content = path.read_bytes()
+        changed, at = bytearray(content), rng.integers(8 * len(content))
+        changed[at // 8] ^= 1 << at % 8
+        path.write_bytes(changed)
+        caplog.clear()
+        with Checkpoints(folder, create=False) as checkpoints:
+            step, items = checkpoints._newest(state=empty[0], supervision=empty[1])
+        path.write_bytes(content)
+        assert_bit_equal((items["state"], items["supervision"]), (states[step], supervision_of(step)))
+        assert (step == 2) == ("cannot be read and is passed over" in caplog.text)
+        passed_over += step == 2
+    assert passed_over >= 4
+
+
+def test_a_changed_weight_in_valid_files_is_noticed(folder, states, empty, monkeypatch, caplog):
+    """As a bit that changed before it was compressed, or in a store that checks nothing."""
+    kernel = states[3].params["Conv_0"]["kernel"].copy()
+    kernel.flat[5] = np.nextafter(kernel.flat[5], np.float32(1))
+    other = states[3].replace(params=states[3].params | {"Conv_0": states[3].params["Conv_0"] | {"kernel": kernel}})
+    with Checkpoints(folder) as checkpoints:
+        monkeypatch.setattr(module, "fingerprint", lambda _: fingerprint(states[3]))
+        checkpoints.save(4, other, supervision_of(4), RUN)
+    monkeypatch.undo()
+    with Checkpoints(folder) as checkpoints:
+        assert_bit_equal(checkpoints.restore(*empty)[0], states[3])
+    assert "4 cannot be read and is passed over: its state has changed since it was written" in caplog.text
+
+
+def test_another_network_is_no_broken_checkpoint(folder, empty):
+    other = empty[0].replace(params={"Dense_9": {"kernel": np.zeros((3, 2), np.float32)}})
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(
+            UserError,
+            match=r"3 is of another network.*: params/BatchNorm_0/bias is float32\[4\] there and absent here.* 8 more",
+        ):
+            checkpoints.restore(other, empty[1])
+        with pytest.raises(UserError, match=r"train_subset is int32\[72\] there and int32\[71\] here"):
+            checkpoints.restore(empty[0], empty[1].replace(train_subset=np.zeros(71, np.int32)))
+        # Nothing was deleted.
+        assert checkpoints.steps() == [3, 2]
+
+
+def test_a_checkpoint_that_is_older_than_the_sums_is_read(tmp_path, states, empty, monkeypatch):
+    keep = ocp.args.JsonSave
+    monkeypatch.setattr(ocp.args, "JsonSave", lambda run: keep({key: run[key] for key in RUN}))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, states[1], supervision_of(1), RUN)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, supervision, window = checkpoints.restore(*empty)
+    assert_bit_equal((state, supervision, window), (states[1], supervision_of(1), []))
+
+
+def test_a_window_comes_back_as_the_step_made_it(tmp_path, states, empty):
+    window = [{"loss": np.float32(0.1), "accuracy": np.float32(1 / 3)}, {"loss": np.float32(7), "accuracy": 1e-45}]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, states[1], supervision_of(1), RUN, window)
+    with Checkpoints(tmp_path) as checkpoints:
+        _, _, restored = checkpoints.restore(*empty)
+    assert_bit_equal(restored, [{key: np.float32(value) for key, value in of.items()} for of in window])
+
+
+@pytest.mark.parametrize("moment", ["save", "close"])
+def test_a_store_that_is_full_is_told_in_one_line(tmp_path, monkeypatch, moment):
+    def full(*_, **__):
+        raise ValueError(f"FULL: Error writing x: Failed: No space left [os_error_code='28'] {'x' * 999}\nand more")
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints._manager, moment, full)
+    arguments = {"save": (1, np.zeros(3), np.zeros(3), RUN), "close": ()}[moment]
+    with pytest.raises(UserError) as error:
+        getattr(checkpoints, moment)(*arguments)
+    assert str(error.value) == (
+        f"a checkpoint cannot be written to {tmp_path} (Failed: No space left); those before it are kept, and when "
+        f"there is room the same command goes on from the newest"
+    )
 
 
 @pytest.mark.parametrize("leftover", ["4.orbax-checkpoint-tmp-0", "4"])
@@ -188,7 +277,7 @@ def test_a_kill_in_the_very_first_checkpoint(tmp_path, folder, states, empty):
 @pytest.mark.parametrize(("devices", "mapping"), [(1, "pmap"), (4, "shard_map")])
 def test_restores_onto_another_number_of_devices(folder, states, empty, training, devices, mapping):
     with Checkpoints(folder) as checkpoints:
-        state, _ = checkpoints.restore(*empty)
+        state, _, _ = checkpoints.restore(*empty)
     replicas = training(devices, mapping).replicas
     placed = replicas.replicate(state)
     for leaf in jax.tree.leaves(placed):
@@ -198,5 +287,5 @@ def test_restores_onto_another_number_of_devices(folder, states, empty, training
 
 def test_a_restored_state_trains_on_bit_by_bit(folder, states, empty, task, batches):
     with Checkpoints(folder) as checkpoints:
-        state, _ = checkpoints.restore(*empty)
+        state, _, _ = checkpoints.restore(*empty)
     assert_bit_equal(task.run(batches[3:], state=state)[0][1], task.run(batches[3:], state=states[3])[0][1])

@@ -1,11 +1,14 @@
+import errno
 import functools
 import logging
+import os
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from arada import files, methods, soft_labels
+from arada import files, lease, methods, preemption, soft_labels
 from arada.errors import UserError
 from arada.training import loop
 from arada.training.checkpoints import Checkpoints
@@ -52,8 +55,8 @@ def run(task, split):
         start = Supervision(learnt, (np.arange(len(split)) % 2).astype(np.int32), np.zeros(5, np.int32))
         with Checkpoints(directory / "checkpoints") as checkpoints:
             template = jax.device_get(task.fresh())
-            state, supervision = checkpoints.restore(template, start) or (task.fresh(), start)
-            with open_writer(directory, int(state.step)) as writer:
+            state, supervision, window = checkpoints.restore(template, start) or (task.fresh(), start, [])
+            with open_writer(directory, int(state.step) - len(window)) as writer:
                 state, supervision = loop.train(
                     "run/seed_0",
                     step,
@@ -71,6 +74,7 @@ def run(task, split):
                     log_every_steps=log_every,
                     checkpoint_every_steps=save_every,
                     run={"seed": 0},
+                    window=window,
                 )
         return jax.device_get((state, supervision))
 
@@ -213,6 +217,117 @@ def test_a_killed_run_ends_like_one_that_was_not(run, task, whole, tmp_path, mom
     assert_bit_equal(result, expected)
     assert rows(killed) == rows(directory)
     assert saved_steps(killed) == saved_steps(directory)
+
+
+def asked_at(step, task):
+    """A train step in whose middle the process is asked to stop."""
+
+    def then(state, *args):
+        if int(state.step) == step - 1:
+            preemption._ask(None, None)
+        return task.step(state, *args)
+
+    return then
+
+
+@pytest.fixture(autouse=True)
+def _not_asked():
+    yield
+    preemption._asked.clear()
+
+
+# Before anything is logged, inside a window, at a logged step, at the end of an epoch, at the end of the run.
+@pytest.mark.parametrize("step", [1, 2, 3, 6, 7, 8, 12])
+def test_a_run_that_is_asked_to_stop_saves_that_step_and_ends_as_if_it_was_not(run, task, tmp_path, step):
+    expected = run(tmp_path / "whole", log_every=3, save_every=100)
+    stopped = tmp_path / "stopped"
+    with pytest.raises(preemption.Stopped, match=f"run/seed_0: stopped at step {step} of 12; the same command goes on"):
+        run(stopped, step=asked_at(step, task), log_every=3, save_every=100)
+    assert saved_steps(stopped) == [step]
+    preemption._asked.clear()
+    calls = []
+    assert_bit_equal(run(stopped, step=recording(task, calls), log_every=3, save_every=100), expected)
+    assert [of_step for of_step, *_ in calls] == list(range(step, TOTAL))
+    assert rows(stopped) == rows(tmp_path / "whole")
+
+
+def test_a_stop_between_two_epochs_repeats_the_hook_alone(run, task, tmp_path):
+    """As a ranking on the fly stops, whose part files go on only from the same weights."""
+    expected = run(tmp_path / "whole", log_every=3)
+    hooked, stopped = [], tmp_path / "stopped"
+
+    def hook(epoch, state, supervision):
+        hooked.append((epoch, int(state.step)))
+        if hooked.count((1, 8)) in (1, 2) and epoch == 1:
+            raise preemption.Stopped("in the middle of a ranking")
+        return softened(epoch, state, supervision)
+
+    for _ in range(2):
+        with pytest.raises(preemption.Stopped, match="stopped at step 8 of 12"):
+            run(stopped, hook=hook, log_every=3)
+        assert saved_steps(stopped)[-1] == 8
+    calls = []
+    assert_bit_equal(run(stopped, hook=hook, step=recording(task, calls), log_every=3), expected)
+    assert hooked == [(0, 4), (1, 8), (1, 8), (1, 8), (2, 12)]
+    assert [step for step, *_ in calls] == [8, 9, 10, 11]
+    assert rows(stopped) == rows(tmp_path / "whole")
+
+
+def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_again(run, tmp_path):
+    directory = epath.Path(tmp_path) / "run"
+
+    def hook(epoch, state, supervision):
+        if epoch == 1:
+            directory.rmtree()
+        return softened(epoch, state, supervision)
+
+    with pytest.raises(UserError, match=f"{directory} has vanished while it was written to"), lease.held(directory):
+        run(directory, hook=hook, save_every=100)
+    assert not directory.exists()
+
+
+def test_who_was_replaced_writes_nothing_more(run, tmp_path):
+    directory = epath.Path(tmp_path) / "run"
+
+    def hook(epoch, state, supervision):
+        if epoch == 1:
+            owner = files.read_json(directory / "owner.json") | {"token": "another", "host": "elsewhere"}
+            files.write_json(directory / "owner.json", owner)
+            files.write_bytes(directory / "metrics.jsonl", b'{"step": 99}\n')
+        return softened(epoch, state, supervision)
+
+    with pytest.raises(UserError, match=r"was taken over by process .* on elsewhere"), lease.held(directory):
+        run(directory, hook=hook, save_every=4)
+    assert [row["step"] for row in rows(directory)] == [99]
+    assert saved_steps(directory) == [4]
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(run, whole, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def hook(epoch, state, supervision):
+        if epoch == 2:
+            monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
+        return softened(epoch, state, supervision)
+
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\), and what was"):
+        run(tmp_path, hook=hook)
+    monkeypatch.undo()
+    assert saved_steps(tmp_path) == [6, 9]
+    assert_bit_equal(run(tmp_path), whole[1])
+    assert rows(tmp_path) == rows(whole[0])
+
+
+def test_weights_that_are_not_finite_are_not_saved_on_request(run, task, tmp_path):
+    def poisoned(state, batch, labels, key):
+        if int(state.step) == 5:
+            state = state.replace(params=jax.tree.map(lambda x: x * np.float32(np.nan), state.params))
+        return asked_at(6, task)(state, batch, labels, key)
+
+    with pytest.raises(UserError, match="not finite between steps 5 and 6"):
+        run(tmp_path, step=poisoned, log_every=4)
+    assert saved_steps(tmp_path) == [4]
 
 
 def test_what_a_method_has_learnt_goes_on_after_a_kill(run, training, tmp_path):
