@@ -341,7 +341,7 @@ def test_a_broken_file_is_named(data_dir, tmp_path, what):
     change, told = CHANGES[what]
     copy, file = broken_copy(data_dir, tmp_path, "train", change)
     split = splits_in(copy)["train"]
-    for batches in (split.in_order(4), split.epoch(4, seed=0, epoch=0)):
+    for batches in (split.in_order(4), split.epoch(8, seed=0, epoch=0)):
         with pytest.raises(UserError, match=f"run.data_dir: {re.escape(file)} {told}"):
             list(batches)
 
@@ -350,7 +350,7 @@ def test_a_missing_file_is_named(data_dir, tmp_path):
     copy, file = broken_copy(data_dir, tmp_path, "train", lambda content: content)
     pathlib.Path(file).unlink()
     with pytest.raises(UserError, match=f"{re.escape(file)} cannot be read to its end .*No such file"):
-        list(splits_in(copy)["train"].epoch(4, seed=0, epoch=0))
+        list(splits_in(copy)["train"].epoch(8, seed=0, epoch=0))
 
 
 def rewritten(train, tmp_path, change):
@@ -385,7 +385,7 @@ def test_a_label_beyond_the_classes_is_named(train, tmp_path, label):
         feature["label"].int64_list.value[0] = label
 
     split = rewritten(train, tmp_path, relabel)
-    for batches in (split.in_order(8), split.epoch(60, seed=0, epoch=1)):
+    for batches in (split.in_order(8), split.epoch(8, seed=0, epoch=1)):
         with pytest.raises(
             UserError, match=rf"example 23, in {tmp_path}/3, has the label {label}, but .* 0\.\.4; copy"
         ):
