@@ -22,6 +22,10 @@ from configs import digits
 # nothing blows up a rounding.
 OVERRIDES = {
     "seeds": (0,),
+    # Seven convolutions: compiling takes most of the time.
+    "model.name": "wide_resnet",
+    "model.depth": 10,
+    "model.width": 1,
     "training.epochs": 2,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.01,
@@ -119,8 +123,8 @@ def test_processes_change_nothing(together, tmp_path, devices):
         else:
             np.testing.assert_array_equal(np.isinf(actual["distance"]), np.isinf(expected["distance"]))
             found_by_both = np.isfinite(expected["distance"])
-            difference = np.abs(actual["distance"] - expected["distance"])[found_by_both]
-            assert np.quantile(difference, 0.98) < 1e-5
+            difference = actual["distance"][found_by_both] - expected["distance"][found_by_both]
+            assert np.quantile(np.abs(difference), 0.98) < 1e-5
 
 
 def test_one_process_writes(together):
