@@ -70,7 +70,7 @@ def test_training_holds_no_more_after_many_steps(tmp_path, measured, mapping):
             Supervision(method.init(), np.zeros(200, np.int32), np.zeros(5, np.int32)),
             split,
             replicas=replicas,
-            epochs=60,
+            epochs=24,
             batch_size=BATCH,
             seed=0,
             key=jax.random.key(1),
@@ -78,13 +78,13 @@ def test_training_holds_no_more_after_many_steps(tmp_path, measured, mapping):
             writer=writer,
             checkpoints=checkpoints,
             log_every_steps=2,
-            checkpoint_every_steps=40,
+            checkpoint_every_steps=16,
             run={},
         )
-    (host_before, device_before), (host_after, device_after) = held[29], held[59]
-    # 120 steps and three checkpoints later. The log keeps its rows, about a kilobyte each.
+    (host_before, device_before), (host_after, device_after) = held[11], held[23]
+    # 48 steps and three checkpoints later. The log keeps its rows, about a kilobyte each.
     assert device_after == device_before
-    assert host_after - host_before < 60 * 2048 + BATCH_BYTES / 4
+    assert host_after - host_before < 24 * 2048 + BATCH_BYTES / 4
 
 
 class Endless:
