@@ -33,16 +33,9 @@ _held: dict[epath.Path, str] = {}
 def held(directory: epath.Path) -> Iterator[None]:
     """Makes this process the one that writes in `directory`. Raises UserError if another is at work there.
 
-    On several hosts the first one holds it for all.
+    Of several processes of one run the first one holds it, and all are refused together.
     """
-    if not hosts.is_first():
-        with hosts.failing_together():
-            pass
-        yield
-        return
     file = directory / "owner.json"
-    with hosts.failing_together():
-        _wait_until_free(directory, file)
     me = {
         "host": socket.gethostname(),
         "process_space": _process_space(),
@@ -50,7 +43,13 @@ def held(directory: epath.Path) -> Iterator[None]:
         "started": _started(os.getpid()),
         "token": uuid.uuid4().hex,
     }
-    files.write_json(file, me | {"time": time.time()})
+    with hosts.failing_together():
+        if hosts.is_first():
+            _wait_until_free(directory, file)
+            files.write_json(file, me | {"time": time.time()})
+    if not hosts.is_first():
+        yield
+        return
     for leftover in directory.glob("*.new"):
         leftover.unlink(missing_ok=True)
     _held[directory] = me["token"]

@@ -4,7 +4,7 @@ import json
 
 from etils import epath
 
-from arada import workdir as workdirs
+from arada import files
 
 
 def listed(workdir: epath.Path, methods: dict) -> dict[str, str]:
@@ -20,8 +20,9 @@ def listed(workdir: epath.Path, methods: dict) -> dict[str, str]:
 
 
 def _fields(workdir: epath.Path, method: str, seed: str) -> dict[str, str]:
-    run = workdir / "runs" / method / f"seed_{seed}"
-    return dict(_flat(workdirs.stored(run)["config"])) if (run / "config.json").exists() else {}
+    file = workdir / "runs" / method / f"seed_{seed}" / "config.json"
+    stored = files.read_json(file) if file.exists() else {}
+    return dict(_flat(stored["config"])) if isinstance(stored, dict) and "config" in stored else {}
 
 
 def _flat(value, field: str = ""):

@@ -102,9 +102,8 @@ def train(
 
     for epoch in range((step - bool(window)) // steps_per_epoch, epochs):
         learnt, end = replicas.replicate(supervision.learnt), (epoch + 1) * steps_per_epoch
-        for batch in split.epoch(
-            batch_size, seed=seed, epoch=epoch, skip=steps_per_epoch - (end - step), share=replicas.share
-        ):
+        skip = steps_per_epoch - (end - step)
+        for batch in split.epoch(batch_size, seed=seed, epoch=epoch, skip=skip, share=replicas.share):
             batch["subset"] = subset_of(supervision, np.searchsorted(split.example_id, batch["example_id"]))
             state, metrics = mapped_step(state, batch, learnt, key)
             window.append(metrics)
