@@ -121,8 +121,13 @@ def _subset_axis(axes: Axes, num_subsets: int) -> np.ndarray:
     return levels
 
 
-def of_method(figure: Figure, method: str, label: str, lines: Mapping[str, tuple], shade: bool = False) -> None:
-    """Figure 1 and Figure 2 (a, b): one or two quantities x 100 of one method by robustness level, bars over seeds."""
+def of_method(
+    figure: Figure, method: str, label: str, lines: Mapping[str, tuple], limits: tuple[float, float] | None = None
+) -> None:
+    """Figure 1 and Figure 2 (a, b): one or two quantities x 100 of one method by robustness level, bars over seeds.
+
+    With `limits` of the axis, which pictures to be compared have in common, what lies between two lines is shaded.
+    """
     axes = figure.subplots()
     of_style = style(method)
     looks = ({"linestyle": "-"}, {"linestyle": "--", "markerfacecolor": "none"})
@@ -131,7 +136,8 @@ def of_method(figure: Figure, method: str, label: str, lines: Mapping[str, tuple
         bars = 100 * deviation if np.isfinite(deviation).any() else None
         shared = {"color": of_style.color, "marker": of_style.marker, "capsize": 2.5, "elinewidth": 1}
         axes.errorbar(levels, 100 * mean, bars, label=name, **shared, **look)
-    if shade:
+    if limits:
+        axes.set_ylim(*limits)
         (first, _), (second, _) = lines.values()
         axes.fill_between(levels, 100 * first, 100 * second, color=of_style.color, alpha=0.15, linewidth=0)
     else:
@@ -174,13 +180,13 @@ def reliability(figure: Figure, bins: Mapping[str, tuple]) -> None:
     _legend(figure, [axes.lines[0], *(_handle(method) for method in bins)])
 
 
-def soft_labels(figure: Figure, epochs: np.ndarray, values: np.ndarray) -> None:
+def soft_labels(figure: Figure, method: str, epochs: np.ndarray, values: np.ndarray) -> None:
     """The soft label of the correct class by epoch, a line for each robustness level."""
     axes = figure.subplots()
     count = values.shape[1]
     ends = {0: "1 (least robust)", count - 1: f"{count} (most robust)"} if count > 1 else {0: "all examples"}
     for subset in range(count):
-        color = ROBUSTNESS(subset / (count - 1)) if count > 1 else ROBUSTNESS(0.5)
+        color = ROBUSTNESS(subset / (count - 1)) if count > 1 else style(method).color
         axes.plot(epochs, values[:, subset], color=color, label=ends.get(subset, f"{subset + 1}"))
     axes.set(xlabel="epoch", ylabel="soft label of the\ncorrect class")
     if len(epochs) == 1:  # a line of one point shows nothing

@@ -29,20 +29,24 @@ def slug(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def levels(prefix: str, name: str, method: dict) -> Panel | None:
-    """Accuracy and confidence of a method by robustness level; None if it has none."""
-    lines = {key: series.subset_series(method, key) for key in ("accuracy", "confidence")}
-    if not all(lines.values()):
-        return None
-    draw = (figures.of_method, name, "accuracy, confidence (%)", lines, True)
-    return figures.panel(f"{prefix}_{slug(name)}", style(name).label, by_level(lines), *draw)
-
-
 def levels_of(prefix: str, methods: dict, names: Sequence[str]) -> tuple[list[Panel], list[str]]:
-    """`levels` of each of `names`, and what is missing."""
-    drawn = {name: levels(prefix, name, methods[name]) if name in methods else None for name in names}
-    missing = [f"{style(name).label} by robustness level" for name, panel in drawn.items() if not panel]
-    return [panel for panel in drawn.values() if panel], missing
+    """Accuracy and confidence by robustness level of each of `names`, on axes of one scale, and what is missing."""
+    of = {name: _accuracy_and_confidence(methods[name]) for name in names if name in methods}
+    missing = [f"{style(name).label} by robustness level" for name in names if not of.get(name)]
+    if not (lines_of := {name: lines for name, lines in of.items() if lines}):
+        return [], missing
+    ends = [np.nanmin(mean - np.nan_to_num(spread)) for lines in lines_of.values() for mean, spread in lines.values()]
+    limits = max(0, 10 * np.floor(10 * min(ends))), 102
+    drawn = []
+    for name, lines in lines_of.items():
+        draw = (figures.of_method, name, "accuracy, confidence (%)", lines, limits)
+        drawn.append(figures.panel(f"{prefix}_{slug(name)}", style(name).label, by_level(lines), *draw))
+    return drawn, missing
+
+
+def _accuracy_and_confidence(method: dict) -> dict[str, tuple] | None:
+    lines = {key: series.subset_series(method, key) for key in ("accuracy", "confidence")}
+    return lines if all(lines.values()) else None
 
 
 def compared_by_level(

@@ -186,8 +186,8 @@ def _figure_7(evaluation: dict, _) -> Section:
     return Section(
         "figure_7",
         "Figure 7: accuracy and confidence of single models and ensembles",
-        "Averaging raises the accuracy (squares) and lowers the confidence (circles): good where single models are "
-        "over-confident, too much where they are calibrated already.",
+        "A circle above its square is over-confident. In the paper averaging brings vanilla's confidence down to its "
+        "accuracy, and that of calibrated models below it.",
         ["Means over the clean test set and over seeds. Confidence: of the predicted class."],
         drawn,
         missing,

@@ -77,7 +77,7 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
         if logged := series.soft_labels(workdir, name, list(method["runs"])):
             last = ", ".join(f"{value:.3f}" for value in logged[1][-1])
             described = f"Soft label of the correct class by epoch. At the last, least robust level first: {last}."
-            draw = (figures.soft_labels, *logged)
+            draw = (figures.soft_labels, name, *logged)
             drawn.append(figures.panel(f"soft_labels_{panels.slug(name)}", style(name).label, described, *draw))
     return Section(
         "soft_labels",
