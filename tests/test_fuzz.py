@@ -298,8 +298,15 @@ def test_files_of_a_checkpoint(checkpoints, tmp_path, which, change):
     content = {path: old for path, old in stored_files(folder / "2").items() if old}
     path = list(content)[which % len(content)]
     path.write_bytes(change(content[path]))
-    with Checkpoints(folder) as manager:
-        state, supervision, window = manager.restore(state_of(3), supervision_of(3))
+    try:
+        with Checkpoints(folder) as manager:
+            state, supervision, window = manager.restore(state_of(3), supervision_of(3))
+    except UserError as error:
+        # Whole JSON of another form, which no flipped bit makes.
+        assert_one_line(str(error), f"a _CHECKPOINT_METADATA in {folder} is not what orbax writes")
+        assert path.name == "_CHECKPOINT_METADATA"
+        assert (folder / "2").exists()
+        return
     step = int(state.step)
     assert step in (1, 2)
     expected = state_of(step), supervision_of(step), [{"loss": np.float32(step)}]
