@@ -3,6 +3,7 @@
 Thousands of inputs: `pytest tests/test_fuzz.py --hypothesis-profile=thousands`.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -22,7 +23,7 @@ from ml_collections import config_flags
 from arada import checks, console, data, files, methods, robustness, soft_labels
 from arada import workdir as workdirs
 from arada.errors import UserError
-from arada.evaluation import predictions, summary
+from arada.evaluation import bootstrap, predictions, summary
 from arada.training import optimizers
 from arada.training.checkpoints import Checkpoints
 from arada.training.state import Supervision
@@ -197,6 +198,12 @@ def made(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Intervals would take most of the time."""
+    monkeypatch.setattr(summary, "Resamples", functools.partial(bootstrap.Resamples, resamples=10))
+
+
 def stored_files(folder):
     return {path: path.read_bytes() for path in sorted(pathlib.Path(folder).rglob("*")) if path.is_file()}
 
@@ -207,29 +214,49 @@ def use(workdir):
     workdirs.claim_data(workdir, {"test": SPLIT.fingerprint()})
     for name, seed in RUNS:
         workdirs.claim(workdir.run(name, seed), workdirs.run_identity(CONFIG, seed, 1), CONFIG)
+        workdirs.logged(workdir.run(name, seed))
+        for split in ("test", "validation"):
+            predictions.read(workdir.predictions(name, seed), split)
+            predictions.read_logits(workdir.predictions(name, seed), split)
+        workdirs.stored_config(workdir.predictions(name, seed))
     robustness.subsets(workdir.ranking("vanilla/seed_0"), "test", SPLIT, 2)
+
+
+def evaluate(workdir):
     json.dumps(summary.summarize(workdir, CONFIG), allow_nan=False)
+
+
+def assert_taken_or_refused(using, workdir, which, change):
+    content = stored_files(workdir.path)
+    path = list(content)[which % len(content)]
+    path.write_bytes(change(content[path]))
+    before = stored_files(workdir.path)
+    try:
+        using(workdir)
+    except UserError as error:
+        assert_one_line(str(error), str(workdir.path))
+    finally:
+        after = stored_files(workdir.path)
+        path.write_bytes(content[path])
+    assert after == before
 
 
 @shared
 @given(which=st.integers(0, 100), change=damage())
 def test_files_of_a_workdir(made, which, change):
-    content = stored_files(made.path)
-    path = list(content)[which % len(content)]
-    path.write_bytes(change(content[path]))
-    before = stored_files(made.path)
-    try:
-        use(made)
-    except UserError as error:
-        assert_one_line(str(error), str(made.path))
-    finally:
-        after = stored_files(made.path)
-        path.write_bytes(content[path])
-    assert after == before
+    assert_taken_or_refused(use, made, which, change)
+
+
+# A tenth of a second each.
+@settings(shared, max_examples=20)
+@given(which=st.integers(0, 100), change=damage())
+def test_an_evaluation_of_damaged_files(made, which, change):
+    assert_taken_or_refused(evaluate, made, which, change)
 
 
 def test_an_untouched_workdir_is_taken(made):
     use(made)
+    evaluate(made)
 
 
 @flax.struct.dataclass
@@ -271,8 +298,15 @@ def test_files_of_a_checkpoint(checkpoints, tmp_path, which, change):
     content = {path: old for path, old in stored_files(folder / "2").items() if old}
     path = list(content)[which % len(content)]
     path.write_bytes(change(content[path]))
-    with Checkpoints(folder) as manager:
-        state, supervision, window = manager.restore(state_of(3), supervision_of(3))
+    try:
+        with Checkpoints(folder) as manager:
+            state, supervision, window = manager.restore(state_of(3), supervision_of(3))
+    except UserError as error:
+        # Whole JSON of another form, which no flipped bit makes.
+        assert_one_line(str(error), f"a _CHECKPOINT_METADATA in {folder} is not what orbax writes")
+        assert path.name == "_CHECKPOINT_METADATA"
+        assert (folder / "2").exists()
+        return
     step = int(state.step)
     assert step in (1, 2)
     expected = state_of(step), supervision_of(step), [{"loss": np.float32(step)}]

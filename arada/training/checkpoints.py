@@ -32,9 +32,16 @@ class Checkpoints:
             create=create,
         )
         self._directory = epath.Path(directory)
-        self._manager = ocp.CheckpointManager(
-            self._directory, options=options, item_names=("state", "supervision", "run")
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._directory, options=options, item_names=("state", "supervision", "run")
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # orbax looks at those of all checkpoints, and is content with what is no JSON.
+            raise UserError(
+                f"a {_METADATA} in {self._directory} is not what orbax writes ({_told(error)}); delete the folder that "
+                f"it is in, and the checkpoint before it is used"
+            ) from None
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that were committed, newest first."""
