@@ -85,7 +85,7 @@ def data_dir(tmp_path_factory, published):
 
 def splits_in(data_dir, **fields):
     config = config_file.get_config().data
-    sizes = {"num_train": 60, "num_validation": 10, "num_test": 10}
+    sizes = {"num_train": 60, "num_validation": 10, "num_test": 10, "streams": 4}
     config.update({"name": "tiny", "num_classes": LABELS, "image_shape": (16, 16, 3), **sizes, **fields})
     return data.load_splits(data.build(config, str(data_dir)), config)
 

@@ -66,7 +66,13 @@ class Training(NamedTuple):
         variables = jax.tree_util.tree_map_with_path(draw, shapes)
         normalization = {"mean": np.full(SHAPE, 0.5, np.float32), "scale": np.full(1, 0.25, np.float32)}
         opt_state = self.optimizer.init(variables["params"])
-        return TrainState(np.zeros((), np.int32), **variables, normalization=normalization, opt_state=opt_state)
+        return TrainState(
+            np.zeros((), np.int32),
+            variables["params"],
+            variables.get("batch_stats", {}),
+            normalization=normalization,
+            opt_state=opt_state,
+        )
 
     def run(self, batches, state=None, labels=None, key=0):
         """The states before, between and after the steps, and each step's metrics, in host memory."""
