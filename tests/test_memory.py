@@ -16,7 +16,7 @@ from arada.training import loop
 from arada.training import step as steps
 from arada.training.checkpoints import Checkpoints
 from arada.training.logs import open_writer
-from arada.training.replication import MAPPINGS, Replicas
+from arada.training.replication import Replicas
 from arada.training.state import Supervision, init_state
 
 SHAPE, BATCH, MEGABYTE = (32, 32, 3), 50, 2**20
