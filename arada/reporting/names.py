@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart. Their yellow is left out: it vanishes on white.
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#888888"
+# Two more, which stand out from those beside them.
+GREY, OLIVE = "#888888", "#999933"
 MARKERS = "osD^vP*X<>hpd8"
 
 
@@ -27,7 +28,7 @@ _STYLES = {
     "ar_adals_by_confidence": Style("AR-AdaLS by confidence", GREY, "h", ":"),
     "ar_adals_by_random": Style("AR-AdaLS at random", GREY, "d", "-."),
     "mixup": Style("mixup", ORANGE, "P"),
-    "ccat": Style("CCAT", GREY, "X"),
+    "ccat": Style("CCAT", OLIVE, "X"),
     "focal": Style("Focal loss", ORANGE, "v", ":"),
     "adafocal": Style("AdaFocal", GREY, "<", ":"),
     "ensemble_vanilla": Style("Ensemble of vanilla", VERMILLION, ">", "--"),

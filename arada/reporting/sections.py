@@ -49,25 +49,36 @@ def _others(evaluation: dict, workdir: epath.Path) -> list[Section]:
             missing,
         )
     ]
-    beside = [name for name in ("vanilla", "ar_adals") if name in methods] + names
-    drawn, missing = [], []
-    for metric, title in (("ece", "ECE under shift"), ("accuracy", "Accuracy under shift")):
-        more, absent = panels.boxes("shift", title, evaluation, beside, metric)
-        drawn, missing = drawn + more, missing + absent
+    # Few enough for one picture each.
+    ways = [name for name in names if name.startswith("ar_adals")]
+    groups = (
+        ("ways_of_ranking", "ways of ranking", ways),
+        ("others", "other methods", [name for name in names if name not in ways]),
+    )
+    boxes, absent, diagrams, undrawn = [], [], [], []
+    for group, title, of_group in groups:
+        if not of_group:
+            continue
+        of_group = [name for name in ("vanilla", "ar_adals") if name in methods] + of_group
+        for metric, quantity in (("ece", "ECE"), ("accuracy", "Accuracy")):
+            more, missing = panels.boxes(f"shift_{group}", f"{quantity}, {title}", evaluation, of_group, metric)
+            boxes, absent = boxes + more, absent + missing
+        title = f"{title[0].upper()}{title[1:]}"
+        more, missing = panels.reliability(f"reliability_{group}", title, workdir, evaluation, of_group)
+        diagrams, undrawn = diagrams + more, undrawn + missing
     sections.append(
         Section(
             "shift",
             "Other methods under shift",
             "Images get more corrupted to the right: low and flat is good for ECE, high and flat for accuracy.",
             [definitions.boxes(evaluation), definitions.ece(evaluation)],
-            drawn,
-            missing,
+            boxes,
+            absent,
         )
     )
-    drawn, missing = panels.reliability("reliability", "Clean test set", workdir, evaluation, beside)
     caption = "Below the diagonal a method is over-confident, above it under-confident."
     definition = [definitions.reliability(evaluation, figures.FEW)]
-    sections.append(Section("reliability", "Reliability of other methods", caption, definition, drawn, missing))
+    sections.append(Section("reliability", "Reliability of other methods", caption, definition, diagrams, undrawn))
     return sections
 
 

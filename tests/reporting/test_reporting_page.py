@@ -176,7 +176,7 @@ def test_names_stay_text(workdir, evaluation, with_gallery, hostile):
     assert all(attributes["src"].startswith("data:image/png") for tag, attributes in tags if tag == "img")
     # It is there, as text: in the title, in the header, in tables, in a gallery, in the legends of figures.
     assert page.count(str(figures.escape(hostile))) > 20
-    for name in ("shift_ece", "shift_accuracy"):
+    for name in ("shift_others_ece", "shift_others_accuracy"):
         assert hostile in "".join(ElementTree.parse(workdir / "report" / f"{name}.svg").getroot().itertext())
     for path in (workdir / "report").glob("*.csv"):
         cells = [cell for line in csv.reader(path.read_text().splitlines()) for cell in line]
