@@ -3,6 +3,7 @@
 Schedulers send SIGTERM some 30 seconds before they kill; Ctrl-C asks for the same.
 """
 
+import atexit
 import os
 import signal
 import threading
@@ -23,6 +24,8 @@ def listen() -> None:
     if not jax.distributed.is_initialized():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _ask)
+        # When the interpreter is taken down nothing is left to be stopped, and the exit code is to stay.
+        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 def _ask(number, _) -> None:
