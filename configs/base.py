@@ -159,8 +159,8 @@ def config() -> ml_collections.ConfigDict:
                 # ImageNet-C is cropped to 224 pixels before it is corrupted. The paper's script crops once more, which
                 # enlarges it; whether the paper did is not known.
                 "crop_shifted": False,
-                # What is stored of shifted predictions: "logits", or "summaries" (arada/evaluation/compact.py), a
-                # fifteenth of the space for 1,000 classes. From these no calibrator can be fitted anew, variances take
+                # What is stored of shifted predictions: "logits", or "summaries" (arada/evaluation/compact.py), an
+                # eighteenth of the space for 1,000 classes. From these no calibrator can be fitted anew, variances take
                 # each image's 20 largest probabilities, and an ensemble's need a pass over all its members.
                 "store_shifted": "logits",
                 # Whose ranking of the test images gives the robustness subsets of reports: "source" (of
