@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from arada import backend, checks, data, files, hosts, lease, preemption, robustness, runs, trained
+from arada import backend, checks, data, files, hosts, lease, models, preemption, robustness, runs, trained
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.errors import UserError
 from arada.evaluation import gallery, predictions, summary
-from arada.training import members
 from arada.training.replication import Replicas
 
 logger = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ class Experiment:
     def _members(self) -> tuple[ml_collections.ConfigDict, tuple[int, ...]]:
         """The config and the seeds of the single runs that an ensemble averages."""
         config, count = self.config, self.config.ensemble.members
-        return member_config(config), tuple(m for seed in config.seeds for m in members.seeds(seed, count))
+        return member_config(config), tuple(m for seed in config.seeds for m in models.member_seeds(seed, count))
 
     def evaluate(self) -> None:
         """Stores the predictions of the method's runs and the report's gallery, and computes all metrics."""
@@ -184,7 +183,7 @@ class Experiment:
             # There is nothing of its own in the run's folder, but what has no such folder is not in the report.
             for claimed in (self.workdir.run(config.name, seed), directory):
                 workdirs.claim(claimed, workdirs.run_identity(config, seed, len(self.replicas)), config)
-            of_seed = members.seeds(seed, config.ensemble.members)
+            of_seed = models.member_seeds(seed, config.ensemble.members)
             missing = predictions.missing(directory, config.evaluation) - left_out
             for name in missing - (compacted := predictions.compacted_names(config.evaluation)):
                 folders = [self.workdir.predictions(of_members.name, member) for member in of_seed]

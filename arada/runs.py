@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from arada import attacks, hosts, lease, methods, robustness, streaming, trained
+from arada import attacks, hosts, lease, methods, models, robustness, streaming, trained
 from arada import workdir as workdirs
 from arada.data import Examples, moments
 from arada.data.augmentation import augment
@@ -111,7 +111,7 @@ class Trainer:
 
         if self._members == 1:
             return *of(seed), self._splits["train"]
-        states, keys = zip(*map(of, members.seeds(seed, self._members)), strict=True)
+        states, keys = zip(*map(of, models.member_seeds(seed, self._members)), strict=True)
         return members.stack(states), jnp.stack(keys), members.MemberOrders(self._splits["train"], self._members)
 
     def _initial_supervision(self, seed: int) -> Supervision:

@@ -110,7 +110,7 @@ def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
     ensemble = config.get("ensemble")
     if not (ensemble and ensemble.of):
         return logits_fn(config), _newest_state(run_dir).variables
-    seeds = members.seeds(workdirs.stored(run_dir)["identity"]["seed"], ensemble.members)
+    seeds = models.member_seeds(workdirs.stored(run_dir)["identity"]["seed"], ensemble.members)
     runs = [run_dir.parent.parent / ensemble.of / f"seed_{seed}" for seed in seeds]
     # Once loaded, they are as if trained in lockstep.
     ensemble.of = ""

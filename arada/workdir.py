@@ -13,9 +13,8 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from arada import files, hosts, provenance
+from arada import files, hosts, models, provenance
 from arada.errors import UserError
-from arada.training import members
 
 # What a run may be called: it is the name of a folder.
 RUN_NAME = r"[\w.+-]+"
@@ -98,7 +97,7 @@ def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, 
     if config.ensemble.ranks == "shared":
         return (config.ranking.source,)
     name, _ = source_run(config.ranking.source)
-    return tuple(f"{name}/seed_{member}" for member in members.seeds(seed, config.ensemble.members))
+    return tuple(f"{name}/seed_{member}" for member in models.member_seeds(seed, config.ensemble.members))
 
 
 def refreshes(config: ml_collections.ConfigDict) -> bool:

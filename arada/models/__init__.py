@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from arada.models.classifier import logits_fn, normalize, unit_range
 from arada.models.layers import BATCH_AXIS
-from arada.models.members import mean_prediction, member_logits_fn
+from arada.models.members import mean_prediction, member_logits_fn, member_seeds
 from arada.models.resnet_v1 import ResNetV1
 from arada.models.resnet_v2 import ResNetV2
 from arada.models.wide_resnet import WideResNet
@@ -38,6 +38,7 @@ __all__ = [
     "logits_fn",
     "mean_prediction",
     "member_logits_fn",
+    "member_seeds",
     "normalize",
     "unit_range",
 ]

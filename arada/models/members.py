@@ -13,6 +13,11 @@ from arada.models.classifier import Variables, logits_fn
 VARIABLES_AXES = {"params": 0, "batch_stats": 0, "normalization": None}
 
 
+def member_seeds(seed: int, members: int) -> range:
+    """The seeds of the members of an ensemble's run: those of its single runs, no two ensembles share one."""
+    return range(seed * members, (seed + 1) * members)
+
+
 def over_members(f: Callable, in_axes, out_axes, *, members: int, unrolled: bool | None = None) -> Callable:
     """`f` for each of M members, as `jax.vmap` has it, or one after the other within one program.
 

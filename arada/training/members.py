@@ -8,16 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from arada.data.splits import Batch, Examples
-from arada.models.members import over_members
+from arada.models.members import member_seeds, over_members
 from arada.training.state import TrainState
 
 # What has a leading axis [M]; members take the same steps on data that are normalised alike.
 STATE_AXES = TrainState(step=None, params=0, batch_stats=0, normalization=None, opt_state=0)
-
-
-def seeds(seed: int, members: int) -> range:
-    """The seeds of the members of an ensemble's run: those of its single runs, no two ensembles share one."""
-    return range(seed * members, (seed + 1) * members)
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -68,7 +63,7 @@ class MemberOrders:
         """As `Split.epoch`, with the members' batches side by side: image [B, M, H, W, C], label [B, M] ..."""
         orders = (
             self.split.epoch(batch_size, seed=member, epoch=epoch, skip=skip, share=share)
-            for member in seeds(seed, self.members)
+            for member in member_seeds(seed, self.members)
         )
         for batches in zip(*orders, strict=True):
             yield {key: np.stack([batch[key] for batch in batches], axis=1) for key in batches[0]}

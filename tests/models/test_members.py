@@ -66,3 +66,8 @@ def test_the_mean_prediction_by_hand():
     logits = np.log(np.array([[[0.9, 0.1]], [[0.5, 0.5]]], np.float32)) + np.array([200, -3], np.float32)[:, None, None]
     np.testing.assert_allclose(models.mean_prediction(logits), np.log([[0.7, 0.3]]), rtol=1e-4)
     np.testing.assert_allclose(models.mean_prediction(logits[1:]), np.log([[0.5, 0.5]]), rtol=1e-6)
+
+
+def test_no_two_ensembles_share_a_seed():
+    assert [list(models.member_seeds(seed, 3)) for seed in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert list(models.member_seeds(5, 1)) == [5]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from arada import methods, soft_labels
+from arada import methods, models, soft_labels
 from arada.data.augmentation import augment
 from arada.training import loop, members
 from arada.training import step as steps
@@ -27,7 +27,7 @@ def with_subsets(batches):
 def alone(training, split):
     """(state, metrics of each step) of the runs with the members' seeds, each after three steps of its own."""
     found = []
-    for seed in members.seeds(SEED, M):
+    for seed in models.member_seeds(SEED, M):
         task = training(1, "pmap")
         batches = with_subsets(split.epoch(BATCH, seed=seed, epoch=0))[:STEPS]
         states, metrics = task.run(batches, state=task.fresh(seed), labels=LABELS, key=seed)
@@ -51,7 +51,7 @@ def together(training, split):
         mapped = replicas.map(
             members.lockstep(step, M, unrolled=unrolled), in_axes=(None, 0, None, None), out_axes=(None, None)
         )
-        seeds = members.seeds(SEED, M)
+        seeds = models.member_seeds(SEED, M)
         state = members.stack([task.fresh(seed) for seed in seeds])
         keys = jax.numpy.stack([jax.random.key(seed) for seed in seeds])
         state, labels, keys = replicas.replicate((state, LABELS, keys))
@@ -80,11 +80,6 @@ def test_three_steps_in_lockstep_are_those_of_each_member_alone(alone, together,
     for step, of_all in enumerate(metrics):
         for key, value in of_all.items():
             assert value == pytest.approx(np.mean([of_one[step][key] for _, of_one in alone]), rel=8 * EPS)
-
-
-def test_no_two_ensembles_share_a_seed():
-    assert [list(members.seeds(seed, 3)) for seed in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert list(members.seeds(5, 1)) == [5]
 
 
 def test_orders_are_those_of_the_members_seeds(split):
