@@ -7,6 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 workdir=${1:-$PWD/workdir/digits}
 [[ $workdir == /* || $workdir == *://* ]] || workdir=$from/$workdir
 make_environment requirements.txt
+keep_memory
 
 # What one method compiles, the next one finds.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$workdir/compiled}
