@@ -32,16 +32,17 @@ def test_python_snippets_run():
     assert namespace["logits"].shape == (1, 10)
 
 
-def test_links_and_files_exist():
-    linked = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", README)
-    local = [link or source for link, source in linked if not link.startswith("http")]
-    assert local
+@pytest.mark.parametrize("page", ["README.md", "docs/agreement.md"])
+def test_links_and_files_exist(page):
+    text = (ROOT / page).read_text()
+    linked = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
+    local = {link or source for link, source in linked if not link.startswith("http")}
     # As GitHub names the place of a heading.
-    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     headings = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    places = {link.removeprefix("#") for link in local if link.startswith("#")}
-    assert places <= headings
-    local = [link for link in local if not link.startswith("#")]
-    named = re.findall(r"(?:configs|launch)/\w+\.(?:py|sh)", README)
-    for name in {*local, *named}:
+    places = {link for link in local if link.startswith("#")}
+    assert {place.removeprefix("#") for place in places} <= headings
+    for link in local - places:
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+    for name in re.findall(r"(?:configs|launch)/\w+\.(?:py|sh)", text):
         assert (ROOT / name).exists() or name == "configs/FILE.py", name
