@@ -250,14 +250,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data_dir", default="", help="where TFDS data lie, if not in the run's own run.data_dir")
     arguments = parser.parse_args(argv)
     console.start_logging()
-    try:
+    with console.ending_in_one_line():
         study = Study(arguments.run, arguments.examples, arguments.batch_size, arguments.data_dir)
         found = run(study, arguments.examples)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    files.write_bytes(study.directory / "table.md", table(found).encode())
-    files.write_json(study.directory / "agreement.json", found)
-    print(table(found))
+        files.write_bytes(study.directory / "table.md", table(found).encode())
+        files.write_json(study.directory / "agreement.json", found)
+        print(table(found))
 
 
 if __name__ == "__main__":

@@ -46,8 +46,18 @@ def ending_in_one_line() -> Iterator[None]:
         sys.exit("interrupted; the same command goes on from what is saved")
     except UserError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error}; when this is mended, the same command goes on from what is saved")
+    except Exception as error:
+        if not isinstance(error, (OSError, *_store_errors())):
+            raise
+        told = str(error).partition("\n")[0]
+        sys.exit(f"error: {told}; when this is mended, the same command goes on from what is saved")
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What TensorFlow, which reaches gs://, raises for a store that fails or refuses; none where it is not in use."""
+    tensorflow = sys.modules.get("tensorflow")
+    names = ("Unavailable", "Unauthenticated", "PermissionDenied", "NotFound", "ResourceExhausted", "DeadlineExceeded")
+    return tuple(getattr(tensorflow.errors, f"{name}Error") for name in names) if tensorflow else ()
 
 
 def process_flags() -> Callable[[], None]:

@@ -17,9 +17,8 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from arada import data
+from arada import console, data
 from arada.data import tfds
-from arada.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file.", lock_config=True)
 _CORES = flags.DEFINE_multi_integer("cores", (1, 2), "Cores to measure with.", lower_bound=1)
@@ -64,10 +63,8 @@ def main(_) -> None:
     config = _CONFIG.value
     if config.data.source != "imagenet":
         sys.exit(f"error: data.source is {config.data.source!r}; only ImageNet streams from disk")
-    try:
+    with console.ending_in_one_line():
         prepared = tfds.prepared(config.data.name, config.run.data_dir).info.splits["train"]
-    except UserError as error:
-        sys.exit(f"error: {error}")
     fields = {key: config.data[key] for key in ("name", "split_seed", "shuffle_buffer", "streams")}
     fields |= {"image_size": config.data.image_shape[0], "num_train": prepared.num_examples}
     fields |= {"num_validation": 1, "num_test": 1}

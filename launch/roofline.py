@@ -13,7 +13,6 @@ image in bfloat16, and no wait for data, for other devices or for the host. Pric
 one device, on demand in the US, in 2025: an order of magnitude. Look yours up before you spend it.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -286,10 +285,8 @@ def main() -> None:
 
     def start(_) -> None:
         assumed = Assumed(devices.value, utilisation.value, bandwidth.value)
-        try:
+        with console.ending_in_one_line():
             print(table(config.value, programs(config.value), assumed))
-        except UserError as error:
-            sys.exit(f"error: {error}")
 
     app.run(start, flags_parser=console.config_parser(config))
 

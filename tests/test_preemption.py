@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from arada import console, files, preemption
 from arada.errors import UserError
@@ -66,6 +67,10 @@ def test_ctrl_c_asks_and_the_second_one_interrupts(capfd):
             OSError(28, "No space left on device", "/a/b"),
             "error: [Errno 28] No space left on device: '/a/b'; when this is mended, the same command goes on from "
             "what is saved",
+        ),
+        (
+            tf.errors.UnavailableError(None, None, "503: the bucket does not answer\nmore"),
+            "error: 503: the bucket does not answer; when this is mended, the same command goes on from what is saved",
         ),
         (KeyboardInterrupt(), "interrupted; the same command goes on from what is saved"),
     ],

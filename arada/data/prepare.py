@@ -144,13 +144,11 @@ def main(_) -> None:
     # It tells of each of its many retries.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     missing = False
-    try:
+    with console.ending_in_one_line():
         checks.check_config(_CONFIG.value, num_devices=1)
         for item in items(_CONFIG.value, download=not _CHECK.value):
             print(f"{item.name:<24} {'ready  ' if item.is_there else 'MISSING'}  {item.told}", flush=True)
             missing |= not item.is_there
-    except UserError as error:
-        sys.exit(f"error: {error}")
     sys.exit(int(missing))
 
 
