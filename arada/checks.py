@@ -90,6 +90,8 @@ def check_config(
     if len(config.data.image_shape) != 3 or min(config.data.image_shape) <= 0:
         raise UserError(f"data.image_shape is {config.data.image_shape}; it takes (height, width, channels)")
     _positive("data.num_test", config.data.get("num_test", 1))
+    if config.data.num_classes < 2:
+        raise UserError(f"data.num_classes is {config.data.num_classes}; there is nothing to learn but from 2 on")
     _check_batches(config, num_devices, num_processes)
     if config.training.batch_size > config.data.num_train:
         raise UserError(
@@ -343,6 +345,9 @@ def _check_pairs(field: str, pairs) -> None:
             raise UserError(f"{field} is {pairs}; epochs are whole numbers from 0 on, and values are numbers")
         if pair[1] <= 0:
             raise UserError(f"{field} holds {pair[1]}; its values are above 0")
+    epochs = [epoch for epoch, _ in pairs]
+    if epochs != sorted(set(epochs)):
+        raise UserError(f"{field} is {pairs}; its epochs ascend, each once")
 
 
 def _get(config: ml_collections.ConfigDict, field: str):

@@ -79,6 +79,8 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
                 if re.fullmatch("--?config(=.*)?", name):
                     _check_is_python((name.partition("=")[2] if "=" in name else value).partition(":")[0])
             rest = flags.FLAGS(argv)
+            if rest[1:]:
+                sys.exit(f"error: {rest[1]!r} is no flag; flags begin by --, and values with spaces stand in quotes")
             # A file that cannot be loaded shows itself at the first look.
             config.value.keys()
             return rest

@@ -17,6 +17,7 @@ from arada.data import shift_sources
 from arada.errors import UserError
 from arada.evaluation import gallery, predictions, summary
 from arada.training.replication import Replicas
+from arada.training.state import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Experiment:
             self.workdir.create()
         hosts.check_alike(self.workdir.path, config)
         workdirs.check_shared(self.workdir, config)
+        self._check_vanilla()
         logger.info(
             "%s on %d x %s%s: batches of %d, %d a device%s, mapped by %s",
             config.name,
@@ -75,8 +77,18 @@ class Experiment:
         """Where shifted versions of the test split come from."""
         return shift_sources.build(self.config, self.dataset, self.splits["test"], self.workdir.path)
 
+    def _check_vanilla(self) -> None:
+        """What is called vanilla is: it is trained and ranked first, and everything is compared with it."""
+        configs = self.config, vanilla_config(self.config)
+        of_config, of_vanilla = (workdirs.run_identity(config, 0, len(self.replicas)) for config in configs)
+        if self.config.name == "vanilla" and (differing := workdirs.differences(of_vanilla, of_config)):
+            told = "; ".join(differing).replace(" there and ", " in vanilla training and ")
+            raise UserError(f"name is 'vanilla', but {told}; name the method by --config.name, or take its preset")
+
     def run(self, stage: str = "all") -> None:
         """Runs one stage, or all of them."""
+        if stage != "report":
+            workdirs.check_seeds_alike(self.workdir, self.config)
         if stage == "all":
             # What is missing can be fetched, and a mistake mended, before hours of training.
             predictions.absent(self.config, self.dataset, self.shifted)
@@ -120,13 +132,14 @@ class Experiment:
         trained.check_single(source_dir)
         if not trained.is_finished(source_dir, workdirs.stored_config(source_dir)):
             raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
+        variables = trained.final_variables(source_dir)
         # The weights that are attacked are part of what makes a ranking.
+        of_source["weights"] = fingerprint(variables)
         workdirs.claim(directory, workdirs.ranking_identity(config, source) | {"source_run": of_source}, config)
         wanted = [name for name in splits if not (directory / f"{name}.npz").exists()]
         if not wanted:
             logger.info("rank: %s is complete", directory)
             return
-        variables = trained.final_variables(source_dir)
         model = trained.build_ranked(config)
         if ranking.by == "attack":
             robustness.check(model, variables, {name: self.splits[name] for name in wanted})
@@ -180,13 +193,15 @@ class Experiment:
         incomplete = {}
         for seed in config.seeds:
             directory = self.workdir.predictions(config.name, seed)
-            # There is nothing of its own in the run's folder, but what has no such folder is not in the report.
-            for claimed in (self.workdir.run(config.name, seed), directory):
-                workdirs.claim(claimed, workdirs.run_identity(config, seed, len(self.replicas)), config)
             of_seed = models.member_seeds(seed, config.ensemble.members)
+            folders = [self.workdir.predictions(of_members.name, member) for member in of_seed]
+            # There is nothing of its own in the run's folder, but what has no such folder is not in the report.
+            identity = self._run_identity(config, seed)
+            workdirs.claim(self.workdir.run(config.name, seed), identity, config)
+            weights = [workdirs.stored(folder)["identity"]["weights"] for folder in folders]
+            workdirs.claim_anew(directory, identity | {"weights": weights}, config)
             missing = predictions.missing(directory, config.evaluation) - left_out
             for name in missing - (compacted := predictions.compacted_names(config.evaluation)):
-                folders = [self.workdir.predictions(of_members.name, member) for member in of_seed]
                 if hosts.is_first():
                     predictions.join(folders, directory, name)
             if missing & compacted:
@@ -199,15 +214,22 @@ class Experiment:
         incomplete = {}
         for seed in seeds:
             run_dir, directory = self.workdir.run(config.name, seed), self.workdir.predictions(config.name, seed)
-            identity = workdirs.run_identity(config, seed, len(self.replicas))
+            identity = self._run_identity(config, seed)
             if run_dir.exists():
                 workdirs.claim(run_dir, identity, config)
             if not trained.is_finished(run_dir, config):
                 raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
-            workdirs.claim(directory, identity, config)
+            variables = trained.final_variables(run_dir)
+            workdirs.claim_anew(directory, identity | {"weights": fingerprint(variables)}, config)
             if predictions.missing(directory, config.evaluation) - left_out:
-                incomplete[directory] = trained.final_variables(run_dir)
+                incomplete[directory] = variables
         self._predict_missing(config, incomplete, shifted, left_out)
+
+    def _run_identity(self, config: ml_collections.ConfigDict, seed: int) -> dict:
+        """That of a run, which may be evaluated on other devices than it was trained on."""
+        run_dir, now = self.workdir.run(config.name, seed), len(self.replicas)
+        there = workdirs.stored(run_dir)["identity"] if (run_dir / "config.json").exists() else {}
+        return workdirs.run_identity(config, seed, there.get("num_devices", now))
 
     def _predict_missing(
         self, config, incomplete: dict, shifted: shift_sources.ShiftSource, left_out: set[str]
@@ -250,6 +272,7 @@ class Experiment:
 
     def _train(self, config: ml_collections.ConfigDict, seeds: tuple[int, ...]) -> None:
         trainer = None
+        workdirs.check_seeds_alike(self.workdir, config)
         for seed in seeds:
             run_dir = self.workdir.run(config.name, seed)
             workdirs.claim(run_dir, workdirs.run_identity(config, seed, len(self.replicas)), config)

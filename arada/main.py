@@ -8,7 +8,7 @@ Kept free of logic, so that everything else can be imported.
 from absl import app, flags
 from ml_collections import config_flags
 
-from arada import console, preemption
+from arada import console, hosts, preemption
 from arada.experiment import STAGES, Experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
@@ -24,6 +24,8 @@ def main(_) -> None:
         _JOIN_OTHERS()
         preemption.listen()
         Experiment(_CONFIG.value, _WORKDIR.value).run(_STAGE.value)
+        if hosts.is_first():  # the last word, by which scripts tell an end from a stop
+            print(f"Done: {_STAGE.value}")
 
 
 def run() -> None:

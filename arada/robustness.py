@@ -56,7 +56,8 @@ def confidence_step(model) -> Callable:
     logits_fn = models.logits_fn(model)
 
     def step(variables, batch):
-        logits = logits_fn(variables, batch["image"])
+        with jax.default_matmul_precision("float32"):  # as attacks have it
+            logits = logits_fn(variables, batch["image"])
         predicted = logits.argmax(axis=-1).astype(np.int32)
         is_predicted = jax.nn.one_hot(predicted, logits.shape[-1], dtype=bool)
         others = jax.nn.logsumexp(logits, axis=-1, where=~is_predicted)

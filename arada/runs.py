@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from arada import attacks, hosts, lease, methods, models, robustness, streaming, trained
+from arada import attacks, lease, methods, models, robustness, streaming, trained
 from arada import workdir as workdirs
 from arada.data import Examples, moments
 from arada.data.augmentation import augment
@@ -119,6 +119,8 @@ class Trainer:
         if workdirs.uses_precomputed(self._config):
             sources = workdirs.ranking_sources(self._config, seed)
             directories = [self._workdir.ranking(source, ranking.by, ranking.folder) for source in sources]
+            for source, directory in zip(sources, directories, strict=True):
+                workdirs.check_ranked_as(directory, self._config, source)
             subsets = [
                 np.stack([robustness.subsets(of, name, self._splits[name], num_subsets) for of in directories])
                 for name in RANKED
@@ -185,11 +187,7 @@ class Trainer:
         directory = self._workdir.refreshed_ranking(self._config.name, seed, epoch + 1)
         identity = workdirs.run_identity(self._config, seed, len(self._replicas))
         # What other weights have left there (an earlier run, another number of devices) is no ranking of these.
-        identity["weights"] = fingerprint(state.variables)
-        with hosts.first_before_others(f"{directory} is of these weights"):
-            if (directory / "config.json").exists() and workdirs.stored(directory)["identity"] != identity:
-                directory.rmtree()
-        workdirs.claim(directory, identity, self._config)
+        workdirs.claim_anew(directory, identity | {"weights": fingerprint(state.variables)}, self._config)
         logger.info("%s: ranking anew after epoch %d", name, epoch + 1)
         scalars, subsets = {}, {}
         for split, before in (("train", supervision.train_subset), ("validation", supervision.validation_subset)):

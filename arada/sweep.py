@@ -5,10 +5,12 @@
 
 Trains and predicts what the workdir lacks, every point with the config's seeds (or with `seeds=0,1,2` of the grid);
 vanilla runs and rankings are those of the workdir. Writes DIR/sweeps/METHOD-FIELDS.json and .md. `--cluster=slurm`
-makes every point and seed a task of one Slurm array through submitit, `--cluster=local` a process of this machine; what
-is done is found again by the same command.
+makes every point and seed a task of one Slurm array through submitit, after one job for what they have in common;
+`--cluster=local` makes them processes of this machine. What is done is found again by the same command.
 """
 
+import copy
+import functools
 import itertools
 import json
 import logging
@@ -20,7 +22,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from arada import console, files, hosts, preemption, provenance
+from arada import attacks, console, files, hosts, preemption, provenance
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.errors import UserError
@@ -79,7 +81,8 @@ def points(config: ml_collections.ConfigDict, grid: Grid) -> dict[str, ml_collec
         raise UserError(f"--config: {config.name} has no runs of its own; sweep {config.ensemble.of}")
     found, same = {}, {}
     for values in itertools.product(*grid.values()):
-        point = ml_collections.ConfigDict(config.to_dict()).lock()
+        # With what follows from other fields, such as the learning rate from the batch size.
+        point = copy.deepcopy(config).lock()
         for field, value in zip(grid, values, strict=True):
             _set(point, field, value)
         point.name = f"{config.name}/" + "-".join(f"{field}_{value}" for field, value in zip(grid, values, strict=True))
@@ -91,10 +94,13 @@ def points(config: ml_collections.ConfigDict, grid: Grid) -> dict[str, ml_collec
 
 
 def _set(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
-    if field == "attack":
-        # Rankings by several attacks lie side by side.
-        config.ranking.folder = str(value)
     path, node = FIELDS.get(field, field), config
+    if path.startswith(("data.", "model.")):
+        raise UserError(f"--grid: {path} is the same for all of a workdir; use a --workdir for each of its values")
+    if path == "ranking.attack" or path.split(".")[:-1] in (["ranking", attack] for attack in attacks.BY_NAME):
+        # Rankings by several attacks lie side by side.
+        folder = str(value) if path == "ranking.attack" else f"{path}_{value}"
+        config.ranking.folder = "-".join(filter(None, (config.ranking.folder, folder)))
     for key in path.split("."):
         if not (isinstance(node, ml_collections.ConfigDict) and key in node):
             raise UserError(f"--grid: the config has no field {path!r}; short names are {', '.join(FIELDS)}")
@@ -114,29 +120,41 @@ def run_point(config: Mapping[str, Any], workdir: str) -> None:
     experiment.predict()
 
 
-def run_job(config: Mapping[str, Any], workdir: str) -> None:
-    """`run_point` in a process of its own, whose log is all that one sees of it."""
+def run_shared(configs: Sequence[Mapping[str, Any]], workdir: str) -> None:
+    """Makes what points have in common: vanilla runs, the rankings of all configs but the first, and shifted images."""
+    base, *ranked = (ml_collections.ConfigDict(config, convert_dict=True) for config in configs)
+    experiment = Experiment(base, workdir)
+    if ranked:
+        experiment.vanilla()
+    for config in ranked:
+        Experiment(config, workdir, of_sweep=True).rank()
+    _generate_shifted(experiment)
+
+
+def run_job(function: Callable, task: Any, workdir: str) -> None:
+    """One of the two above in a process of its own, whose log is all that one sees of it."""
     console.start_logging()
-    run_point(config, workdir)
+    function(task, workdir)
 
 
 def run(
-    config: ml_collections.ConfigDict, workdir: str, grid: Grid, submit: Callable[[list[dict]], None] | None = None
+    config: ml_collections.ConfigDict, workdir: str, grid: Grid, submit: Callable[[Callable, list], None] | None = None
 ) -> dict[str, Any]:
     """Runs what is missing of every point, here or through `submit`, and returns what `compare` finds."""
     configs = points(config, grid)
     # All of them first: a mistake in the last point costs nothing.
-    experiments = [Experiment(point, workdir, of_sweep=True) for point in configs.values()]
-    ranked = [experiment for experiment in experiments if workdirs.uses_precomputed(experiment.config)]
-    if ranked:
-        Experiment(config, workdir).vanilla()
+    for point in configs.values():
+        Experiment(point, workdir, of_sweep=True)
     # One ranking for each attack, before tasks that would all make it.
-    for experiment in {experiment.config.ranking.folder: experiment for experiment in ranked}.values():
-        experiment.rank()
+    ranked = {point.ranking.folder: point for point in configs.values() if workdirs.uses_precomputed(point)}
+    shared = [of.to_dict() for of in (config, *ranked.values())]
     if submit:
-        _generate_shifted(experiments[0])
-        submit([point.to_dict() | {"seeds": (seed,)} for point in configs.values() for seed in config.seeds])
+        if ranked or config.evaluation.shift_source == "generated":
+            submit(run_shared, [shared])
+        tasks = [point.to_dict() | {"seeds": (seed,)} for point in configs.values() for seed in config.seeds]
+        submit(run_point, tasks)
     else:
+        run_shared(shared, workdir)
         for number, (name, point) in enumerate(configs.items(), start=1):
             logger.info("%s: point %d of %d", name, number, len(configs))
             run_point(point.to_dict(), workdir)
@@ -205,8 +223,11 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note, ""])
 
 
-def on_cluster(cluster: str, workdir: str, parameters: Mapping[str, Any]) -> Callable[[list[dict]], None]:
-    """Runs tasks as jobs and waits for them; `parameters` are submitit's, such as slurm_partition. Raises UserError."""
+def on_cluster(cluster: str, workdir: str, parameters: Mapping[str, Any]) -> Callable[[Callable, list], None]:
+    """Runs a function on tasks as jobs and waits for them; `parameters` are submitit's, such as slurm_partition.
+
+    Raises UserError.
+    """
     try:
         import submitit
     except ImportError:
@@ -220,8 +241,8 @@ def on_cluster(cluster: str, workdir: str, parameters: Mapping[str, Any]) -> Cal
     except (NameError, TypeError, RuntimeError) as error:
         raise UserError(f"--cluster={cluster}: {error}") from None
 
-    def submit(tasks: list[dict]) -> None:
-        jobs = executor.map_array(run_job, tasks, [workdir] * len(tasks))
+    def submit(function: Callable, tasks: list) -> None:
+        jobs = executor.map_array(functools.partial(run_job, function), tasks, [workdir] * len(tasks))
         logger.info("submitted %d jobs, the first is %s; logs in %s", len(jobs), jobs[0].job_id, executor.folder)
         failed = [job.job_id for job in jobs if job.exception()]
         if failed:

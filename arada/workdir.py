@@ -59,9 +59,18 @@ class Workdir:
 
     def runs(self) -> list[tuple[str, int]]:
         """(name, seed) of every run that has begun, by name, then seed; not those of sweeps, a folder deeper."""
-        found = (path.parent for path in self.path.glob("runs/*/seed_*/config.json"))
-        runs = (source_run(f"{path.parent.name}/{path.name}") for path in found)
-        return sorted(run for run in runs if run)
+        return sorted(source_run(run) for run in self._begun("*"))
+
+    def identities(self, name: str = "") -> dict[str, dict[str, Any]]:
+        """The identity of every run that has begun, those of sweeps too, or of every seed of one name; by its folder
+        below runs/."""
+        begun = self._begun(name) if name else [*self._begun("*"), *self._begun("*/*")]
+        return {run: stored(self.path / "runs" / run)["identity"] for run in begun}
+
+    def _begun(self, name: str) -> list[str]:
+        found = (path.parent for path in self.path.glob(f"runs/{name}/seed_*/config.json"))
+        runs = (str(path.relative_to(self.path / "runs")) for path in found)
+        return [run for run in runs if re.fullmatch(rf"({RUN_NAME}/)+seed_\d+", run)]
 
     @property
     def data(self) -> epath.Path:
@@ -162,24 +171,54 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
         made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
         files.write_json(file, {"identity": identity, "config": _plain(config), "made_with": made})
     hosts.wait(f"{file} is there")
-    differing = _differences(stored(path)["identity"], identity)
+    differing = differences(stored(path)["identity"], identity)
     if differing:
-        raise UserError(
-            f"{path} was made with another config: {'; '.join(differing)}. "
-            f"Set them as they are there, use another --workdir or --config.name, or delete the folder"
-        )
+        is_ranking = "ranking" in identity and "seed" not in identity
+        raise _refused(path, differing, "--config.ranking.folder with another --config.name" if is_ranking else "")
+
+
+def _refused(path: epath.Path, differing: list[str], another: str = "") -> UserError:
+    return UserError(
+        f"{path} was made with another config: {'; '.join(differing)}. Set them as they are there, use another "
+        f"--workdir or {another or '--config.name'}, or delete the folder"
+    )
+
+
+def claim_anew(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+    """As `claim`, but what another identity has left there is deleted: it is of weights that are no more."""
+    with hosts.first_before_others(f"{path} is of these weights"):
+        if (path / "config.json").exists() and stored(path)["identity"] != identity:
+            path.rmtree()
+    claim(path, identity, config)
+
+
+def check_ranked_as(path: epath.Path, config: ml_collections.ConfigDict, source: str) -> None:
+    """Raises UserError if the ranking in `path`, by a run of the workdir, was not made as `config` says."""
+    if source_run(source) and (path / "config.json").exists():
+        made = {"ranking": stored(path)["identity"].get("ranking")}
+        if differing := differences(made, ranking_identity(config, source)):
+            raise _refused(path, differing, "--config.ranking.folder, to be ranked by --stage=rank,")
 
 
 def check_shared(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     """Raises UserError if the workdir holds runs of another data set or network."""
-    for name, seed in workdir.runs():
-        there = stored(workdir.run(name, seed))["identity"]
-        differing = _differences({key: there.get(key) for key in ("data", "model")}, shared_identity(config))
+    for name, there in workdir.identities().items():
+        differing = differences({key: there.get(key) for key in ("data", "model")}, shared_identity(config))
         if differing:
             raise UserError(
-                f"{workdir.path} holds another experiment ({name}/seed_{seed}): {'; '.join(differing)}. "
-                f"Use another --workdir"
+                f"{workdir.path} holds another experiment ({name}): {'; '.join(differing)}. Use another --workdir"
             )
+
+
+def check_seeds_alike(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a run of this name was made with another config, whatever its seed: reports average them."""
+
+    def but_seed(identity):
+        return {field: value for field, value in identity.items() if field not in ("seed", "num_devices")}
+
+    for run, there in workdir.identities(config.name).items():
+        if differing := differences(but_seed(there), but_seed(run_identity(config, 0, 1))):
+            raise _refused(workdir.path / "runs" / run, differing)
 
 
 def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:
@@ -188,7 +227,7 @@ def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:
     Configs tell one data set from another, not what has happened to the files of one.
     """
     # Without a run nothing depends yet on what was read.
-    if hosts.is_first() and not (workdir.data.exists() and workdir.runs()):
+    if hosts.is_first() and not (workdir.data.exists() and workdir.identities()):
         files.write_json(workdir.data, {"sha256": dict(sha256)})
     hosts.wait(f"{workdir.data} is there")
     before = files.read_json(workdir.data)
@@ -235,12 +274,12 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda nested: nested.to_dict()))
 
 
-def _differences(stored: Any, new: Any, field: str = "") -> list[str]:
+def differences(stored: Any, new: Any, field: str = "") -> list[str]:
+    """A line for each field that differs between two identities."""
     if isinstance(stored, dict) and isinstance(new, dict):
         keys = sorted(stored.keys() | new.keys())
         nested = (
-            _differences(stored.get(key, "absent"), new.get(key, "absent"), f"{field}.{key}".lstrip("."))
-            for key in keys
+            differences(stored.get(key, "absent"), new.get(key, "absent"), f"{field}.{key}".lstrip(".")) for key in keys
         )
         return [line for lines in nested for line in lines]
     return [] if stored == new else [f"{field} is {stored} there and {new} here"]

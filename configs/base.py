@@ -111,7 +111,8 @@ def config() -> ml_collections.ConfigDict:
                 "folder": "",
                 # "fmn", "cw" (the paper's), "sdf" or "first_order". The README has the study that chose.
                 "attack": "fmn",
-                # Subsets in the files and figures; the training's own number is soft_labels.num_subsets.
+                # Subsets in the files and figures, and those between which "first_order" decides what to measure
+                # again; the training's own number is soft_labels.num_subsets.
                 "num_subsets": 10,
                 # On the fly: training and validation images are ranked anew, by the weights at that moment, after
                 # these epochs, counted from 1, and after every so many (0: never). Learnt soft labels stay with their
@@ -174,7 +175,7 @@ def config() -> ml_collections.ConfigDict:
                 "out_of_distribution": (),
             },
             # Nothing here changes a result: paths, devices, cadences, batch sizes of passes without gradients on
-            # weights. A run may be resumed with other values.
+            # weights. A run may be resumed with other values, but for num_devices where batch_norm is "per_device".
             "run": {
                 # Where TFDS data lie; "" for TFDS' default (TFDS_DATA_DIR, ~/tensorflow_datasets). For the sources
                 # "folder", "npz" and "cifar_archive": the folder or the file; TFDS' default then holds

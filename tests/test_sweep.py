@@ -222,7 +222,11 @@ def stages(monkeypatch):
 
 
 def test_each_attack_ranks_once_before_the_points(stages, tmp_path):
-    sweep.run(tiny("ar_adals"), tmp_path, {"alpha": (0.1, 0.2), "attack": ("fmn", "sdf")}, submit=lambda tasks: None)
+    def only_shared(function, tasks):
+        if function is sweep.run_shared:
+            function(*tasks, tmp_path)
+
+    sweep.run(tiny("ar_adals"), tmp_path, {"alpha": (0.1, 0.2), "attack": ("fmn", "sdf")}, only_shared)
     assert [(stage, folder) for stage, _, folder, _ in stages] == [("vanilla", ""), ("rank", "fmn"), ("rank", "sdf")]
     # The run that is ranked is the plain config's, whatever is swept.
     assert stages[0][1] == "ar_adals"
@@ -273,6 +277,8 @@ def test_every_point_and_seed_is_a_job(cluster, stages, tmp_path):
     assert [(name, seeds) for stage, name, _, seeds in stages if stage == "train"] == [
         (f"adals/alpha_{alpha}", (seed,)) for alpha in (0.1, 0.2) for seed in (0, 1)
     ]
+    # Nothing that they share is made beforehand.
+    assert {stage for stage, *_ in stages} == {"train", "predict"}
     (executor,) = cluster
     assert (executor.folder, executor.cluster) == (str(tmp_path / "sweeps" / "jobs"), "slurm")
     assert executor.parameters == {"slurm_partition": "gpu", "timeout_min": 60}

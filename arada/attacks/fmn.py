@@ -50,7 +50,7 @@ def fmn_l2(
       bisections: halvings of the final segment, and doublings of the push.
 
     Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks", algorithm 1; overshoot, push and bisection
-    are ours.
+    are ours, and each step ends on the sphere of its radius, where theirs may end within.
     """
     images = jnp.asarray(images, jnp.float32)
     logits = logits_fn(images)

@@ -46,7 +46,7 @@ def summarize(
         if not all(file.exists() for file in clean):
             continue
         made_by, now = (workdirs.stored(of(name, seed))["identity"] for of in (workdir.predictions, workdir.run))
-        if made_by != now:
+        if made_by | {"weights": None} != now | {"weights": None}:
             logger.warning(
                 "%s/seed_%d was trained anew since it was evaluated and is left out; delete %s and evaluate it again",
                 name,

@@ -45,6 +45,6 @@ class ResNetV2(nn.Module):
                 y = conv(outside, 1)(y)
                 x = (conv(outside, 1, strides)(x) if block == 0 else x) + y
             inside = outside
-        x = jnp.mean(nn.relu(norm()(x)), axis=(1, 2))
+        x = jnp.mean(nn.relu(norm()(x)), axis=(1, 2), dtype=jnp.float32)
         head = nn.Dense(self.num_classes, kernel_init=nn.initializers.he_normal(), dtype=jnp.float32)
-        return head(x.astype(jnp.float32))
+        return head(x)

@@ -41,6 +41,6 @@ class WideResNet(nn.Module):
                 y = conv(features, 3, strides)(nn.relu(norm()(x)))
                 y = conv(features, 3)(nn.relu(norm()(y)))
                 x = (x if x.shape == y.shape else conv(features, 1, strides)(x)) + y
-        x = jnp.mean(nn.relu(norm()(x)), axis=(1, 2))
+        x = jnp.mean(nn.relu(norm()(x)), axis=(1, 2), dtype=jnp.float32)
         head = nn.Dense(self.num_classes, kernel_init=nn.initializers.he_normal(), dtype=jnp.float32)
-        return head(x.astype(jnp.float32))
+        return head(x)
