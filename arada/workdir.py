@@ -197,7 +197,7 @@ def check_ranked_as(path: epath.Path, config: ml_collections.ConfigDict, source:
     if source_run(source) and (path / "config.json").exists():
         made = {"ranking": stored(path)["identity"].get("ranking")}
         if differing := differences(made, ranking_identity(config, source)):
-            raise _refused(path, differing, "--config.ranking.folder, to be ranked by --stage=rank,")
+            raise _refused(path, differing, "--config.ranking.folder and run --stage=rank")
 
 
 def check_shared(workdir: Workdir, config: ml_collections.ConfigDict) -> None:

@@ -83,6 +83,13 @@ MISTAKES = [
     ({"evaluation.num_bins": 0}, r"evaluation.num_bins is 0"),
     ({"ranking.cw.max_iterations": 0}, r"ranking.cw.max_iterations is 0"),
     ({"optimizer.decay": (0.1,)}, r"optimizer.decay is \(0.1,\); it takes \(\(epoch, value\), ...\)"),
+    (
+        {"optimizer.decay": ((60, 0.1), (30, 0.5))},
+        r"optimizer.decay is \(\(60, 0.1\), \(30, 0.5\)\); its epochs ascend",
+    ),
+    ({"optimizer.decay": ((30, 0.1), (30, 0.01))}, r"optimizer.decay is .*; its epochs ascend, each once"),
+    ({"soft_labels.alpha": ((0, 0.1), (9, 0.2), (3, 0.3))}, r"soft_labels.alpha is .*; its epochs ascend, each once"),
+    ({"data.num_classes": 1}, r"data.num_classes is 1; there is nothing to learn but from 2 on"),
     ({"ranking.by": "luck"}, r"ranking.by is one of attack, confidence, random, not 'luck'"),
     ({"ranking.attack": "deepfool"}, r"ranking.attack is one of cw, fmn, sdf, first_order, not 'deepfool'"),
     ({"ranking.refresh_epochs": (13, 40)}, r"refresh_epochs is \(13, 40\) .* 40 is no epoch from 1 to 39"),

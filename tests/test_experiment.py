@@ -215,3 +215,47 @@ def test_the_config_of_a_run_is_kept_beside_it(workdir):
     stored = json.loads((workdir.run("ar_adals", 1) / "config.json").read_text())
     assert stored["identity"]["seed"] == 1
     assert stored["config"]["training"]["epochs"] == 3
+
+
+def test_predictions_of_weights_that_are_no_more_are_made_anew(workdir, tmp_path):
+    shutil.copytree(workdir.path, tmp_path / "copy")
+    copy = Workdir(tmp_path / "copy")
+    stale = files.read_npz(copy.predictions("ar_adals", 1) / "test.npz")["logits"] + 1
+    for name, seed in (("ar_adals", 1), ("vanilla", 1)):
+        stored = files.read_npz(copy.predictions(name, seed) / "test.npz")
+        files.write_npz(copy.predictions(name, seed) / "test.npz", stored | {"logits": stale})
+    # As if seed 1 of one method had been deleted and trained anew.
+    made = workdirs.stored(copy.predictions("ar_adals", 1))
+    made["identity"]["weights"] += 1
+    files.write_json(copy.predictions("ar_adals", 1) / "config.json", made)
+    Experiment(tiny("ar_adals"), copy.path).predict()
+    expected = files.read_npz(workdir.predictions("ar_adals", 1) / "test.npz")["logits"]
+    np.testing.assert_array_equal(files.read_npz(copy.predictions("ar_adals", 1) / "test.npz")["logits"], expected)
+    # What was not asked for, and what is of these weights, stays.
+    np.testing.assert_array_equal(files.read_npz(copy.predictions("vanilla", 1) / "test.npz")["logits"], stale)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"method.name": "mixup"}, r"name is 'vanilla', but method is absent in vanilla training and .*mixup.* here"),
+        ({"soft_labels.epsilon": 0.1}, r"soft_labels.epsilon is 0.0 in vanilla training and 0.1 here; name the method"),
+    ],
+)
+def test_only_vanilla_training_is_called_vanilla(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        Experiment(tiny("vanilla", **overrides), tmp_path)
+    Experiment(tiny("vanilla", name="mine", **overrides), tmp_path)
+
+
+def test_another_seed_with_another_config_is_refused_before_training(workdir, monkeypatch):
+    monkeypatch.setattr(runs, "Trainer", None)
+    config = tiny("ar_adals", **{"soft_labels.alpha": ((0, 0.5),), "seeds": (7,)})
+    with pytest.raises(UserError, match=r"runs/ar_adals/seed_\d was made with another config: soft_labels.alpha is"):
+        Experiment(config, workdir.path).run()
+
+
+def test_ranks_of_another_attack_are_refused_in_training(workdir):
+    config = tiny("ar_adals", **{"ranking.cw.max_iterations": 21, "name": "ar_adals_longer"})
+    with pytest.raises(UserError, match=r"robustness/vanilla/seed_0 was made with another config: ranking.cw.max_iter"):
+        Experiment(config, workdir.path).run("train")

@@ -88,7 +88,7 @@ def count(tree):
 
 
 class Program(NamedTuple):
-    """What is asked of a lowered program; all but `out` are counts of its text."""
+    """What is asked of a lowered program; most are counts of its text."""
 
     out: Any
     convolutions: int
@@ -96,6 +96,7 @@ class Program(NamedTuple):
     products: int
     loops: int
     all_reduces: int
+    full_precision: bool
 
 
 def lowered(step, platform, arguments, *, devices):
@@ -106,9 +107,10 @@ def lowered(step, platform, arguments, *, devices):
     operations = ("convolution", "dot_general", "while", "all_reduce")
     convolutions, products, loops, all_reduces = (text.count(f"stablehlo.{name}") for name in operations)
     dtypes = set(re.findall(r"stablehlo\.convolution.*-> tensor<[\dx]*x(\w+)>", text))
-    return Program(
-        jax.tree.unflatten(exported.out_tree, exported.out_avals), convolutions, dtypes, products, loops, all_reduces
-    )
+    out = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    multiplied = re.findall(r"stablehlo\.(?:convolution|dot_general).*", text)
+    full_precision = all("HIGHEST" in line for line in multiplied)
+    return Program(out, convolutions, dtypes, products, loops, all_reduces, full_precision)
 
 
 def leaves(tree):
@@ -191,7 +193,7 @@ def test_unrolled_members_lower():
     assert_trains(config, devices=2)
 
 
-@pytest.mark.parametrize("attack", ["fmn", "cw", "first_order"])
+@pytest.mark.parametrize("attack", ["fmn", "cw", "sdf", "first_order"])
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_rankings_lower(attack, mapping):
     config = config_of("digits", "vanilla", "testing")
@@ -214,9 +216,23 @@ def test_rankings_lower(attack, mapping):
         assert 0 < program.products <= program.convolutions // 13
         assert program.loops > 0
         assert program.all_reduces == 0
+        # Else a TPU and newer GPUs would multiply numbers of 8 or 10 bits.
+        assert program.full_precision
         by_image = (2, batch_size // 2) if mapping == "pmap" else (batch_size,)
         assert shapes(program.out["distance"]) == (by_image, jnp.float32)
         assert shapes(program.out["predicted"]) == (by_image, jnp.int32)
+
+
+def test_the_control_by_confidence_is_as_precise_as_attacks():
+    config = config_of("digits", "vanilla", "testing")
+    step = Replicas(jax.devices()[:1]).map(
+        robustness.confidence_step(trained.build_ranked(config)), in_axes=(None, 0), out_axes=0
+    )
+    arguments = trained.state_shapes(config).variables, batch_shapes(config, 4)
+    for platform in PLATFORMS:
+        program = lowered(jax.jit(step), platform, arguments, devices=1)
+        assert program.products > 0
+        assert program.full_precision
 
 
 @pytest.mark.parametrize(("name", "batch_size"), [("cifar10", 256), ("cifar10_wrn", 64), ("imagenet", 8)])

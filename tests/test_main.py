@@ -28,6 +28,7 @@ def run(*arguments):
             ["--config=configs/digits.py:adals", "--config.soft_labels.alpha=((0,0.0),)"],
             "soft_labels.alpha holds 0.0",
         ),
+        (["--config=configs/digits.py", "stage=train"], "'stage=train' is no flag; flags begin by --"),
         (["--config=configs/cifar10.py", "--config.run.data_dir=/nowhere"], "python -m arada.data.prepare"),
     ],
 )
@@ -55,4 +56,5 @@ def test_flags_override_fields_of_every_kind(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert "mapped by shard_map" in result.stderr
+    assert result.stdout == "Done: vanilla\n"
     assert (tmp_path / "runs/vanilla/seed_0/checkpoints/4").exists()

@@ -12,7 +12,7 @@ from arada import checks, files, sweep
 from arada.errors import UserError
 from arada.evaluation import summary
 from arada.workdir import Workdir
-from configs import cifar10, digits
+from configs import cifar10, cifar10_wrn, digits
 
 
 def tiny(method, **overrides):
@@ -71,9 +71,28 @@ def test_points_by_name():
     assert (config.name, config.ranking.attack, config.soft_labels.alpha) == ("ar_adals", "cw", ((0, 0.05),))
 
 
+def test_what_follows_from_a_field_follows_it_in_a_point():
+    config = cifar10_wrn.get_config("adals")
+    points = sweep.points(config, {"training.batch_size": (128, 256)})
+    assert [point.optimizer.learning_rate for point in points.values()] == pytest.approx([0.1, 0.2])
+    assert config.training.batch_size == 512
+
+
+def test_each_way_to_rank_has_a_folder_of_its_own():
+    points = sweep.points(digits.get_config("ar_adals"), {"ranking.attack": ("fmn", "cw")})
+    assert [point.ranking.folder for point in points.values()] == ["fmn", "cw"]
+    config = digits.get_config("ar_adals")
+    config.ranking.attack = "fmn"
+    points = sweep.points(config, {"ranking.fmn.steps": (5, 10), "alpha": (0.1, 0.2)})
+    folders = [point.ranking.folder for point in points.values()]
+    assert folders == [f"ranking.fmn.steps_{steps}" for steps in (5, 10) for _ in range(2)]
+
+
 @pytest.mark.parametrize(
     ("method", "grid", "message"),
     [
+        ("adals", {"model.width": (4, 8)}, r"--grid: model.width is the same for all of a workdir; use a --workdir"),
+        ("adals", {"data.split_seed": (0, 1)}, r"--grid: data.split_seed is the same for all of a workdir"),
         ("adals", {"alfa": (0.1,)}, r"the config has no field 'alfa'; short names are epsilon, alpha"),
         ("adals", {"soft_labels.alpha.first": (0.1,)}, r"has no field 'soft_labels.alpha.first'"),
         ("adals", {"alpha": ("high",)}, r"alpha=high does not fit the config"),
@@ -282,6 +301,19 @@ def test_every_point_and_seed_is_a_job(cluster, stages, tmp_path):
     (executor,) = cluster
     assert (executor.folder, executor.cluster) == (str(tmp_path / "sweeps" / "jobs"), "slurm")
     assert executor.parameters == {"slurm_partition": "gpu", "timeout_min": 60}
+
+
+def test_what_points_share_is_one_job_before_theirs(cluster, stages, monkeypatch, tmp_path):
+    jobs = []
+    monkeypatch.setattr(sweep, "run_job", lambda function, task, workdir: jobs.append((function.__name__, len(task))))
+    submit = sweep.on_cluster("slurm", tmp_path, {})
+    grid = {"num_subsets": (5, 10), "attack": ("fmn", "sdf")}
+    sweep.run(tiny("ar_adals"), tmp_path, grid, submit)
+    # The plain config and one for each attack.
+    (first, shared), *of_points = jobs
+    assert (first, shared) == ("run_shared", 3)
+    assert [function for function, _ in of_points] == ["run_point"] * 4
+    assert stages == []
 
 
 def test_jobs_that_fail_are_named(cluster, stages, monkeypatch, tmp_path):

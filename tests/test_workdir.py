@@ -183,6 +183,55 @@ def test_a_workdir_holds_one_network_and_data_set(workdir):
     )
 
 
+def test_all_seeds_of_a_name_are_one_method(workdir):
+    config = config_of("adals")
+    for name in ("adals", "adals/alpha_0.1"):
+        workdirs.claim(workdir.run(name, 1), workdirs.run_identity(config, 1, 2), config)
+    workdirs.check_seeds_alike(workdir, config)
+    for name in ("adals", "adals/alpha_0.1"):
+        other = config_of("adals", **{"training.epochs": 3, "name": name})
+        expected = rf"runs/{name}/seed_1 was made with another config: training.epochs is 40 there and 3 here\. Set"
+        with pytest.raises(UserError, match=expected):
+            workdirs.check_seeds_alike(workdir, other)
+        other.name = "adals_short"
+        workdirs.check_seeds_alike(workdir, other)
+
+
+def test_devices_may_differ_from_seed_to_seed(workdir):
+    config = config_of("adals", **{"model.batch_norm": "per_device"})
+    workdirs.claim(workdir.run("adals", 1), workdirs.run_identity(config, 1, 4), config)
+    workdirs.check_seeds_alike(workdir, config)
+
+
+def test_ranks_of_another_attack_are_not_taken_for_those_of_the_config(workdir):
+    config = config_of("ar_adals")
+    folder = workdir.ranking("vanilla/seed_0")
+    workdirs.check_ranked_as(folder, config, "vanilla/seed_0")
+    workdirs.claim(folder, workdirs.ranking_identity(config) | {"source_run": {"weights": 1}}, config)
+    workdirs.check_ranked_as(folder, config, "vanilla/seed_0")
+    other = config_of("ar_adals", **{"ranking.cw.max_iterations": 9})
+    differs = r"ranking.cw.max_iterations is 100 there and 9 here\. .* --config.ranking.folder and run --stage=rank, or"
+    with pytest.raises(UserError, match=differs):
+        workdirs.check_ranked_as(folder, other, "vanilla/seed_0")
+    with pytest.raises(
+        UserError, match=r"source_run.weights is 1 there and 2 here\. .* another --config.ranking.folder"
+    ):
+        workdirs.claim(folder, workdirs.ranking_identity(config) | {"source_run": {"weights": 2}}, config)
+    # A folder of somebody's own is used as it is.
+    workdirs.check_ranked_as(folder, other, str(folder))
+
+
+def test_what_other_weights_have_left_is_deleted(workdir):
+    folder = workdir.predictions("adals", 0)
+    workdirs.claim_anew(folder, {"weights": 1}, config_of())
+    (folder / "test.npz").write_text("of the first")
+    workdirs.claim_anew(folder, {"weights": 1}, config_of())
+    assert (folder / "test.npz").exists()
+    workdirs.claim_anew(folder, {"weights": 2}, config_of())
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert workdirs.stored(folder)["identity"] == {"weights": 2}
+
+
 def test_a_stored_config_makes_the_same_run(workdir):
     config = config_of("ar_adals,testing")
     identity = workdirs.run_identity(config, 0, 2)
@@ -201,7 +250,8 @@ def test_the_data_of_a_workdir_stay_the_same(workdir):
     workdirs.claim_data(workdir, digests | {"train": "x"})
     workdirs.claim_data(workdir, digests)
     config = config_of("adals")
-    workdirs.claim(workdir.run("adals", 1), workdirs.run_identity(config, 1, 2), config)
+    # A point of a sweep is a run too.
+    workdirs.claim(workdir.run("adals/alpha_0.1", 1), workdirs.run_identity(config, 1, 2), config)
     workdirs.claim_data(workdir, digests)
     with pytest.raises(
         UserError, match=rf"{workdir.path} was begun with other images or labels in train, test: the data"

@@ -1,3 +1,5 @@
+import re
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -58,3 +60,13 @@ def test_a_network_is_built_with_the_arithmetic_that_a_config_names(name, depth)
     assert models.build(name, 7, depth=depth).dtype == np.float32
     with pytest.raises(ValueError, match=r"model\.dtype is one of .*, not 'float16'"):
         models.build(name, 7, dtype="float16")
+
+
+@pytest.mark.parametrize(("name", "depth"), [("resnet_v1", 50), ("resnet_v2", 11), ("wide_resnet", 10)])
+def test_averages_over_pixels_are_not_rounded_to_bfloat16(name, depth):
+    model, images = models.build(name, 7, depth=depth, width=2, dtype="bfloat16"), np.zeros((3, 64, 64, 3), np.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    text = str(jax.make_jaxpr(model.apply)(variables, images))
+    assert "bf16[3,64,64," in text or "bf16[3,32,32," in text
+    assert re.search(r"f32\[3,\d+\]", text)
+    assert not re.search(r"bf16\[3,\d+\]", text)
