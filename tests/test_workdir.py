@@ -214,7 +214,7 @@ def test_ranks_of_another_attack_are_not_taken_for_those_of_the_config(workdir):
     with pytest.raises(UserError, match=differs):
         workdirs.check_ranked_as(folder, other, "vanilla/seed_0")
     with pytest.raises(
-        UserError, match=r"source_run.weights is 1 there and 2 here\. .* another --config.ranking.folder"
+        UserError, match=r"source_run.weights is 1 there and 2 here\. .* or --config.ranking.folder with another"
     ):
         workdirs.claim(folder, workdirs.ranking_identity(config) | {"source_run": {"weights": 2}}, config)
     # A folder of somebody's own is used as it is.
