@@ -29,12 +29,18 @@ def subset_variance(method: dict) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def shift_by_type(method: dict, metric: str) -> np.ndarray | None:
-    """A metric averaged over seeds, [types, severities]; for "variance" what the runs gave together."""
+    """A metric averaged over the seeds that have it, [types, severities]; for "variance" what the runs gave together.
+
+    The types are those of any seed.
+    """
     if metric == "variance":
         values = np.asarray(list(((method.get("variance") or {}).get("shift") or {}).values()), np.float64)
         return values if values.size else None
-    values = [of_run for run in method["runs"].values() if (of_run := shift_values(run, metric)).size]
-    return mean_and_deviation(values)[0] if values else None
+    runs = method["runs"].values()
+    of_runs = [dict(zip(run.get("shift") or {}, shift_values(run, metric), strict=True)) for run in runs]
+    types = {name: np.full_like(values, np.nan) for by_type in of_runs for name, values in by_type.items()}
+    values = [list((types | by_type).values()) for by_type in of_runs]
+    return mean_and_deviation(values)[0] if types else None
 
 
 def on_test(method: dict, metric: str) -> float:

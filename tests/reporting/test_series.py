@@ -1,0 +1,35 @@
+"""What figures draw, where a workdir holds less than everything or something else beside it."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import arada.reporting
+from arada.reporting import series
+
+
+def write(workdir, evaluation):
+    (workdir / "evaluation.json").write_text(json.dumps(evaluation))
+    return pathlib.Path(arada.reporting.write_report(workdir)).read_text()
+
+
+def test_types_of_shift_are_averaged_by_name(workdir, evaluation):
+    """Seed 0 has noise and blur, seed 1 fog and blur, then fog alone."""
+    method = evaluation["methods"]["vanilla"]
+    of_seed = method["runs"]["1"]["shift"]
+    method["runs"]["1"]["shift"] = {"fog": of_seed["noise"], "blur": of_seed["blur"]}
+    # Noise and fog: 2 and 4 times the ECE, which is 0.04 on seed 0 and 0.06 on seed 1; blur: 4 and 6 times 0.05.
+    by_type = {"noise": [0.08, 0.16], "blur": [0.2, 0.3], "fog": [0.12, 0.24]}
+    assert series.shift_by_type(method, "ece") == pytest.approx(np.array(list(by_type.values())))
+    del method["runs"]["1"]["shift"]["blur"]
+    by_type["blur"] = [0.16, 0.24]
+    assert series.shift_by_type(method, "ece") == pytest.approx(np.array(list(by_type.values())))
+    assert "Medians (x100) at severity 2: Vanilla 24.0" in write(workdir, evaluation)
+    # A type that nobody has at one severity is no part of a box.
+    method["runs"]["0"]["shift"]["noise"][1] = None
+    assert "Medians (x100) at severity 2: Vanilla 24.0" in write(workdir, evaluation)
+    for run in method["runs"].values():
+        run["shift"] = {}
+    assert series.shift_by_type(method, "ece") is None
