@@ -80,14 +80,16 @@ def entropies(workdir: epath.Path, method: str, seeds: list, stored: str) -> np.
 
 
 def sensitivity(workdir: epath.Path) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """By method, what its sweep over R alone found: {R: {"ece", "ece_under_shift"}}, a value a seed."""
+    """By method, what its sweep over R alone found: {R: {"ece", "ece_under_shift"}}, R ascending, a value a seed."""
     found = {}
+    # The name of a sweep over R and another field may end so too.
     for path in sorted((workdir / "sweeps").glob("*-num_subsets.json")):
         swept = files.read_json(path)
-        found[swept["method"]] = {
-            point["values"]["num_subsets"]: {key: point[key] for key in ("ece", "ece_under_shift")}
-            for point in swept["points"]
-        }
+        if all(point["values"].keys() == {"num_subsets"} for point in swept["points"]):
+            found[swept["method"]] = {
+                point["values"]["num_subsets"]: {key: point[key] for key in ("ece", "ece_under_shift")}
+                for point in sorted(swept["points"], key=lambda point: point["values"]["num_subsets"])
+            }
     return found
 
 

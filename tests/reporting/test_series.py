@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import arada.reporting
-from arada.reporting import series
+from arada.reporting import paper_figures, series
 
 
 def write(workdir, evaluation):
@@ -33,3 +33,24 @@ def test_types_of_shift_are_averaged_by_name(workdir, evaluation):
     for run in method["runs"].values():
         run["shift"] = {}
     assert series.shift_by_type(method, "ece") is None
+
+
+def sweep(workdir, name, *points):
+    """A sweep's file; a point is its values, and the ECE, on the test set and under shift, of its only seed."""
+    (workdir / "sweeps").mkdir(exist_ok=True)
+    points = [{"values": of, "ece": [clean], "ece_under_shift": [shifted]} for of, clean, shifted in points]
+    (workdir / "sweeps" / f"{name}.json").write_text(json.dumps({"method": "ar_adals", "points": points}))
+
+
+def test_figure_5_is_of_a_sweep_over_r_alone(workdir, evaluation):
+    sweep(workdir, "ar_adals-alpha-num_subsets", ({"alpha": 0.1, "num_subsets": 1}, 0.9, 0.9))
+    assert series.sensitivity(workdir) == {}
+    by_r = {10: (0.02, 0.08), 1: (0.06, None), 4: (0.03, 0.1)}
+    sweep(workdir, "ar_adals-num_subsets", *(({"num_subsets": r}, *ece) for r, ece in by_r.items()))
+    found = series.sensitivity(workdir)["ar_adals"]
+    assert {r: (of["ece"][0], of["ece_under_shift"][0]) for r, of in found.items()} == by_r
+    assert list(found) == [1, 4, 10]
+    (panel,) = paper_figures.build(evaluation, workdir)[5].panels
+    assert "clean test set 6.0 at R = 1 and 2.0 at R = 10" in panel.description
+    # Each R with a value of its own, the least and the largest that have one.
+    assert "under shift 10.0 at R = 4 and 8.0 at R = 10" in panel.description
