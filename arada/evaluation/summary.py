@@ -145,7 +145,7 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
         "variance_of": config.evaluation.variance_of,
         "ranking": {
             "source": config.ranking.source,
-            "by": "attack",
+            "by": ranked.get("by", "attack"),
             "attack": ranked.get("attack"),
             "settings": ranked.get(ranked.get("attack"), {}),
             "success_rate": {name: float(np.isfinite(r["distance"]).mean()) for name, r in rankings.items()},

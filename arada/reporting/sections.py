@@ -3,6 +3,7 @@
 import numpy as np
 from etils import epath
 
+from arada import attacks
 from arada.reporting import definitions, figures, panels, paper_figures, paper_tables, series, tables
 from arada.reporting.names import style
 from arada.reporting.panels import Section
@@ -108,13 +109,15 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
 
 
 def _distances(evaluation: dict, workdir: epath.Path) -> Section:
-    drawn, source = [], (evaluation["experiment"].get("ranking") or {}).get("source") or "vanilla/seed_0"
-    for split, arrays in series.distances(workdir, source).items():
-        distance = arrays["distance"]
+    drawn, experiment = [], evaluation["experiment"]
+    source = (experiment.get("ranking") or {}).get("source") or "vanilla/seed_0"
+    for split, distance in series.distances(workdir, source).items():
+        # Those in the file are of the ranking's own number, which may be another.
+        subset = attacks.equal_subsets(distance, min(experiment.get("num_subsets") or 10, len(distance)))
         finite = distance[np.isfinite(distance)]
         failed = f"{len(distance) - len(finite)} of {len(distance)} images have no adversarial example"
         median = f"median {np.median(finite):.3f}" if len(finite) else "none found"
-        draw = (figures.distances, distance, arrays["subset"])
+        draw = (figures.distances, distance, subset)
         described = f"Histogram of L2 distances, {median}; {failed}."
         drawn.append(figures.panel(f"distances_{split}", f"{split[0].upper()}{split[1:]} set", described, *draw))
     return Section(
@@ -126,5 +129,5 @@ def _distances(evaluation: dict, workdir: epath.Path) -> Section:
             "adversarial example counts as most robust and is not drawn."
         ],
         drawn,
-        [] if drawn else ["ranking"],
+        [] if drawn else ["ranking by an attack"],
     )

@@ -7,6 +7,7 @@ from scipy import special
 from arada import files
 from arada.evaluation import metrics
 from arada.reporting.tables import mean_and_deviation, shift_values
+from arada.workdir import Workdir
 
 
 def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
@@ -113,8 +114,8 @@ def soft_labels(workdir: epath.Path, method: str, seeds: list) -> tuple[np.ndarr
     return (np.asarray(epochs), values) if adapts else None
 
 
-def distances(workdir: epath.Path, source: str) -> dict[str, dict[str, np.ndarray]]:
-    """By split, the arrays of the ranking that the experiment used."""
-    folder = workdir / "robustness" / source
+def distances(workdir: epath.Path, source: str) -> dict[str, np.ndarray]:
+    """By split, the distances [N] of the ranking that the experiment used; a control has none."""
+    folder = Workdir(workdir).ranking(source)
     arrays = {split: read_arrays(folder / f"{split}.npz") for split in ("train", "validation", "test")}
-    return {split: of_split for split, of_split in arrays.items() if of_split}
+    return {split: of_split["distance"] for split, of_split in arrays.items() if "distance" in of_split}

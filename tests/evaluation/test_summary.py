@@ -159,6 +159,20 @@ def test_without_a_ranking_there_are_no_subsets(workdir):
     assert method["variance"]["subsets"] is None
 
 
+def test_a_control_s_folder_is_no_ranking_of_robustness(workdir):
+    folder, config = workdir.path / "by_confidence", config_of()
+    config.ranking.source = str(folder)
+    workdirs.claim(folder, {"ranking": {"source": "vanilla/seed_0", "by": "confidence"}}, config)
+    files.write_npz(folder / "test.npz", {"example_id": IDS, "score": np.arange(6, dtype=np.float32), "label": LABELS})
+    add_run(workdir, "vanilla", 0)
+    evaluation = summary.summarize(workdir, config)
+    assert evaluation["experiment"]["ranking"] == {
+        **{"source": str(folder), "by": "confidence", "attack": None, "settings": {}},
+        **{"success_rate": {}, "accuracy": {}, "agreement": {}},
+    }
+    assert evaluation["methods"]["vanilla"]["runs"]["0"]["subsets"] == {}
+
+
 def test_calibrators_are_fitted_on_the_validation_set(workdir):
     """Validation images are right in 3 of 4 cases, at a confidence of 0.9; so are the others but for their labels."""
     add_run(workdir, "vanilla", 0)

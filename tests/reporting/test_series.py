@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import arada.reporting
-from arada.reporting import paper_figures, series
+from arada.reporting import paper_figures, sections, series
 
 
 def write(workdir, evaluation):
@@ -54,3 +54,24 @@ def test_figure_5_is_of_a_sweep_over_r_alone(workdir, evaluation):
     assert "clean test set 6.0 at R = 1 and 2.0 at R = 10" in panel.description
     # Each R with a value of its own, the least and the largest that have one.
     assert "under shift 10.0 at R = 4 and 8.0 at R = 10" in panel.description
+
+
+def test_distances_are_those_of_the_source(workdir, evaluation, monkeypatch):
+    """A folder, named from where one stands; its subsets are of another number than the page's levels."""
+    folder = workdir / "elsewhere"
+    folder.mkdir()
+    np.savez(folder / "train.npz", distance=np.linspace(0.1, 0.5, 9), subset=np.arange(9) % 2)
+    np.savez(folder / "test.npz", score=np.arange(9.0), subset=np.arange(9) // 2)
+    monkeypatch.chdir(workdir)
+    evaluation["experiment"]["ranking"]["source"] = "elsewhere"
+    evaluation["experiment"]["num_subsets"] = 3
+    *_, section = sections.build(evaluation, workdir)
+    # The scores of a control are no distances.
+    (panel,) = section.panels
+    assert "median 0.300; 0 of 9 images" in panel.description
+    assert "level 3 (most robust)" in panel.svg
+    (folder / "train.npz").unlink()
+    evaluation["experiment"]["ranking"] |= {"by": "confidence", "attack": None, "settings": {}}
+    page = write(workdir, evaluation)
+    assert "not run: ranking by an attack" in page
+    assert "by confidence (a control, without levels of adversarial robustness), elsewhere" in page
