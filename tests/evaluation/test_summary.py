@@ -242,6 +242,20 @@ def test_another_source_s_predictions_are_never_in_a_mean(workdir):
     assert summary.summarize(workdir, config)["experiment"]["shift_types"] == []
 
 
+def test_intervals_of_a_single_shifted_image(workdir):
+    """Every third resample of the test images or so has none of it."""
+    for name in ("vanilla", "adals"):
+        add_run(workdir, name, 0)
+        one = {"example_id": IDS[3:4], "label": LABELS[3:4], "logits": np.log([[[0.3, 0.7]]]).astype(np.float32)}
+        for dataset in ("noise_1", "noise_2", "blur_1", "blur_2"):
+            files.write_npz(workdir.predictions(name, 0) / f"{dataset}_of_1.npz", one)
+    evaluation = summary.summarize(workdir, config_of(**{"evaluation.max_examples_per_shift": 1}))
+    of_adals = evaluation["methods"]["adals"]["uncertainty"]["plain"]
+    assert of_adals["intervals"]["shift"]["ece"] == pytest.approx([0.3, 0.3])
+    assert of_adals["differences"]["shift"]["ece"] == pytest.approx([0, 0, 0])
+    files.write_json(workdir.evaluation, evaluation)
+
+
 def test_train_accuracy_is_the_mean_over_the_last_epoch_s_steps(workdir):
     # Three steps an epoch: the last one's rows are means over two steps and over one.
     rows = [
