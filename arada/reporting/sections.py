@@ -88,7 +88,7 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
     for name, method in evaluation["methods"].items():
         if logged := series.soft_labels(workdir, name, list(method["runs"])):
             last = ", ".join(f"{value:.3f}" for value in logged[1][-1])
-            described = f"Soft label of the correct class by epoch. At the last, least robust level first: {last}."
+            described = f"Soft label of the correct class by epoch. During the last, least robust level first: {last}."
             draw = (figures.soft_labels, name, *logged)
             drawn.append(figures.panel(f"soft_labels_{panels.slug(name)}", style(name).label, described, *draw))
     return Section(
@@ -97,7 +97,7 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
         "A level falls while the validation set shows over-confidence on it, and rises while it shows the opposite; 1 "
         f"is the one-hot label, 1/{num_classes} would be a uniform one.",
         [
-            "The probability that the soft label gives to the correct class, as logged at the end of each epoch; "
+            "The probability that the soft label gives to the correct class during each epoch, before it changes; "
             f"mean over {tables.seed_range(evaluation)}, and over the members of an ensemble. AdaLS has one soft label "
             "for all images, AR-AdaLS one for each adversarial robustness level of the training set. After an epoch "
             "it changes by - alpha (confidence - accuracy), both measured on the validation images of the same level, "
