@@ -11,7 +11,7 @@ from arada import workdir as workdirs
 from arada.errors import UserError
 from arada.evaluation import summary
 from arada.workdir import Workdir
-from configs import digits
+from configs import cifar10, digits
 
 CONFIDENCE = agreement.Candidate("confidence", "confidence", "", {}, 0)
 FMN = agreement.Candidate("FMN 2", "attack", "fmn", {"steps": 2}, 2)
@@ -147,14 +147,27 @@ def test_mistakes_are_told(run_dir, tmp_path, monkeypatch):
 
 
 def test_the_report_finds_the_study_of_its_attack(run_dir, tmp_path):
-    rows = [{"attack": "fmn", "settings": {"steps": 2}, "train": {"spearman": 0.5}}]
+    settings = {
+        "fmn": {"steps": 2},
+        "cw": {"binary_search_steps": 3, "max_iterations": 500},
+        "first_order": {"candidates": 1, "refine_steps": 20},
+    }
+    rows = [{"attack": of, "settings": settings[of], "train": {"spearman": 0.5}} for of in settings]
     files.write_json(
         run_dir / "agreement" / "agreement.json", {"reference": "CW 3x500", "examples": 40, "candidates": rows}
     )
     of = functools.partial(summary._agreement, Workdir(tmp_path))
     expected = {"spearman": 0.5, "reference": "CW 3x500", "examples": 40}
     assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2}}) == expected
+    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 3}}) == {}
     # Settings that the study leaves at an attack's defaults.
     assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2, "bisections": 8}}) == expected
-    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 3}}) == {}
+    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2, "bisections": 9}}) == {}
+    for attack in settings:
+        ranked = cifar10.get_config().ranking[attack].to_dict() | settings[attack]
+        assert of("vanilla/seed_0", {"attack": attack, attack: ranked}) == expected
+    for field, value in {"abort_early": True, "learning_rate": 0.01}.items():
+        assert of("vanilla/seed_0", {"attack": "cw", "cw": settings["cw"] | {field: value}}) == {}
+    assert of("vanilla/seed_0", {"attack": "first_order", "first_order": {"candidates": 1}}) == {}
+    assert of("vanilla/seed_0", {"by": "confidence"}) == {}
     assert of("vanilla/seed_1", {"attack": "fmn", "fmn": {"steps": 2}}) == {}

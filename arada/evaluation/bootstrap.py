@@ -30,7 +30,10 @@ class Resamples:
         self._totals = self._counts.sum(axis=1, keepdims=True)
 
     def metrics(self, example_id: np.ndarray, outcomes: Outcomes, num_bins: int) -> dict[str, np.ndarray]:
-        """Each of METRICS in each resample, float64[RESAMPLES], of all the images or of some of them."""
+        """Each of METRICS in each resample, float64[RESAMPLES], of all the images or of some of them.
+
+        NaN in resamples that hold none of these.
+        """
         counts, totals = self._counts, self._totals
         if not np.array_equal(example_id, self._example_id):
             at = np.searchsorted(self._example_id, example_id)
@@ -46,7 +49,7 @@ class Resamples:
         gaps = np.zeros((len(confidence), num_bins), np.float32)
         gaps[np.arange(len(confidence)), bins] = confidence - outcomes.correct
         of_images = np.column_stack([gaps, outcomes.correct, outcomes.nll, outcomes.brier]).astype(np.float32)
-        means = (counts @ of_images).astype(np.float64) / totals
+        means = (counts @ of_images).astype(np.float64) / np.where(totals, totals, np.nan)
         gap, (accuracy, nll, brier) = np.abs(means[:, :num_bins]).sum(axis=1), means[:, num_bins:].T
         return {"accuracy": accuracy, "ece": gap, "nll": nll, "brier": brier}
 
@@ -57,7 +60,10 @@ def interval(estimate: float, resampled: np.ndarray, *, positive: bool = True) -
     A basic bootstrap interval without its correction for bias: resamples tell how far the estimate may be from its
     mean. An ECE's mean is above that of an endless test set, the more so the better a method is calibrated; the
     interval holds the ECE that one measures, bias and all. Source: Davison & Hinkley 1997, section 5.2.
+
+    Resamples that are NaN do not count: few images of a set are in few resamples.
     """
+    resampled = resampled[np.isfinite(resampled)]
     low, high = np.quantile(resampled - np.mean(resampled), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     ends = [estimate - high, estimate - low]
     return [float(max(end, 0)) if positive else float(end) for end in ends]

@@ -1,6 +1,7 @@
 """All metrics of a workdir's stored predictions, as `evaluation.json`. Fractions, never percentages."""
 
 import datetime
+import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from arada import files, provenance, robustness
+from arada import attacks, files, provenance, robustness
 from arada import workdir as workdirs
 from arada.data import shift_sources
 from arada.evaluation import bootstrap, method, predictions
@@ -145,7 +146,7 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
         "variance_of": config.evaluation.variance_of,
         "ranking": {
             "source": config.ranking.source,
-            "by": "attack",
+            "by": ranked.get("by", "attack"),
             "attack": ranked.get("attack"),
             "settings": ranked.get(ranked.get("attack"), {}),
             "success_rate": {name: float(np.isfinite(r["distance"]).mean()) for name, r in rankings.items()},
@@ -162,18 +163,16 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
 
 def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:
     """What the study of `arada.agreement` on the source run found of the attack that ranked, if it was made."""
-    run = workdirs.source_run(source)
+    run, attack = workdirs.source_run(source), ranked.get("attack")
     file = workdir.run(*run) / "agreement" / "agreement.json" if run else None
-    if not (file and ranked and file.exists()):
+    if not (file and attack in attacks.BY_NAME and file.exists()):
         return {}
-    study, attack = files.read_json(file), ranked.get("attack")
-    # The study names only what differs from an attack's defaults.
-    same = (
-        row
-        for row in study["candidates"]
-        if row["attack"] == attack and row["settings"].items() <= ranked[attack].items()
-    )
-    found = next(same, None)
+    study = files.read_json(file)
+    # What either leaves out is the attack's default; refining is the ranking's own (`robustness.Ranker`).
+    options = inspect.signature(attacks.BY_NAME[attack]).parameters.values()
+    default = {"refine_steps": 0} | {of.name: of.default for of in options if of.kind is of.KEYWORD_ONLY}
+    rows = (row for row in study["candidates"] if row["attack"] == attack)
+    found = next((row for row in rows if default | row["settings"] == default | ranked[attack]), None)
     return found["train"] | {"reference": study["reference"], "examples": study["examples"]} if found else {}
 
 

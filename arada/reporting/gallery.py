@@ -49,8 +49,9 @@ def build(evaluation: dict, workdir: epath.Path) -> Gallery:
     logged = series.soft_labels(workdir, METHOD, seeds)
     classes = _classes(arrays, evaluation, logged) if arrays else []
     soft_label = (
-        f"Soft label: the probability of the correct class in the targets of the image's level after the last epoch of "
-        f"AR-AdaLS, mean over seeds {', '.join(seeds)}."
+        # A log's row is older than the update that follows its epoch.
+        f"Soft label: the probability of the correct class in the targets of the image's level during the last epoch "
+        f"of AR-AdaLS, before the update that follows it; mean over seeds {', '.join(seeds)}."
         if logged and seeds
         else "There are no soft labels, for AR-AdaLS was not run."
     )

@@ -213,7 +213,7 @@ def _ranking(ranking: dict, num_subsets: int | None) -> str:
         return tables.NOT_RUN
     by = ranking.get("by") or "attack"
     if by != "attack":
-        return f"by {by} (a control), {num_subsets} levels"
+        return f"by {by} (a control, without levels of adversarial robustness), {ranking.get('source')}"
     settings = ", ".join(f"{name} {value}" for name, value in _values(ranking.get("settings")))
     attack = ATTACKS.get(ranking.get("attack"), ranking.get("attack") or UNKNOWN)
     return f"L2 attack {attack}{f' ({settings})' if settings else ''} on {ranking.get('source')}, {num_subsets} levels"

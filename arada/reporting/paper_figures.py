@@ -122,10 +122,7 @@ def _figure_5(evaluation: dict, workdir: epath.Path) -> Section:
             if np.isfinite(values).any():
                 lines[name] = mean_and_deviation(values, axis=1)
         seeds.add(len(next(iter(points.values()))["ece"]))
-        ends = "; ".join(
-            f"{name} {100 * mean[0]:.1f} at R = {min(points)} and {100 * mean[-1]:.1f} at R = {max(points)}"
-            for name, (mean, _) in lines.items()
-        )
+        ends = "; ".join(f"{name} {_ends(list(points), mean)}" for name, (mean, _) in lines.items())
         described = f"ECE x100 by the number of subsets: {ends}."
         draw = (figures.sensitivity, list(points), lines)
         drawn.append(figures.panel(f"figure_5_{panels.slug(method)}", style(method).label, described, *draw))
@@ -142,6 +139,11 @@ def _figure_5(evaluation: dict, workdir: epath.Path) -> Section:
         drawn,
         [] if drawn else [f"AR-AdaLS with several R: {SWEEP}"],
     )
+
+
+def _ends(num_subsets: list[int], mean: np.ndarray) -> str:
+    ends = np.flatnonzero(np.isfinite(mean))[[0, -1]]
+    return " and ".join(f"{100 * mean[at]:.1f} at R = {num_subsets[at]}" for at in ends)
 
 
 def _figure_6(evaluation: dict, _) -> Section:

@@ -18,6 +18,7 @@ from arada.reporting.tables import (
     shift_mean,
     spread,
     under_shift,
+    unversioned,
 )
 
 # The methods of Tables 2, 3 and 4, in the paper's order; with "+", a calibrator applied to a method.
@@ -49,8 +50,7 @@ def build(evaluation: dict) -> dict[int, Table]:
 
 
 def _dataset(evaluation: dict) -> str:
-    # Names of TFDS may carry a version, or come from an archive.
-    return str(evaluation["experiment"].get("dataset") or "").split(":")[0]
+    return unversioned(evaluation["experiment"].get("dataset"))
 
 
 def _table_1(evaluation: dict) -> Table:

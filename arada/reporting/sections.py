@@ -3,6 +3,7 @@
 import numpy as np
 from etils import epath
 
+from arada import attacks
 from arada.reporting import definitions, figures, panels, paper_figures, paper_tables, series, tables
 from arada.reporting.names import style
 from arada.reporting.panels import Section
@@ -87,7 +88,7 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
     for name, method in evaluation["methods"].items():
         if logged := series.soft_labels(workdir, name, list(method["runs"])):
             last = ", ".join(f"{value:.3f}" for value in logged[1][-1])
-            described = f"Soft label of the correct class by epoch. At the last, least robust level first: {last}."
+            described = f"Soft label of the correct class by epoch. During the last, least robust level first: {last}."
             draw = (figures.soft_labels, name, *logged)
             drawn.append(figures.panel(f"soft_labels_{panels.slug(name)}", style(name).label, described, *draw))
     return Section(
@@ -96,7 +97,7 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
         "A level falls while the validation set shows over-confidence on it, and rises while it shows the opposite; 1 "
         f"is the one-hot label, 1/{num_classes} would be a uniform one.",
         [
-            "The probability that the soft label gives to the correct class, as logged at the end of each epoch; "
+            "The probability that the soft label gives to the correct class during each epoch, before it changes; "
             f"mean over {tables.seed_range(evaluation)}, and over the members of an ensemble. AdaLS has one soft label "
             "for all images, AR-AdaLS one for each adversarial robustness level of the training set. After an epoch "
             "it changes by - alpha (confidence - accuracy), both measured on the validation images of the same level, "
@@ -108,13 +109,15 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
 
 
 def _distances(evaluation: dict, workdir: epath.Path) -> Section:
-    drawn, source = [], (evaluation["experiment"].get("ranking") or {}).get("source") or "vanilla/seed_0"
-    for split, arrays in series.distances(workdir, source).items():
-        distance = arrays["distance"]
+    drawn, experiment = [], evaluation["experiment"]
+    source = (experiment.get("ranking") or {}).get("source") or "vanilla/seed_0"
+    for split, distance in series.distances(workdir, source).items():
+        # Those in the file are of the ranking's own number, which may be another.
+        subset = attacks.equal_subsets(distance, min(experiment.get("num_subsets") or 10, len(distance)))
         finite = distance[np.isfinite(distance)]
         failed = f"{len(distance) - len(finite)} of {len(distance)} images have no adversarial example"
         median = f"median {np.median(finite):.3f}" if len(finite) else "none found"
-        draw = (figures.distances, distance, arrays["subset"])
+        draw = (figures.distances, distance, subset)
         described = f"Histogram of L2 distances, {median}; {failed}."
         drawn.append(figures.panel(f"distances_{split}", f"{split[0].upper()}{split[1:]} set", described, *draw))
     return Section(
@@ -126,5 +129,5 @@ def _distances(evaluation: dict, workdir: epath.Path) -> Section:
             "adversarial example counts as most robust and is not drawn."
         ],
         drawn,
-        [] if drawn else ["ranking"],
+        [] if drawn else ["ranking by an attack"],
     )

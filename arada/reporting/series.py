@@ -7,6 +7,7 @@ from scipy import special
 from arada import files
 from arada.evaluation import metrics
 from arada.reporting.tables import mean_and_deviation, shift_values
+from arada.workdir import Workdir
 
 
 def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
@@ -29,12 +30,18 @@ def subset_variance(method: dict) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def shift_by_type(method: dict, metric: str) -> np.ndarray | None:
-    """A metric averaged over seeds, [types, severities]; for "variance" what the runs gave together."""
+    """A metric averaged over the seeds that have it, [types, severities]; for "variance" what the runs gave together.
+
+    The types are those of any seed.
+    """
     if metric == "variance":
         values = np.asarray(list(((method.get("variance") or {}).get("shift") or {}).values()), np.float64)
         return values if values.size else None
-    values = [of_run for run in method["runs"].values() if (of_run := shift_values(run, metric)).size]
-    return mean_and_deviation(values)[0] if values else None
+    runs = method["runs"].values()
+    of_runs = [dict(zip(run.get("shift") or {}, shift_values(run, metric), strict=True)) for run in runs]
+    types = {name: np.full_like(values, np.nan) for by_type in of_runs for name, values in by_type.items()}
+    values = [list((types | by_type).values()) for by_type in of_runs]
+    return mean_and_deviation(values)[0] if types else None
 
 
 def on_test(method: dict, metric: str) -> float:
@@ -74,14 +81,16 @@ def entropies(workdir: epath.Path, method: str, seeds: list, stored: str) -> np.
 
 
 def sensitivity(workdir: epath.Path) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """By method, what its sweep over R alone found: {R: {"ece", "ece_under_shift"}}, a value a seed."""
+    """By method, what its sweep over R alone found: {R: {"ece", "ece_under_shift"}}, R ascending, a value a seed."""
     found = {}
+    # The name of a sweep over R and another field may end so too.
     for path in sorted((workdir / "sweeps").glob("*-num_subsets.json")):
         swept = files.read_json(path)
-        found[swept["method"]] = {
-            point["values"]["num_subsets"]: {key: point[key] for key in ("ece", "ece_under_shift")}
-            for point in swept["points"]
-        }
+        if all(point["values"].keys() == {"num_subsets"} for point in swept["points"]):
+            found[swept["method"]] = {
+                point["values"]["num_subsets"]: {key: point[key] for key in ("ece", "ece_under_shift")}
+                for point in sorted(swept["points"], key=lambda point: point["values"]["num_subsets"])
+            }
     return found
 
 
@@ -105,8 +114,8 @@ def soft_labels(workdir: epath.Path, method: str, seeds: list) -> tuple[np.ndarr
     return (np.asarray(epochs), values) if adapts else None
 
 
-def distances(workdir: epath.Path, source: str) -> dict[str, dict[str, np.ndarray]]:
-    """By split, the arrays of the ranking that the experiment used."""
-    folder = workdir / "robustness" / source
+def distances(workdir: epath.Path, source: str) -> dict[str, np.ndarray]:
+    """By split, the distances [N] of the ranking that the experiment used; a control has none."""
+    folder = Workdir(workdir).ranking(source)
     arrays = {split: read_arrays(folder / f"{split}.npz") for split in ("train", "validation", "test")}
-    return {split: of_split for split, of_split in arrays.items() if of_split}
+    return {split: of_split["distance"] for split, of_split in arrays.items() if "distance" in of_split}

@@ -341,12 +341,17 @@ def out_of_distribution(evaluation: dict) -> Table:
     caption = "How well low confidence or high entropy gives such images away: an AUROC of 0.5 is chance, 1 is perfect."
     table = _table(evaluation, "out_of_distribution", "Out of distribution", caption, definition, columns)
     for name in sets:
-        if quoted := paper.AUROC.get((evaluation["experiment"].get("dataset"), name)):
+        if quoted := paper.AUROC.get((unversioned(evaluation["experiment"].get("dataset")), unversioned(name))):
             table.columns.append(f"AUROC {name}, paper ({paper.WRN}) ↑")
             for (_, row), method in zip(table.rows, evaluation["methods"], strict=True):
                 row.append(quoted.get(method, NOTHING))
             definition.append("The paper does not say whether its AUROC is by confidence or by entropy.")
     return table
+
+
+def unversioned(name: str | None) -> str:
+    """A data set's name without the version that TFDS takes behind a colon."""
+    return str(name or "").split(":")[0]
 
 
 def ece_by_severity(evaluation: dict) -> Table:

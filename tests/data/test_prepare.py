@@ -1,16 +1,19 @@
 """The command that says what is there: exit codes, what to fetch by hand, and one line for a download that fails."""
 
+import logging
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from arada import data
 from arada.data import prepare, tfds
+from arada.data.records import RecordFiles, StreamedSplit
 from arada.data.splits import Split
-from configs import cifar10, digits, own_images
+from configs import cifar10, digits, imagenet, own_images
 
 
 def told(config, download=False):
@@ -73,6 +76,34 @@ def test_a_download_that_fails_is_one_line_with_the_ways_out(monkeypatch, tmp_pa
     assert "\n" not in why
     assert why.startswith("could not be downloaded (ConnectionError: host is down); run this command")
     assert "cifar-10-binary.tar.gz" in why
+
+
+def test_streamed_files_are_read_to_their_end(monkeypatch, tmp_path, caplog):
+    """Validation and test are parts of the same files, which are read once."""
+    crops = {"image_shape": (224, 224, 3), "num_classes": 1000, "train_crop": None, "plain_crop": None}
+
+    def streamed(name):
+        paths = [str(tmp_path / f"{name}-{number}") for number in range(2)]
+        for path in paths:
+            with tfds.import_tensorflow().io.TFRecordWriter(path) as writer:
+                for _ in range(3):
+                    writer.write(b"an example")
+        return StreamedSplit(RecordFiles(tuple(paths), (3, 3)), np.arange(6), shuffle_buffer=1, **crops)
+
+    train, held_out = streamed("train"), streamed("validation")
+    splits = {"train": train, "validation": held_out.take(np.arange(2)), "test": held_out.take(np.arange(2, 6))}
+    monkeypatch.setattr(data, "build", lambda *_: types.SimpleNamespace(splits=lambda: splits))
+    monkeypatch.setattr(tfds, "builder", lambda *_: types.SimpleNamespace(data_path=tmp_path))
+    with caplog.at_level(logging.INFO, logger="arada"):
+        is_there = told(imagenet.get_config())["imagenet2012"]
+    assert is_there == (True, f"train 6, validation 2, test 4 images in {tmp_path}")
+    logged = [f"imagenet2012: reading all files, 2 from {tmp_path}/{name}-0 on" for name in ("train", "validation")]
+    assert caplog.messages == logged
+    file = tmp_path / "validation-1"
+    file.write_bytes(file.read_bytes()[:-1])
+    is_there, why = told(imagenet.get_config())["imagenet2012"]
+    assert not is_there
+    assert why.startswith(f"run.data_dir: {file} cannot be read to its end")
 
 
 def test_imagenet_is_fetched_by_hand(tmp_path):

@@ -85,3 +85,20 @@ def test_intervals_leave_out_what_has_no_data_set():
     assert list(found) == ["test"]
     low, high = found["test"]["brier"]
     assert low < 0.1 < high
+
+
+def test_resamples_without_any_of_a_set_s_images_do_not_count():
+    of, resamples, one = outcomes_of(0), Resamples(IDS, resamples=200), slice(7, 8)
+    few = resamples.metrics(IDS[one], outcomes.Outcomes(*(x[one] for x in of[:-1]), 0.0), NUM_BINS)
+    absent = resamples._counts[:, 7] == 0
+    assert 0 < absent.sum() < 200
+    # Always the same image, or nothing.
+    np.testing.assert_allclose(few["nll"][~absent], of.nll[7], rtol=1e-6)
+    assert np.isnan(few["nll"][absent]).all()
+    together = Sampled({"few_1": dict.fromkeys(bootstrap.METRICS, 0.5)}, {"few_1": few})
+    assert bootstrap.intervals(together, {"shift": ["few_1"]})["shift"]["nll"] == pytest.approx([0.5, 0.5])
+    reference = Sampled(together.estimates, {"few_1": dict.fromkeys(bootstrap.METRICS, np.zeros(200))})
+    found = bootstrap.differences(together, reference, {"shift": ["few_1"]})
+    assert found["shift"]["ece"] == pytest.approx([0, 0, 0], abs=1e-6)
+    whole = np.where(absent, np.nan, np.arange(200.0))
+    assert bootstrap.interval(0.4, whole) == bootstrap.interval(0.4, whole[~absent])

@@ -243,6 +243,20 @@ def test_auroc_by_hand():
     assert metrics.auroc(jnp.asarray([0.1, 0.3, 0.2, 0.4]), jnp.asarray(positive)) == 0.75  # three pairs of four
 
 
+def test_fpr95_by_hand():
+    """Of 20 positives, 1 to 20, 19 score 2 or more."""
+    score = np.concatenate([np.arange(1.0, 21), [0.5, 1.5, 1.75, 2.25, 19.5]])
+    positive = np.arange(25) < 20
+    order = np.random.default_rng(0).permutation(25)
+    assert metrics.false_positive_rate(score[order], positive[order]) == 2 / 5
+    # All 20 score 1 or more, 18 of them 3 or more; for a share of 18.5 it takes 19.
+    assert metrics.false_positive_rate(score, positive, 1.0) == 4 / 5
+    assert metrics.false_positive_rate(score, positive, 0.9) == 1 / 5
+    assert metrics.false_positive_rate(score, positive, 0.925) == 2 / 5
+    # What equals the threshold has reached it.
+    assert metrics.false_positive_rate(jnp.asarray(score).at[20].set(2), jnp.asarray(positive)) == 3 / 5
+
+
 def kde_by_sums(confidence, correct):
     """Mix-n-Match's estimate, with every kernel at every point of the grid."""
     points = np.linspace(-0.6, 1.6, 2**14)

@@ -50,3 +50,13 @@ def test_auroc_is_the_mann_whitney_count(sample):
     pairs = confidence[correct][:, None] - confidence[~correct][None]
     expected = np.mean((pairs > 0) + 0.5 * (pairs == 0))
     assert metrics.auroc(confidence, correct) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [1, 12], ids=["ties", "distinct"])
+def test_fpr95_is_that_of_sklearns_curve(sample, decimals):
+    confidence, correct = (np.asarray(x, np.float64) for x in metrics.confidence_and_correct(*sample))
+    confidence = confidence.round(decimals)
+    false_positive, true_positive, _ = sklearn_metrics.roc_curve(correct, confidence, drop_intermediate=False)
+    for rate in (0.5, 0.8, 0.95, 1.0):
+        expected = false_positive[np.argmax(true_positive >= rate)]
+        assert metrics.false_positive_rate(confidence, correct, rate) == pytest.approx(expected, rel=1e-12)

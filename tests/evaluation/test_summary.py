@@ -159,6 +159,20 @@ def test_without_a_ranking_there_are_no_subsets(workdir):
     assert method["variance"]["subsets"] is None
 
 
+def test_a_control_s_folder_is_no_ranking_of_robustness(workdir):
+    folder, config = workdir.path / "by_confidence", config_of()
+    config.ranking.source = str(folder)
+    workdirs.claim(folder, {"ranking": {"source": "vanilla/seed_0", "by": "confidence"}}, config)
+    files.write_npz(folder / "test.npz", {"example_id": IDS, "score": np.arange(6, dtype=np.float32), "label": LABELS})
+    add_run(workdir, "vanilla", 0)
+    evaluation = summary.summarize(workdir, config)
+    assert evaluation["experiment"]["ranking"] == {
+        **{"source": str(folder), "by": "confidence", "attack": None, "settings": {}},
+        **{"success_rate": {}, "accuracy": {}, "agreement": {}},
+    }
+    assert evaluation["methods"]["vanilla"]["runs"]["0"]["subsets"] == {}
+
+
 def test_calibrators_are_fitted_on_the_validation_set(workdir):
     """Validation images are right in 3 of 4 cases, at a confidence of 0.9; so are the others but for their labels."""
     add_run(workdir, "vanilla", 0)
@@ -226,6 +240,20 @@ def test_another_source_s_predictions_are_never_in_a_mean(workdir):
     assert evaluation["experiment"]["shift_missing"] == {"contrast": "not predicted"}
     config.evaluation.max_examples_per_shift = 3
     assert summary.summarize(workdir, config)["experiment"]["shift_types"] == []
+
+
+def test_intervals_of_a_single_shifted_image(workdir):
+    """Every third resample of the test images or so has none of it."""
+    for name in ("vanilla", "adals"):
+        add_run(workdir, name, 0)
+        one = {"example_id": IDS[3:4], "label": LABELS[3:4], "logits": np.log([[[0.3, 0.7]]]).astype(np.float32)}
+        for dataset in ("noise_1", "noise_2", "blur_1", "blur_2"):
+            files.write_npz(workdir.predictions(name, 0) / f"{dataset}_of_1.npz", one)
+    evaluation = summary.summarize(workdir, config_of(**{"evaluation.max_examples_per_shift": 1}))
+    of_adals = evaluation["methods"]["adals"]["uncertainty"]["plain"]
+    assert of_adals["intervals"]["shift"]["ece"] == pytest.approx([0.3, 0.3])
+    assert of_adals["differences"]["shift"]["ece"] == pytest.approx([0, 0, 0])
+    files.write_json(workdir.evaluation, evaluation)
 
 
 def test_train_accuracy_is_the_mean_over_the_last_epoch_s_steps(workdir):

@@ -31,8 +31,9 @@ def test_least_and_most_robust_of_each_class(build):
     section = build()
     assert [(name, len(least), len(most)) for name, least, most in section.classes] == [("0", 1, 1), ("7", 1, 1)]
     assert section.missing == []
+    assert "during the last epoch of AR-AdaLS, before the update that follows it; mean over" in section.definition[-1]
     (_, (least,), (most,)), (_, (easiest,), _) = section.classes
-    # Rank 12 of 60 is in the second fifth, rank 40 in the fourth. After epoch 4 the soft label of subset s of 5 is
+    # Rank 12 of 60 is in the second fifth, rank 40 in the fourth. In epoch 4 the soft label of subset s of 5 is
     # 1 - 0.04 (5 - s) on seed 0, and 0.02 less on seed 1.
     assert least.lines == [
         "distance 0.062",

@@ -49,14 +49,15 @@ def test_out_of_distribution(evaluation):
     assert list(map(str, table.rows[0][1])) == ["0.900 ± 0.000", "20.0 ± 0.0", "0.930 ± 0.014", "10.0 ± 0.0"]
 
 
-def test_the_paper_s_auroc_is_beside_cifar_100(evaluation):
-    evaluation["experiment"]["dataset"] = "cifar10"
+@pytest.mark.parametrize("version", ["", ":3.0.2"])
+def test_the_paper_s_auroc_is_beside_cifar_100(evaluation, version):
+    evaluation["experiment"]["dataset"] = f"cifar10{version}"
     evaluation["methods"]["label_smoothing"] = evaluation["methods"].pop("ar_adals")
     for method in evaluation["methods"].values():
         for run in method["runs"].values():
-            run["ood"] = {"cifar100": run["ood"]["photographs"]}
+            run["ood"] = {f"cifar100{version}": run["ood"]["photographs"]}
     table = tables.out_of_distribution(evaluation)
-    assert table.columns[-1] == "AUROC cifar100, paper (WRN-28-10) ↑"
+    assert table.columns[-1] == f"AUROC cifar100{version}, paper (WRN-28-10) ↑"
     assert {label: str(row[-1]) for label, row in table.rows} == {"Vanilla": "-", "Label smoothing": "0.832 ± 0.005"}
 
 
