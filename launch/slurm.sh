@@ -31,4 +31,4 @@ run make_environment requirements.txt
 # srun does not inherit the cores of a task.
 run srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" .venv/bin/python -m arada.main "$@" | tee "$output"
 # Its last word. A run that was told to stop ends without it, and without an error.
-grep -q '^Report: ' "$output" || run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+grep -q '^Done: ' "$output" || run scontrol requeue "${SLURM_JOB_ID:-JOB}"

@@ -82,8 +82,8 @@ output=$(mktemp)
 while true; do
   await_slice
   if install && train | tee "$output"; then
-    # The run's last word; one that was told to stop ends without it. A dry run has none.
-    if [ -n "${DRY_RUN:-}" ] || grep -q 'Report: ' "$output"; then break; fi
+    # The run's last word, perhaps behind the host's name; one that was told to stop ends without it, as does a dry run.
+    if [ -n "${DRY_RUN:-}" ] || grep -q 'Done: ' "$output"; then break; fi
   else
     sleep 60 # until a preemption shows in the state
     if [ "$(state)" = ACTIVE ]; then

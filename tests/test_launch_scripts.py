@@ -135,15 +135,20 @@ RUN = ["scp", "install", "train"]
 def test_a_preempted_slice_is_asked_for_again(tmp_path):
     states = [("", 1), ("PROVISIONING", 0), ("ACTIVE", 0), ("SUSPENDED", 0), ("SUSPENDED", 0), ("", 1), ("ACTIVE", 0)]
     calls, _ = pretend(
-        tmp_path, describe=states, train=[("step 40/320", 255), ("loss\nReport: gs://b/report/index.html", 0)]
+        tmp_path, describe=states, train=[("step 40/320", 255), ("Report: gs://b/report/index.html\nDone: all", 0)]
     )
     first = ["describe", "create", "describe", "describe", *RUN]
     assert calls == [*first, "describe", "describe", "delete", "describe", "create", "describe", *RUN, "delete"]
 
 
 def test_a_run_that_was_told_to_stop_goes_on(tmp_path):
-    calls, _ = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("stopped at step 40", 0), ("Report: here", 0)])
+    calls, _ = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("stopped at step 40", 0), ("Done: all", 0)])
     assert calls == ["describe", *RUN, "describe", *RUN, "delete"]
+
+
+def test_a_run_of_one_stage_is_done_without_a_report(tmp_path):
+    calls, _ = pretend(tmp_path, describe=[("ACTIVE", 0)], train=[("arada-w0: Done: train", 0)])
+    assert calls == ["describe", *RUN, "delete"]
 
 
 def test_a_run_that_fails_is_not_repeated(tmp_path):
@@ -176,7 +181,10 @@ def test_slurm_commands():
     assert requeue == ["scontrol", "requeue", "77"]
 
 
-@pytest.mark.parametrize(("log", "code", "requeued"), [("Report: x", 0, False), ("stopped", 0, True), ("no", 1, False)])
+@pytest.mark.parametrize(
+    ("log", "code", "requeued"),
+    [("Done: train", 0, False), ("Report: x", 0, True), ("stopped", 0, True), ("no", 1, False)],
+)
 def test_a_job_queues_itself_until_it_is_done(tmp_path, log, code, requeued):
     calls = tmp_path / "calls"
     for name, text in (("srun", f"echo {log!r}; exit {code}"), ("scontrol", f'echo "$@" > {calls}')):
