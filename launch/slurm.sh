@@ -6,7 +6,8 @@
 # fuses: 650 to 1,100 dollars if they were hired.
 #
 # Usage, from the project's folder, which all nodes see:
-#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/imagenet.py:ar_adals --workdir=DIR
+#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/imagenet.py:ar_adals \
+#     --workdir=DIR --config.data.streams=16
 # Two minutes before its time is up Slurm sends SIGTERM: the run writes a checkpoint, and the job queues itself again,
 # until the run is done. `bash launch/slurm.sh --dry-run ...` prints the commands. A sweep needs no script, for
 # `arada.sweep` submits its points and seeds as one array, each task on one node:

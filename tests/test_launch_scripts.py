@@ -1,5 +1,7 @@
 """The scripts of launch/: every command by a dry run, and a TPU slice that is taken away, by a gcloud that pretends."""
 
+import ast
+import importlib
 import itertools
 import json
 import os
@@ -13,6 +15,8 @@ import subprocess
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from arada import checks
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -199,6 +203,27 @@ def test_a_job_queues_itself_until_it_is_done(tmp_path, log, code, requeued):
     variables = {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "77", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     assert subprocess.run(["bash", spool], env=variables, capture_output=True).returncode == code
     assert calls.exists() == requeued
+
+
+def sbatch_commands(path):
+    """Each on one line, from comments too."""
+    found = re.findall(r"^(?:#   )?(sbatch (?:.*\\\n)*.*)", path.read_text(), re.MULTILINE)
+    return [re.sub(r"\\\n#?", "", command) for command in found]
+
+
+def test_the_slurm_command_starts():
+    """One process for each GPU: the config as the command has it fits as many of both as it asks for."""
+    of_script, of_readme = (sbatch_commands(path) for path in (LAUNCH / "slurm.sh", LAUNCH.parent / "README.md"))
+    assert len(of_script) == 1
+    for command in (*of_script, *(shown for shown in of_readme if "data.streams" in shown)):
+        options = dict(word[2:].split("=", 1) for word in shlex.split(command) if word.startswith("--"))
+        path, _, preset = options["config"].partition(":")
+        config = importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(preset)
+        fields = {name.removeprefix("config."): text for name, text in options.items() if name.startswith("config.")}
+        config.update_from_flattened_dict({field: ast.literal_eval(text) for field, text in fields.items()})
+        tasks = int(options["nodes"]) * int(options["ntasks-per-node"])
+        assert tasks == int(options["nodes"]) * int(options["gpus-per-node"]) == 16
+        checks.check_config(config, num_devices=tasks, num_processes=tasks)
 
 
 def test_slurm_options_of_the_script():
