@@ -33,10 +33,10 @@ delete_slice() { run gcloud compute tpus queued-resources delete "$name" "${here
 on_all_hosts() { run gcloud compute tpus tpu-vm ssh "$name" "${here[@]}" --worker=all --command="$1"; }
 
 create_slice() {
-  local spot=(--spot)
-  [ "${SPOT:-1}" = 1 ] || spot=()
+  local spot=--spot
+  [ "${SPOT:-1}" = 1 ] || spot=
   run gcloud compute tpus queued-resources create "$name" "${here[@]}" --node-id="$name" \
-    --accelerator-type="${TYPE:-v4-64}" --runtime-version="${RUNTIME:-tpu-ubuntu2204-base}" "${spot[@]}"
+    --accelerator-type="${TYPE:-v4-64}" --runtime-version="${RUNTIME:-tpu-ubuntu2204-base}" ${spot:+"$spot"}
 }
 
 # Waits in the queue. What was preempted never comes back, and is asked for again.
@@ -68,7 +68,7 @@ install() {
 train() {
   local flags
   printf -v flags ' %q' --config="configs/imagenet.py:$preset" --workdir="$WORKDIR" --config.run.data_dir="$DATA_DIR" \
-    "${overrides[@]}"
+    ${overrides[@]+"${overrides[@]}"} # before bash 4.4, as on macOS, an empty array is an unset variable
   on_all_hosts "cd arada; JAX_COMPILATION_CACHE_DIR=$WORKDIR/compiled .venv/bin/python -m arada.main$flags"
 }
 

@@ -51,6 +51,16 @@ def test_scripts_parse(script):
     subprocess.run(["bash", "-n", script], check=True)
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_run_in_an_old_bash(script):
+    """The 3.2 of macOS and others before 4.4, where an empty array is unset and much else is missing."""
+    code = re.sub(r"(^|\s)#.*", "", script.read_text(), flags=re.MULTILINE)
+    newer = r"\b(mapfile|readarray|coproc|local -[nA]|declare -[nA]|wait -n)\b|&>>|\|&|\$\{\w+(\^|,|@[A-Z])"
+    assert not re.search(newer, code)
+    for name in re.findall(r"\b(\w+)=\(\)", code):
+        assert f"${{{name}[@]" not in code.replace(f'${{{name}[@]+"${{{name}[@]}}"}}', ""), name
+
+
 @pytest.mark.parametrize("linter", ["shellcheck -x -P SCRIPTDIR -s bash -S warning *.sh", "hadolint Dockerfile"])
 def test_scripts_are_clean(linter):
     program, *options = linter.split()
