@@ -11,6 +11,9 @@
 # for older drivers), TFDS_DATA_DIR.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# A run that is told to stop ends without an error, and the next one would begin.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 name='' methods=() overrides=()
 for word in "$@"; do
   case $word in

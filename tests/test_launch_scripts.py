@@ -9,8 +9,11 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
+import sys
+import time
 
 import pytest
 from packaging.requirements import Requirement
@@ -195,21 +198,64 @@ def test_slurm_commands():
     assert requeue == ["scontrol", "requeue", "77"]
 
 
+PYTHON = """#!/usr/bin/env python3
+import pathlib, signal, sys, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: sys.exit(0))
+with open("calls", "a") as calls:
+    print(*sys.argv[2:4], file=calls)
+if sys.argv[2] == "arada.main":
+    time.sleep(5)
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with copies of the scripts, but that nothing is installed."""
+    folder = tmp_path / "project"
+    shutil.copytree(LAUNCH, folder / "launch")
+    with open(folder / "launch" / "environment.sh", "a") as script:
+        script.write("make_environment() { :; }\n")
+    return folder
+
+
+def program(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(stat.S_IRWXU)
+
+
+def wait_for(path, text):
+    deadline = time.monotonic() + 30
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("script", ["demo.sh", "gpu_cifar.sh"])
+def test_no_method_follows_one_that_was_told_to_stop(project, script, number, code):
+    program(project / ".venv" / "bin" / "python", PYTHON)
+    # As a terminal does it: the signal goes to all processes, and none of them begins with Ctrl-C ignored.
+    default = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
+    command = [sys.executable, "-c", default, "bash", project / "launch" / script]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_for(project / "calls", "arada.main")
+    os.killpg(running.pid, number)
+    assert running.wait(30) == code
+    assert (project / "calls").read_text().count("arada.main") == 1
+
+
 @pytest.mark.parametrize(
     ("log", "code", "requeued"),
     [("Done: train", 0, False), ("Report: x", 0, True), ("stopped", 0, True), ("no", 1, False)],
 )
-def test_a_job_queues_itself_until_it_is_done(tmp_path, log, code, requeued):
+def test_a_job_queues_itself_until_it_is_done(tmp_path, project, log, code, requeued):
     calls = tmp_path / "calls"
-    for name, text in (("srun", f"echo {log!r}; exit {code}"), ("scontrol", f'echo "$@" > {calls}')):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(stat.S_IRWXU)
-    project = tmp_path / "project"
-    (project / "launch").mkdir(parents=True)
-    environment = (LAUNCH / "environment.sh").read_text() + "make_environment() { :; }\n"
-    (project / "launch" / "environment.sh").write_text(environment)
+    program(tmp_path / "srun", f"#!/bin/sh\necho {log!r}; exit {code}\n")
+    program(tmp_path / "scontrol", f'#!/bin/sh\necho "$@" > {calls}\n')
     spool = tmp_path / "slurm_script"  # Slurm copies the script out of the project
-    shutil.copy(LAUNCH / "slurm.sh", spool)
+    shutil.copy(project / "launch" / "slurm.sh", spool)
     variables = {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "77", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     assert subprocess.run(["bash", spool], env=variables, capture_output=True).returncode == code
     assert calls.exists() == requeued
