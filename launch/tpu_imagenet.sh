@@ -26,8 +26,16 @@ done
 name=${NAME:-arada}
 here=(--project="$PROJECT" --zone="$ZONE")
 
+# NONE only where Google says so: a slice that is taken for missing would be asked for twice, and run up a bill unseen.
 state() {
-  run gcloud compute tpus queued-resources describe "$name" "${here[@]}" --format='value(state.state)' 2>/dev/null || echo NONE
+  run gcloud compute tpus queued-resources describe "$name" "${here[@]}" --format='value(state.state)' \
+    2>"$errors" && return
+  if grep -q NOT_FOUND "$errors"; then
+    echo NONE
+  else
+    echo UNKNOWN
+    echo "$(head -n 1 "$errors") (asked again in a minute)" >&2
+  fi
 }
 delete_slice() { run gcloud compute tpus queued-resources delete "$name" "${here[@]}" --force --quiet; }
 on_all_hosts() { run gcloud compute tpus tpu-vm ssh "$name" "${here[@]}" --worker=all --command="$1"; }
@@ -45,10 +53,11 @@ await_slice() {
   while true; do
     now=$(state)
     [ -z "${DRY_RUN:-}" ] || { echo "$now" && create_slice && return; }
+    [ "$now" = UNKNOWN ] || there=1
     case $now in
       ACTIVE) return ;;
       NONE) create_slice ;;
-      FAILED | SUSPENDING | SUSPENDED) delete_slice && continue ;;
+      FAILED | SUSPENDING | SUSPENDED) delete_slice && there='' && continue ;;
     esac
     sleep 60
   done
@@ -77,8 +86,10 @@ if [ -n "$delete" ]; then
   exit
 fi
 : "${WORKDIR:?is a gs:// folder}" "${DATA_DIR:?is a gs:// folder of TFDS}"
-trap 'echo "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete" >&2; exit 130' INT
-output=$(mktemp)
+[ -n "${DRY_RUN:-}" ] || hash gcloud
+there='' output=$(mktemp) errors=$(mktemp)
+trap '[ -z "$there" ] || echo "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete" >&2' EXIT
+trap 'exit 130' INT # whatever gcloud makes of it
 while true; do
   await_slice
   if install && train | tee "$output"; then
@@ -87,9 +98,10 @@ while true; do
   else
     sleep 60 # until a preemption shows in the state
     if [ "$(state)" = ACTIVE ]; then
-      echo "error: the run failed on a slice that is still there; --delete deletes it, the same command goes on" >&2
+      echo "error: the run failed on a slice that is still there; the same command goes on" >&2
       exit 1
     fi
   fi
 done
 delete_slice
+there=''

@@ -49,6 +49,32 @@ def split_lines(text):
     return [re.sub(r"\$'", "'", line) for line in text.splitlines()]
 
 
+def program(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(stat.S_IRWXU)
+
+
+def wait_for(path, text):
+    deadline = time.monotonic() + 30
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def start_as_a_terminal(script, **options):
+    """In a process group of its own, for signals, none of which is ignored from the beginning."""
+    default = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", default, "bash", script],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse(script):
     subprocess.run(["bash", "-n", script], check=True)
@@ -116,13 +142,22 @@ def test_another_slice():
 
 
 def test_a_slice_needs_a_project_and_folders():
-    assert "PROJECT: names the Google Cloud project" in bash("tpu_imagenet.sh", "--dry-run", code=1).stderr
+    told = bash("tpu_imagenet.sh", "--dry-run", code=1).stderr
+    assert "PROJECT: names the Google Cloud project" in told
+    assert COSTS not in told
     only_here = {key: TPU[key] for key in ("PROJECT", "ZONE")}
     assert "WORKDIR: is a gs:// folder" in bash("tpu_imagenet.sh", "--dry-run", code=1, **only_here).stderr
 
 
+def test_without_gcloud_nothing_is_waited_for(tmp_path):
+    for name in ("bash", "dirname", "mktemp"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    assert bash("tpu_imagenet.sh", code=1, PATH=str(tmp_path), **TPU).stderr.endswith("gcloud: not found\n")
+
+
 GCLOUD = """#!/usr/bin/env python3
-import json, pathlib, sys
+import json, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
 plan = pathlib.Path(__file__).with_name("plan.json")
 told = json.loads(plan.read_text())
 verb = sys.argv[4] if sys.argv[4] != "ssh" else ("train" if "arada.main" in sys.argv[-1] else "install")
@@ -130,32 +165,72 @@ if sys.argv[1] == "--version": sys.exit()
 told["calls"].append(verb)
 answer, code = told["answers"][verb].pop(0) if told["answers"].get(verb) else ("", 0)
 plan.write_text(json.dumps(told))
-print(answer, end="")
+if answer == "wait": time.sleep(20)
+print(answer, end="", file=sys.stderr if code and verb != "train" else sys.stdout)
 sys.exit(code)
 """
 
 
-def pretend(folder, **answers):
-    """Runs the script with a gcloud whose answers to each verb are (text, exit code); returns (calls, process)."""
+def pretend_gcloud(folder, **answers):
+    """A PATH with a gcloud whose answers to each verb are (text, exit code); its calls are in plan.json."""
     for name, text in (("gcloud", GCLOUD), ("sleep", "#!/bin/sh\n"), ("git", "#!/bin/sh\n")):
-        (folder / name).write_text(text)
-        (folder / name).chmod(stat.S_IRWXU)
+        program(folder / name, text)
     (folder / "plan.json").write_text(json.dumps({"answers": answers, "calls": []}))
-    code = answers.pop("code", 0)
-    done = bash("tpu_imagenet.sh", code=code, PATH=f"{folder}:{os.environ['PATH']}", TMPDIR=str(folder), **TPU)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def pretend(folder, code=0, **answers):
+    """Runs the script with that gcloud; returns (calls, process)."""
+    path = pretend_gcloud(folder, **answers)
+    done = bash("tpu_imagenet.sh", code=code, PATH=path, TMPDIR=str(folder), **TPU)
     return json.loads((folder / "plan.json").read_text())["calls"], done
 
 
 RUN = ["scp", "install", "train"]
+MISSING = ("ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource 'arada' was not found", 1)
+COSTS = "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete\n"
 
 
 def test_a_preempted_slice_is_asked_for_again(tmp_path):
-    states = [("", 1), ("PROVISIONING", 0), ("ACTIVE", 0), ("SUSPENDED", 0), ("SUSPENDED", 0), ("", 1), ("ACTIVE", 0)]
-    calls, _ = pretend(
+    states = [MISSING, ("PROVISIONING", 0), ("ACTIVE", 0), ("SUSPENDED", 0), ("SUSPENDED", 0), MISSING, ("ACTIVE", 0)]
+    calls, done = pretend(
         tmp_path, describe=states, train=[("step 40/320", 255), ("Report: gs://b/report/index.html\nDone: all", 0)]
     )
     first = ["describe", "create", "describe", "describe", *RUN]
     assert calls == [*first, "describe", "describe", "delete", "describe", "create", "describe", *RUN, "delete"]
+    assert "costs money" not in done.stderr
+
+
+def test_a_slice_that_cannot_be_seen_is_not_asked_for_again(tmp_path):
+    lost = [("ERROR: (gcloud) cannot connect\nCheck your network.", 1)] * 2
+    states = [*lost, ("ACTIVE", 0), *lost, ("ACTIVE", 0)]
+    calls, done = pretend(tmp_path, describe=states, train=[("connection lost", 255), ("Done: all", 0)])
+    assert calls == ["describe"] * 3 + RUN + ["describe"] * 3 + RUN + ["delete"]
+    assert done.stderr.splitlines() == ["ERROR: (gcloud) cannot connect (asked again in a minute)"] * 4
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"describe": [MISSING], "create": [("ERROR: ALREADY_EXISTS", 1)]},
+        {"describe": [("ACTIVE", 0)] * 2, "train": [("error: no such field", 1)]},
+        {"describe": [("ACTIVE", 0)], "train": [("Done: all", 0)], "delete": [("ERROR: cannot connect", 1)]},
+    ],
+    ids=["create", "train", "delete"],
+)
+def test_an_end_that_leaves_the_slice_says_what_it_costs(tmp_path, answers):
+    _, done = pretend(tmp_path, code=1, **answers)
+    assert done.stderr.endswith(COSTS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_slice_and_says_what_it_costs(tmp_path, number):
+    path = pretend_gcloud(tmp_path, describe=[("ACTIVE", 0)], train=[("wait", 0)])
+    running = start_as_a_terminal(LAUNCH / "tpu_imagenet.sh", env={"PATH": path, "TMPDIR": str(tmp_path)} | TPU)
+    wait_for(tmp_path / "plan.json", '"train"]')  # the last of the calls
+    os.killpg(running.pid, number)
+    assert running.communicate(timeout=30)[1].endswith(COSTS)
+    assert running.returncode == (130 if number == signal.SIGINT else -number)
 
 
 def test_a_run_that_was_told_to_stop_goes_on(tmp_path):
@@ -171,7 +246,7 @@ def test_a_run_of_one_stage_is_done_without_a_report(tmp_path):
 def test_a_run_that_fails_is_not_repeated(tmp_path):
     calls, done = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("error: no such field", 1)], code=1)
     assert calls == ["describe", *RUN, "describe"]
-    assert "error: the run failed on a slice that is still there; --delete deletes it" in done.stderr
+    assert "error: the run failed on a slice that is still there; the same command goes on" in done.stderr
 
 
 def test_gpu_commands():
@@ -219,30 +294,15 @@ def project(tmp_path):
     return folder
 
 
-def program(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(stat.S_IRWXU)
-
-
-def wait_for(path, text):
-    deadline = time.monotonic() + 30
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < deadline, path
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("script", ["demo.sh", "gpu_cifar.sh"])
 def test_no_method_follows_one_that_was_told_to_stop(project, script, number, code):
     program(project / ".venv" / "bin" / "python", PYTHON)
-    # As a terminal does it: the signal goes to all processes, and none of them begins with Ctrl-C ignored.
-    default = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
-    command = [sys.executable, "-c", default, "bash", project / "launch" / script]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    running = start_as_a_terminal(project / "launch" / script)
     wait_for(project / "calls", "arada.main")
     os.killpg(running.pid, number)
-    assert running.wait(30) == code
+    running.communicate(timeout=30)
+    assert running.returncode == code
     assert (project / "calls").read_text().count("arada.main") == 1
 
 
