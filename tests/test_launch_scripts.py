@@ -1,6 +1,7 @@
 """The scripts of launch/: every command by a dry run, and a TPU slice that is taken away, by a gcloud that pretends."""
 
 import ast
+import contextlib
 import importlib
 import itertools
 import json
@@ -311,14 +312,63 @@ def test_no_method_follows_one_that_was_told_to_stop(project, script, number, co
     [("Done: train", 0, False), ("Report: x", 0, True), ("stopped", 0, True), ("no", 1, False)],
 )
 def test_a_job_queues_itself_until_it_is_done(tmp_path, project, log, code, requeued):
-    calls = tmp_path / "calls"
     program(tmp_path / "srun", f"#!/bin/sh\necho {log!r}; exit {code}\n")
-    program(tmp_path / "scontrol", f'#!/bin/sh\necho "$@" > {calls}\n')
-    spool = tmp_path / "slurm_script"  # Slurm copies the script out of the project
+    job = pretend_slurm(tmp_path, project)
+    done = subprocess.run(["bash", job.pop("script")], env=job, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout == f"{log}\n"
+    assert (tmp_path / "requeued").exists() == requeued
+
+
+def pretend_slurm(folder, project):
+    """Variables of job 77, its `script`, and a scontrol and a scancel that stand for Slurm's."""
+    spool = folder / "slurm_script"  # Slurm copies the script out of the project
     shutil.copy(project / "launch" / "slurm.sh", spool)
-    variables = {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "77", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert subprocess.run(["bash", spool], env=variables, capture_output=True).returncode == code
-    assert calls.exists() == requeued
+    program(folder / "scontrol", f'#!/bin/sh\n[ "$*" = "requeue 77" ] && touch {folder}/requeued\n')
+    program(folder / "scancel", f'#!/bin/sh\n[ "$*" = "--signal=TERM 77" ] && kill -USR2 $(cat {folder}/srun.pid)\n')
+    variables = {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "77", "PATH": f"{folder}:{os.environ['PATH']}"}
+    return variables | {"script": str(spool)}
+
+
+WARNING = signal.SIGTERM
+# SIGUSR2 stands for the SIGTERM of its tasks; one of its own it answers by killing them.
+SRUN = """#!/usr/bin/env python3
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(__file__).parent
+log, code = {end!r}
+def stop(*_):
+    if log:
+        print(log, flush=True)
+        os._exit(code)
+def kill(*_):
+    (folder / "killed").touch()
+    os._exit(137)
+signal.signal(signal.SIGUSR2, stop)
+signal.signal(signal.SIGTERM, kill)
+(folder / "srun.pid").write_text(f"{{os.getpid()}}\\n")
+for _ in range(200):
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "grace", "requeued"),
+    [(("stopped at step 40", 0), 60, True), (("Done: all", 0), 60, False), (("", None), 1, True)],
+    ids=["stops", "is done just then", "does not stop"],
+)
+def test_a_job_queues_itself_before_its_time_is_up(tmp_path, project, end, grace, requeued):
+    program(tmp_path / "srun", SRUN.format(end=end))
+    job = pretend_slurm(tmp_path, project)
+    running = start_as_a_terminal(job.pop("script"), env=job | {"GRACE": str(grace)})
+    wait_for(tmp_path / "srun.pid", "\n")
+    os.kill(running.pid, WARNING)
+    code = running.wait(15)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    assert code == 0
+    assert (tmp_path / "requeued").exists() == requeued
+    assert not (tmp_path / "killed").exists()
 
 
 def sbatch_commands(path):
@@ -344,7 +394,7 @@ def test_the_slurm_command_starts():
 
 def test_slurm_options_of_the_script():
     options = re.findall(r"^#SBATCH (\S+)", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)
-    assert {"--signal=TERM@120", "--requeue", "--open-mode=append"} <= set(options)
+    assert {f"--signal=B:{WARNING.name.removeprefix('SIG')}@120", "--requeue", "--open-mode=append"} <= set(options)
 
 
 def test_dockerfile():
