@@ -18,7 +18,7 @@
 #SBATCH --job-name=arada
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=arada-%j.log
@@ -30,10 +30,10 @@ export JAX_FOR=${JAX_FOR:-cuda13} JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CA
 output=$(mktemp)
 
 run make_environment requirements.txt
-# The signal comes to this script alone and ends its 'wait'. The tasks are told by scancel, for srun answers a SIGTERM of
-# its own by killing them.
+# The signal comes to this script alone and ends its 'wait'. It is not SIGTERM, by which scancel cancels a job: that one
+# would be queued again. The tasks are told by scancel, for srun answers a SIGTERM of its own by killing them.
 asked='' code=0
-trap 'asked=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' TERM
+trap 'asked=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 # srun does not inherit the cores of a task.
 cores=${SLURM_CPUS_PER_TASK:-8}
 { run srun --kill-on-bad-exit=1 --cpus-per-task="$cores" .venv/bin/python -m arada.main "$@" | tee "$output"; } &

@@ -314,7 +314,7 @@ def test_no_method_follows_one_that_was_told_to_stop(project, script, number, co
 def test_a_job_queues_itself_until_it_is_done(tmp_path, project, log, code, requeued):
     program(tmp_path / "srun", f"#!/bin/sh\necho {log!r}; exit {code}\n")
     job = pretend_slurm(tmp_path, project)
-    done = subprocess.run(["bash", job.pop("script")], env=job, capture_output=True, text=True)
+    done = subprocess.run(["bash", job["script"]], env=job, capture_output=True, text=True)
     assert done.returncode == code
     assert done.stdout == f"{log}\n"
     assert (tmp_path / "requeued").exists() == requeued
@@ -330,7 +330,7 @@ def pretend_slurm(folder, project):
     return variables | {"script": str(spool)}
 
 
-WARNING = signal.SIGTERM
+WARNING = signal.SIGUSR1
 # SIGUSR2 stands for the SIGTERM of its tasks; one of its own it answers by killing them.
 SRUN = """#!/usr/bin/env python3
 import os, pathlib, signal, sys, time
@@ -359,16 +359,27 @@ for _ in range(200):
 def test_a_job_queues_itself_before_its_time_is_up(tmp_path, project, end, grace, requeued):
     program(tmp_path / "srun", SRUN.format(end=end))
     job = pretend_slurm(tmp_path, project)
-    running = start_as_a_terminal(job.pop("script"), env=job | {"GRACE": str(grace)})
-    wait_for(tmp_path / "srun.pid", "\n")
-    os.kill(running.pid, WARNING)
+    assert signalled(job | {"GRACE": str(grace)}, WARNING, tmp_path) == 0
+    assert (tmp_path / "requeued").exists() == requeued
+    assert not (tmp_path / "killed").exists()
+
+
+def test_a_job_that_is_cancelled_does_not_queue_itself(tmp_path, project):
+    program(tmp_path / "srun", SRUN.format(end=("stopped", 0)))
+    assert signalled(pretend_slurm(tmp_path, project), signal.SIGTERM, tmp_path) == -signal.SIGTERM
+    assert not (tmp_path / "requeued").exists()
+
+
+def signalled(job, number, folder):
+    """The exit code of the job's script, which gets this signal while srun runs."""
+    running = start_as_a_terminal(job["script"], env=job)
+    wait_for(folder / "srun.pid", "\n")
+    os.kill(running.pid, number)
     code = running.wait(15)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
-    assert code == 0
-    assert (tmp_path / "requeued").exists() == requeued
-    assert not (tmp_path / "killed").exists()
+    return code
 
 
 def sbatch_commands(path):
