@@ -16,7 +16,7 @@ make_environment() {
     .venv/bin/python -m pip install --quiet --upgrade pip
     local files=()
     for file in "$@"; do files+=(-r "$file"); done
-    .venv/bin/python -m pip install --quiet "${files[@]}" ${jax:+"$jax"}
+    .venv/bin/python -m pip install --quiet ${files[@]+"${files[@]}"} ${jax:+"$jax"}
     touch "$stamp"
   fi
 }

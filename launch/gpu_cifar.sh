@@ -11,22 +11,26 @@
 # for older drivers), TFDS_DATA_DIR.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-overrides=() words=()
+# A run that is told to stop ends without an error, and the next one would begin.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+name='' methods=() overrides=()
 for word in "$@"; do
   case $word in
     --dry-run) DRY_RUN=1 ;;
     -*) overrides+=("$word") ;;
-    *) words+=("$word") ;;
+    *) if [ -z "$name" ]; then name=$word; else methods+=("$word"); fi ;;
   esac
 done
-name=${words[0]:-cifar10}
-methods=("${words[@]:1}")
+name=${name:-cifar10}
 [ ${#methods[@]} -gt 0 ] || methods=(vanilla label_smoothing adals ar_adals)
 workdir=${WORKDIR:-workdir/$name}
 export JAX_FOR=${JAX_FOR:-cuda13} JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$workdir/compiled}
 
 run make_environment requirements.txt
-run .venv/bin/python -m arada.data.prepare --config="configs/$name.py" "${overrides[@]}"
-for method in "${methods[@]}"; do
-  run .venv/bin/python -m arada.main --config="configs/$name.py:$method" --workdir="$workdir" "${overrides[@]}"
+# Before bash 4.4, as on macOS, an empty array is an unset variable.
+run .venv/bin/python -m arada.data.prepare --config="configs/$name.py" ${overrides[@]+"${overrides[@]}"}
+for method in ${methods[@]+"${methods[@]}"}; do
+  run .venv/bin/python -m arada.main --config="configs/$name.py:$method" --workdir="$workdir" \
+    ${overrides[@]+"${overrides[@]}"}
 done

@@ -6,17 +6,19 @@
 # fuses: 650 to 1,100 dollars if they were hired.
 #
 # Usage, from the project's folder, which all nodes see:
-#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/imagenet.py:ar_adals --workdir=DIR
-# Two minutes before its time is up Slurm sends SIGTERM: the run writes a checkpoint, and the job queues itself again,
-# until the run is done. `bash launch/slurm.sh --dry-run ...` prints the commands. A sweep needs no script, for
-# `arada.sweep` submits its points and seeds as one array, each task on one node:
+#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/imagenet.py:ar_adals \
+#     --workdir=DIR --config.data.streams=16
+# Two minutes before its time is up Slurm sends a signal: the run is told to stop, which it has 90 seconds for (GRACE in
+# the environment), and the job queues itself again, until the run is done. `bash launch/slurm.sh --dry-run ...` prints
+# the commands. A sweep needs no script, for `arada.sweep` submits its points and seeds as one array, each task on one
+# node:
 #   pip install submitit
 #   python -m arada.sweep --config=configs/cifar10.py:ar_adals --workdir=DIR --grid=ar_adals --cluster=slurm \
 #     --job=slurm_partition=gpu --job=gpus_per_node=1 --job=timeout_min=1440 --job=slurm_array_parallelism=16
 #SBATCH --job-name=arada
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=arada-%j.log
@@ -28,7 +30,22 @@ export JAX_FOR=${JAX_FOR:-cuda13} JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CA
 output=$(mktemp)
 
 run make_environment requirements.txt
+# The signal comes to this script alone and ends its 'wait'. It is not SIGTERM, by which scancel cancels a job: that one
+# would be queued again. The tasks are told by scancel, for srun answers a SIGTERM of its own by killing them.
+asked='' code=0
+trap 'asked=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 # srun does not inherit the cores of a task.
-run srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" .venv/bin/python -m arada.main "$@" | tee "$output"
-# Its last word. A run that was told to stop ends without it, and without an error.
-grep -q '^Report: ' "$output" || run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+cores=${SLURM_CPUS_PER_TASK:-8}
+{ run srun --kill-on-bad-exit=1 --cpus-per-task="$cores" .venv/bin/python -m arada.main "$@" | tee "$output"; } &
+wait $! || code=$?
+if [ -n "$asked" ]; then
+  # In a ranking or an evaluation several tasks do not stop: queued again, they are killed and go on from part files.
+  for ((left = ${GRACE:-90}; left > 0; left--)); do
+    kill -0 $! 2>/dev/null || break
+    sleep 1
+  done
+elif [ "$code" -ne 0 ]; then
+  exit "$code"
+fi
+# Its last word. A run that was told to stop ends without it.
+grep -q '^Done: ' "$output" || run scontrol requeue "${SLURM_JOB_ID:-JOB}"

@@ -26,17 +26,25 @@ done
 name=${NAME:-arada}
 here=(--project="$PROJECT" --zone="$ZONE")
 
+# NONE only where Google says so: a slice that is taken for missing would be asked for twice, and run up a bill unseen.
 state() {
-  run gcloud compute tpus queued-resources describe "$name" "${here[@]}" --format='value(state.state)' 2>/dev/null || echo NONE
+  run gcloud compute tpus queued-resources describe "$name" "${here[@]}" --format='value(state.state)' \
+    2>"$errors" && return
+  if grep -q NOT_FOUND "$errors"; then
+    echo NONE
+  else
+    echo UNKNOWN
+    echo "$(head -n 1 "$errors") (asked again in a minute)" >&2
+  fi
 }
 delete_slice() { run gcloud compute tpus queued-resources delete "$name" "${here[@]}" --force --quiet; }
 on_all_hosts() { run gcloud compute tpus tpu-vm ssh "$name" "${here[@]}" --worker=all --command="$1"; }
 
 create_slice() {
-  local spot=(--spot)
-  [ "${SPOT:-1}" = 1 ] || spot=()
+  local spot=--spot
+  [ "${SPOT:-1}" = 1 ] || spot=
   run gcloud compute tpus queued-resources create "$name" "${here[@]}" --node-id="$name" \
-    --accelerator-type="${TYPE:-v4-64}" --runtime-version="${RUNTIME:-tpu-ubuntu2204-base}" "${spot[@]}"
+    --accelerator-type="${TYPE:-v4-64}" --runtime-version="${RUNTIME:-tpu-ubuntu2204-base}" ${spot:+"$spot"}
 }
 
 # Waits in the queue. What was preempted never comes back, and is asked for again.
@@ -45,10 +53,11 @@ await_slice() {
   while true; do
     now=$(state)
     [ -z "${DRY_RUN:-}" ] || { echo "$now" && create_slice && return; }
+    [ "$now" = UNKNOWN ] || there=1
     case $now in
       ACTIVE) return ;;
       NONE) create_slice ;;
-      FAILED | SUSPENDING | SUSPENDED) delete_slice && continue ;;
+      FAILED | SUSPENDING | SUSPENDED) delete_slice && there='' && continue ;;
     esac
     sleep 60
   done
@@ -68,7 +77,7 @@ install() {
 train() {
   local flags
   printf -v flags ' %q' --config="configs/imagenet.py:$preset" --workdir="$WORKDIR" --config.run.data_dir="$DATA_DIR" \
-    "${overrides[@]}"
+    ${overrides[@]+"${overrides[@]}"} # before bash 4.4, as on macOS, an empty array is an unset variable
   on_all_hosts "cd arada; JAX_COMPILATION_CACHE_DIR=$WORKDIR/compiled .venv/bin/python -m arada.main$flags"
 }
 
@@ -77,19 +86,22 @@ if [ -n "$delete" ]; then
   exit
 fi
 : "${WORKDIR:?is a gs:// folder}" "${DATA_DIR:?is a gs:// folder of TFDS}"
-trap 'echo "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete" >&2; exit 130' INT
-output=$(mktemp)
+[ -n "${DRY_RUN:-}" ] || hash gcloud
+there='' output=$(mktemp) errors=$(mktemp)
+trap '[ -z "$there" ] || echo "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete" >&2' EXIT
+trap 'exit 130' INT # whatever gcloud makes of it
 while true; do
   await_slice
   if install && train | tee "$output"; then
-    # The run's last word; one that was told to stop ends without it. A dry run has none.
-    if [ -n "${DRY_RUN:-}" ] || grep -q 'Report: ' "$output"; then break; fi
+    # The run's last word, perhaps behind the host's name; one that was told to stop ends without it, as does a dry run.
+    if [ -n "${DRY_RUN:-}" ] || grep -q 'Done: ' "$output"; then break; fi
   else
     sleep 60 # until a preemption shows in the state
     if [ "$(state)" = ACTIVE ]; then
-      echo "error: the run failed on a slice that is still there; --delete deletes it, the same command goes on" >&2
+      echo "error: the run failed on a slice that is still there; the same command goes on" >&2
       exit 1
     fi
   fi
 done
 delete_slice
+there=''

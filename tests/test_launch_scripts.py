@@ -1,5 +1,8 @@
 """The scripts of launch/: every command by a dry run, and a TPU slice that is taken away, by a gcloud that pretends."""
 
+import ast
+import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -7,12 +10,17 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
+import sys
+import time
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from arada import checks
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -42,9 +50,45 @@ def split_lines(text):
     return [re.sub(r"\$'", "'", line) for line in text.splitlines()]
 
 
+def program(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(stat.S_IRWXU)
+
+
+def wait_for(path, text):
+    deadline = time.monotonic() + 30
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def start_as_a_terminal(script, **options):
+    """In a process group of its own, for signals, none of which is ignored from the beginning."""
+    default = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", default, "bash", script],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse(script):
     subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_run_in_an_old_bash(script):
+    """The 3.2 of macOS and others before 4.4, where an empty array is unset and much else is missing."""
+    code = re.sub(r"(^|\s)#.*", "", script.read_text(), flags=re.MULTILINE)
+    newer = r"\b(mapfile|readarray|coproc|local -[nA]|declare -[nA]|wait -n)\b|&>>|\|&|\$\{\w+(\^|,|@[A-Z])"
+    assert not re.search(newer, code)
+    for name in re.findall(r"\b(\w+)=\(\)", code):
+        assert f"${{{name}[@]" not in code.replace(f'${{{name}[@]+"${{{name}[@]}}"}}', ""), name
 
 
 @pytest.mark.parametrize("linter", ["shellcheck -x -P SCRIPTDIR -s bash -S warning *.sh", "hadolint Dockerfile"])
@@ -99,13 +143,22 @@ def test_another_slice():
 
 
 def test_a_slice_needs_a_project_and_folders():
-    assert "PROJECT: names the Google Cloud project" in bash("tpu_imagenet.sh", "--dry-run", code=1).stderr
+    told = bash("tpu_imagenet.sh", "--dry-run", code=1).stderr
+    assert "PROJECT: names the Google Cloud project" in told
+    assert COSTS not in told
     only_here = {key: TPU[key] for key in ("PROJECT", "ZONE")}
     assert "WORKDIR: is a gs:// folder" in bash("tpu_imagenet.sh", "--dry-run", code=1, **only_here).stderr
 
 
+def test_without_gcloud_nothing_is_waited_for(tmp_path):
+    for name in ("bash", "dirname", "mktemp"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    assert bash("tpu_imagenet.sh", code=1, PATH=str(tmp_path), **TPU).stderr.endswith("gcloud: not found\n")
+
+
 GCLOUD = """#!/usr/bin/env python3
-import json, pathlib, sys
+import json, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
 plan = pathlib.Path(__file__).with_name("plan.json")
 told = json.loads(plan.read_text())
 verb = sys.argv[4] if sys.argv[4] != "ssh" else ("train" if "arada.main" in sys.argv[-1] else "install")
@@ -113,43 +166,88 @@ if sys.argv[1] == "--version": sys.exit()
 told["calls"].append(verb)
 answer, code = told["answers"][verb].pop(0) if told["answers"].get(verb) else ("", 0)
 plan.write_text(json.dumps(told))
-print(answer, end="")
+if answer == "wait": time.sleep(20)
+print(answer, end="", file=sys.stderr if code and verb != "train" else sys.stdout)
 sys.exit(code)
 """
 
 
-def pretend(folder, **answers):
-    """Runs the script with a gcloud whose answers to each verb are (text, exit code); returns (calls, process)."""
+def pretend_gcloud(folder, **answers):
+    """A PATH with a gcloud whose answers to each verb are (text, exit code); its calls are in plan.json."""
     for name, text in (("gcloud", GCLOUD), ("sleep", "#!/bin/sh\n"), ("git", "#!/bin/sh\n")):
-        (folder / name).write_text(text)
-        (folder / name).chmod(stat.S_IRWXU)
+        program(folder / name, text)
     (folder / "plan.json").write_text(json.dumps({"answers": answers, "calls": []}))
-    code = answers.pop("code", 0)
-    done = bash("tpu_imagenet.sh", code=code, PATH=f"{folder}:{os.environ['PATH']}", TMPDIR=str(folder), **TPU)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def pretend(folder, code=0, **answers):
+    """Runs the script with that gcloud; returns (calls, process)."""
+    path = pretend_gcloud(folder, **answers)
+    done = bash("tpu_imagenet.sh", code=code, PATH=path, TMPDIR=str(folder), **TPU)
     return json.loads((folder / "plan.json").read_text())["calls"], done
 
 
 RUN = ["scp", "install", "train"]
+MISSING = ("ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource 'arada' was not found", 1)
+COSTS = "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete\n"
 
 
 def test_a_preempted_slice_is_asked_for_again(tmp_path):
-    states = [("", 1), ("PROVISIONING", 0), ("ACTIVE", 0), ("SUSPENDED", 0), ("SUSPENDED", 0), ("", 1), ("ACTIVE", 0)]
-    calls, _ = pretend(
-        tmp_path, describe=states, train=[("step 40/320", 255), ("loss\nReport: gs://b/report/index.html", 0)]
+    states = [MISSING, ("PROVISIONING", 0), ("ACTIVE", 0), ("SUSPENDED", 0), ("SUSPENDED", 0), MISSING, ("ACTIVE", 0)]
+    calls, done = pretend(
+        tmp_path, describe=states, train=[("step 40/320", 255), ("Report: gs://b/report/index.html\nDone: all", 0)]
     )
     first = ["describe", "create", "describe", "describe", *RUN]
     assert calls == [*first, "describe", "describe", "delete", "describe", "create", "describe", *RUN, "delete"]
+    assert "costs money" not in done.stderr
+
+
+def test_a_slice_that_cannot_be_seen_is_not_asked_for_again(tmp_path):
+    lost = [("ERROR: (gcloud) cannot connect\nCheck your network.", 1)] * 2
+    states = [*lost, ("ACTIVE", 0), *lost, ("ACTIVE", 0)]
+    calls, done = pretend(tmp_path, describe=states, train=[("connection lost", 255), ("Done: all", 0)])
+    assert calls == ["describe"] * 3 + RUN + ["describe"] * 3 + RUN + ["delete"]
+    assert done.stderr.splitlines() == ["ERROR: (gcloud) cannot connect (asked again in a minute)"] * 4
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"describe": [MISSING], "create": [("ERROR: ALREADY_EXISTS", 1)]},
+        {"describe": [("ACTIVE", 0)] * 2, "train": [("error: no such field", 1)]},
+        {"describe": [("ACTIVE", 0)], "train": [("Done: all", 0)], "delete": [("ERROR: cannot connect", 1)]},
+    ],
+    ids=["create", "train", "delete"],
+)
+def test_an_end_that_leaves_the_slice_says_what_it_costs(tmp_path, answers):
+    _, done = pretend(tmp_path, code=1, **answers)
+    assert done.stderr.endswith(COSTS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_slice_and_says_what_it_costs(tmp_path, number):
+    path = pretend_gcloud(tmp_path, describe=[("ACTIVE", 0)], train=[("wait", 0)])
+    running = start_as_a_terminal(LAUNCH / "tpu_imagenet.sh", env={"PATH": path, "TMPDIR": str(tmp_path)} | TPU)
+    wait_for(tmp_path / "plan.json", '"train"]')  # the last of the calls
+    os.killpg(running.pid, number)
+    assert running.communicate(timeout=30)[1].endswith(COSTS)
+    assert running.returncode == (130 if number == signal.SIGINT else -number)
 
 
 def test_a_run_that_was_told_to_stop_goes_on(tmp_path):
-    calls, _ = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("stopped at step 40", 0), ("Report: here", 0)])
+    calls, _ = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("stopped at step 40", 0), ("Done: all", 0)])
     assert calls == ["describe", *RUN, "describe", *RUN, "delete"]
+
+
+def test_a_run_of_one_stage_is_done_without_a_report(tmp_path):
+    calls, _ = pretend(tmp_path, describe=[("ACTIVE", 0)], train=[("arada-w0: Done: train", 0)])
+    assert calls == ["describe", *RUN, "delete"]
 
 
 def test_a_run_that_fails_is_not_repeated(tmp_path):
     calls, done = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("error: no such field", 1)], code=1)
     assert calls == ["describe", *RUN, "describe"]
-    assert "error: the run failed on a slice that is still there; --delete deletes it" in done.stderr
+    assert "error: the run failed on a slice that is still there; the same command goes on" in done.stderr
 
 
 def test_gpu_commands():
@@ -176,26 +274,138 @@ def test_slurm_commands():
     assert requeue == ["scontrol", "requeue", "77"]
 
 
-@pytest.mark.parametrize(("log", "code", "requeued"), [("Report: x", 0, False), ("stopped", 0, True), ("no", 1, False)])
-def test_a_job_queues_itself_until_it_is_done(tmp_path, log, code, requeued):
-    calls = tmp_path / "calls"
-    for name, text in (("srun", f"echo {log!r}; exit {code}"), ("scontrol", f'echo "$@" > {calls}')):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(stat.S_IRWXU)
-    project = tmp_path / "project"
-    (project / "launch").mkdir(parents=True)
-    environment = (LAUNCH / "environment.sh").read_text() + "make_environment() { :; }\n"
-    (project / "launch" / "environment.sh").write_text(environment)
-    spool = tmp_path / "slurm_script"  # Slurm copies the script out of the project
-    shutil.copy(LAUNCH / "slurm.sh", spool)
-    variables = {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "77", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert subprocess.run(["bash", spool], env=variables, capture_output=True).returncode == code
-    assert calls.exists() == requeued
+PYTHON = """#!/usr/bin/env python3
+import pathlib, signal, sys, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: sys.exit(0))
+with open("calls", "a") as calls:
+    print(*sys.argv[2:4], file=calls)
+if sys.argv[2] == "arada.main":
+    time.sleep(5)
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with copies of the scripts, but that nothing is installed."""
+    folder = tmp_path / "project"
+    shutil.copytree(LAUNCH, folder / "launch")
+    with open(folder / "launch" / "environment.sh", "a") as script:
+        script.write("make_environment() { :; }\n")
+    return folder
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("script", ["demo.sh", "gpu_cifar.sh"])
+def test_no_method_follows_one_that_was_told_to_stop(project, script, number, code):
+    program(project / ".venv" / "bin" / "python", PYTHON)
+    running = start_as_a_terminal(project / "launch" / script)
+    wait_for(project / "calls", "arada.main")
+    os.killpg(running.pid, number)
+    running.communicate(timeout=30)
+    assert running.returncode == code
+    assert (project / "calls").read_text().count("arada.main") == 1
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "requeued"),
+    [("Done: train", 0, False), ("Report: x", 0, True), ("stopped", 0, True), ("no", 1, False)],
+)
+def test_a_job_queues_itself_until_it_is_done(tmp_path, project, log, code, requeued):
+    program(tmp_path / "srun", f"#!/bin/sh\necho {log!r}; exit {code}\n")
+    job = pretend_slurm(tmp_path, project)
+    done = subprocess.run(["bash", job["script"]], env=job, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout == f"{log}\n"
+    assert (tmp_path / "requeued").exists() == requeued
+
+
+def pretend_slurm(folder, project):
+    """Variables of job 77, its `script`, and a scontrol and a scancel that stand for Slurm's."""
+    spool = folder / "slurm_script"  # Slurm copies the script out of the project
+    shutil.copy(project / "launch" / "slurm.sh", spool)
+    program(folder / "scontrol", f'#!/bin/sh\n[ "$*" = "requeue 77" ] && touch {folder}/requeued\n')
+    program(folder / "scancel", f'#!/bin/sh\n[ "$*" = "--signal=TERM 77" ] && kill -USR2 $(cat {folder}/srun.pid)\n')
+    variables = {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "77", "PATH": f"{folder}:{os.environ['PATH']}"}
+    return variables | {"script": str(spool)}
+
+
+WARNING = signal.SIGUSR1
+# SIGUSR2 stands for the SIGTERM of its tasks; one of its own it answers by killing them.
+SRUN = """#!/usr/bin/env python3
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(__file__).parent
+log, code = {end!r}
+def stop(*_):
+    if log:
+        print(log, flush=True)
+        os._exit(code)
+def kill(*_):
+    (folder / "killed").touch()
+    os._exit(137)
+signal.signal(signal.SIGUSR2, stop)
+signal.signal(signal.SIGTERM, kill)
+(folder / "srun.pid").write_text(f"{{os.getpid()}}\\n")
+for _ in range(200):
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "grace", "requeued"),
+    [(("stopped at step 40", 0), 60, True), (("Done: all", 0), 60, False), (("", None), 1, True)],
+    ids=["stops", "is done just then", "does not stop"],
+)
+def test_a_job_queues_itself_before_its_time_is_up(tmp_path, project, end, grace, requeued):
+    program(tmp_path / "srun", SRUN.format(end=end))
+    job = pretend_slurm(tmp_path, project)
+    assert signalled(job | {"GRACE": str(grace)}, WARNING, tmp_path) == 0
+    assert (tmp_path / "requeued").exists() == requeued
+    assert not (tmp_path / "killed").exists()
+
+
+def test_a_job_that_is_cancelled_does_not_queue_itself(tmp_path, project):
+    program(tmp_path / "srun", SRUN.format(end=("stopped", 0)))
+    assert signalled(pretend_slurm(tmp_path, project), signal.SIGTERM, tmp_path) == -signal.SIGTERM
+    assert not (tmp_path / "requeued").exists()
+
+
+def signalled(job, number, folder):
+    """The exit code of the job's script, which gets this signal while srun runs."""
+    running = start_as_a_terminal(job["script"], env=job)
+    wait_for(folder / "srun.pid", "\n")
+    os.kill(running.pid, number)
+    code = running.wait(15)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    return code
+
+
+def sbatch_commands(path):
+    """Each on one line, from comments too."""
+    found = re.findall(r"^(?:#   )?(sbatch (?:.*\\\n)*.*)", path.read_text(), re.MULTILINE)
+    return [re.sub(r"\\\n#?", "", command) for command in found]
+
+
+def test_the_slurm_command_starts():
+    """One process for each GPU: the config as the command has it fits as many of both as it asks for."""
+    of_script, of_readme = (sbatch_commands(path) for path in (LAUNCH / "slurm.sh", LAUNCH.parent / "README.md"))
+    assert len(of_script) == 1
+    for command in (*of_script, *(shown for shown in of_readme if "data.streams" in shown)):
+        options = dict(word[2:].split("=", 1) for word in shlex.split(command) if word.startswith("--"))
+        path, _, preset = options["config"].partition(":")
+        config = importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(preset)
+        fields = {name.removeprefix("config."): text for name, text in options.items() if name.startswith("config.")}
+        config.update_from_flattened_dict({field: ast.literal_eval(text) for field, text in fields.items()})
+        tasks = int(options["nodes"]) * int(options["ntasks-per-node"])
+        assert tasks == int(options["nodes"]) * int(options["gpus-per-node"]) == 16
+        checks.check_config(config, num_devices=tasks, num_processes=tasks)
 
 
 def test_slurm_options_of_the_script():
     options = re.findall(r"^#SBATCH (\S+)", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)
-    assert {"--signal=TERM@120", "--requeue", "--open-mode=append"} <= set(options)
+    assert {f"--signal=B:{WARNING.name.removeprefix('SIG')}@120", "--requeue", "--open-mode=append"} <= set(options)
 
 
 def test_dockerfile():
