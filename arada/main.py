@@ -25,7 +25,7 @@ def main(_) -> None:
         preemption.listen()
         Experiment(_CONFIG.value, _WORKDIR.value).run(_STAGE.value)
         if hosts.is_first():  # the last word, by which scripts tell an end from a stop
-            print(f"Done: {_STAGE.value}")
+            print(f"Done: {_STAGE.value}", flush=True)
 
 
 def run() -> None:

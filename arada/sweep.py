@@ -30,7 +30,8 @@ from arada.evaluation import summary
 from arada.experiment import Experiment
 from arada.workdir import Workdir
 
-logger = logging.getLogger(__name__)
+# By name: as a command the module is called __main__.
+logger = logging.getLogger("arada.sweep")
 
 Grid = Mapping[str, Sequence[Any]]
 
