@@ -87,7 +87,7 @@ class Experiment:
 
     def run(self, stage: str = "all") -> None:
         """Runs one stage, or all of them."""
-        if stage != "report":
+        if stage in ("all", "train", "evaluate"):
             workdirs.check_seeds_alike(self.workdir, self.config)
         if stage == "all":
             # What is missing can be fetched, and a mistake mended, before hours of training.

@@ -13,6 +13,7 @@ from arada import files, robustness, runs, trained
 from arada import workdir as workdirs
 from arada.errors import UserError
 from arada.experiment import Experiment
+from arada.training.state import fingerprint
 from arada.workdir import Workdir
 from configs import digits
 
@@ -191,11 +192,15 @@ def test_the_ranking_of_other_weights_is_refused(retrained):
     np.testing.assert_array_equal(after["distance"], before["distance"])
 
 
-def test_the_predictions_of_other_weights_are_refused(retrained):
+def test_the_predictions_of_other_weights_are_made_anew(retrained):
     workdir, config = retrained
-    message = r"predictions/vanilla/seed_0 was made with another config: optimizer\.learning_rate is 0\.001 there"
-    with pytest.raises(UserError, match=message):
-        Experiment(config, workdir.path).run("evaluate")
+    folder = workdir.predictions("vanilla", 0)
+    made = {file.name for file in folder.iterdir()}
+    (folder / "test.npz").write_bytes(b"")
+    Experiment(config, workdir.path).predict()
+    assert workdirs.stored(folder)["identity"]["optimizer"]["learning_rate"] == 0.5
+    assert {file.name for file in folder.iterdir()} == made
+    assert len(files.read_npz(folder / "test.npz")["label"]) > 0
 
 
 def test_a_run_with_the_weights_of_before_is_refused_nothing(finished, monkeypatch):
@@ -204,4 +209,5 @@ def test_a_run_with_the_weights_of_before_is_refused_nothing(finished, monkeypat
     for stage in ("vanilla", "rank", "train", "evaluate"):
         Experiment(tiny(), finished.path).run(stage)
     stored = workdirs.stored(finished.ranking("vanilla/seed_0"))["identity"]
-    assert stored["source_run"] == workdirs.stored(finished.run("vanilla", 0))["identity"]
+    weights = {"weights": fingerprint(trained.final_variables(finished.run("vanilla", 0)))}
+    assert stored["source_run"] == workdirs.stored(finished.run("vanilla", 0))["identity"] | weights
