@@ -10,7 +10,7 @@ seeds: accuracy of vanilla 91.4 %; mean ECE on CIFAR-10-C, in %: vanilla 16.7, l
 
 `laptop` runs in less than an hour on two CPU cores: depth 11, 4,000 training images, flips alone, so that the vanilla
 model fits its training images and is over-confident as the paper's is. Expect an accuracy of 48 to 51 %, an ECE of 21
-to 22 % for vanilla and of 2 to 4 % for AR-AdaLS.
+to 22 % for vanilla and of 2 to 5 % for AR-AdaLS.
 
     python -m arada.main --config=configs/cifar10.py:ar_adals,laptop --workdir=workdir/cifar10_laptop
 """
