@@ -259,3 +259,12 @@ def test_ranks_of_another_attack_are_refused_in_training(workdir):
     config = tiny("ar_adals", **{"ranking.cw.max_iterations": 21, "name": "ar_adals_longer"})
     with pytest.raises(UserError, match=r"robustness/vanilla/seed_0 was made with another config: ranking.cw.max_iter"):
         Experiment(config, workdir.path).run("train")
+
+
+def test_a_run_may_be_evaluated_but_not_trained_on_other_devices(tmp_path):
+    config = tiny("vanilla", **{"model.batch_norm": "per_device", "seeds": (0,)})
+    workdirs.claim(Workdir(tmp_path).run("vanilla", 0), workdirs.run_identity(config, 0, 4), config)
+    with pytest.raises(UserError, match="is not trained to its end"):
+        Experiment(config, tmp_path).run("evaluate")
+    with pytest.raises(UserError, match="num_devices is 4 there and 2 here"):
+        Experiment(config, tmp_path).run("train")
