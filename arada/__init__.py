@@ -1,6 +1,6 @@
 """Calibrated image classifiers through adversarial robustness (AR-AdaLS), in JAX.
 
-The parts to import: `arada.soft_labels`, `arada.attacks`, `arada.evaluation.metrics`, and `arada.load`.
+The parts to import: `arada.soft_labels`, `arada.attacks`, `arada.metrics`, and `arada.load`.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Late: the parts above must not pull in the experiment's machinery.
     if name == "load":
-        from arada.trained import load
+        from arada.runs.trained import load
 
         return load
     raise AttributeError(f"module 'arada' has no attribute {name!r}")

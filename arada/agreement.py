@@ -19,10 +19,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from arada import attacks, console, data, files, provenance, robustness, trained
-from arada import workdir as workdirs
+from arada import attacks, data, metrics
 from arada.errors import UserError
-from arada.evaluation import metrics
+from arada.runs import ranking as rankings
+from arada.runs import trained
+from arada.runs import workdir as workdirs
+from arada.runtime import console, files, provenance
 from arada.training.replication import Replicas
 
 NUM_SUBSETS = 10
@@ -85,7 +87,7 @@ class Study:
         if batch_size % len(self._replicas):
             raise UserError(f"--batch_size is {batch_size}, which cannot be cut among {len(self._replicas)} devices")
         self._batch_size = batch_size
-        self._rankers: dict[str, robustness.Ranker] = {}
+        self._rankers: dict[str, rankings.Ranker] = {}
         self._model = trained.build_ranked(config)
         variables = trained.final_variables(run_dir)
         splits = data.load_splits(data.build(config.data, data_dir or config.run.data_dir), config.data)
@@ -93,7 +95,7 @@ class Study:
             name: splits[name].take(np.random.default_rng(0).choice(len(splits[name]), examples, replace=False))
             for name in SPLITS
         }
-        robustness.check(self._model, variables, self._splits)
+        rankings.check(self._model, variables, self._splits)
         self._variables = self._replicas.replicate(variables)
 
     def rank(self, candidate: Candidate) -> dict[str, dict[str, np.ndarray]]:
@@ -101,7 +103,7 @@ class Study:
         directory = self.directory / candidate.name.lower().replace(" ", "_").replace(",", "")
         workdirs.claim(directory, {"settings": dict(candidate.settings)}, self._config)
         if candidate.by == "random":
-            rank = functools.partial(robustness.rank_at_random, num_subsets=NUM_SUBSETS)
+            rank = functools.partial(rankings.rank_at_random, num_subsets=NUM_SUBSETS)
         else:
             rank = functools.partial(self._ranker(candidate).rank, variables=self._variables)
         return {
@@ -129,12 +131,12 @@ class Study:
     def _refined_fraction(self, candidate: Candidate) -> float:
         return float(np.mean([ranking["refined"].mean() for ranking in self.rank(candidate).values()]))
 
-    def _ranker(self, candidate: Candidate) -> robustness.Ranker:
+    def _ranker(self, candidate: Candidate) -> rankings.Ranker:
         if candidate.name not in self._rankers:
             ranking = ml_collections.ConfigDict({"by": candidate.by})
             if candidate.attack:
                 ranking[candidate.attack] = dict(candidate.settings)
-            self._rankers[candidate.name] = robustness.Ranker(
+            self._rankers[candidate.name] = rankings.Ranker(
                 self._model,
                 ranking,
                 attack=candidate.attack,
@@ -166,11 +168,11 @@ def compare(ranking: dict, reference: dict, best: np.ndarray, log_odds: np.ndarr
     def gaps(of):
         return metrics.subset_means(confidence - correct, attacks.equal_subsets(of, NUM_SUBSETS), NUM_SUBSETS)
 
-    score = robustness.scores(ranking)
-    found = attacks.agreement(score, robustness.scores(reference), NUM_SUBSETS)
+    score = rankings.scores(ranking)
+    found = attacks.agreement(score, rankings.scores(reference), NUM_SUBSETS)
     against_best = attacks.agreement(score, best, NUM_SUBSETS)
     found |= {f"{key}_of_best": against_best[key] for key in ("spearman", "same_subset", "median_ratio")}
-    found["gap_difference"] = float(np.abs(gaps(score) - gaps(robustness.scores(reference))).max())
+    found["gap_difference"] = float(np.abs(gaps(score) - gaps(rankings.scores(reference))).max())
     if "distance" in ranking:
         found["success_rate"] = float(np.isfinite(score).mean())
         found["median_distance"] = float(np.median(score))

@@ -5,13 +5,17 @@ import re
 
 import ml_collections
 
-from arada import attacks, files, methods, models, robustness, trained
-from arada import workdir as workdirs
-from arada.data import augmentation, corruptions, published, shift_sources, splits
+from arada import attacks, methods, metrics, models
+from arada.data import corruptions, splits
+from arada.data.shifted import published
+from arada.data.shifted import sources as shift_sources
 from arada.errors import UserError
-from arada.evaluation import metrics
 from arada.models import resnet_v1
-from arada.training import optimizers
+from arada.runs import ranking as rankings
+from arada.runs import trained
+from arada.runs.identity import RUN_NAME, refreshes, source_run
+from arada.runtime import files
+from arada.training import augmentation, optimizers
 from arada.training.replication import MAPPINGS
 
 # What makes no sense at 0 or below.
@@ -74,7 +78,7 @@ def check_config(
     _one_of("training.augmentation", config.training.augmentation, augmentation.BY_NAME)
     _one_of("training.normalization", config.training.normalization, splits.NORMALIZATIONS)
     _one_of("method.name", config.method.name, methods.BY_NAME)
-    _one_of("ranking.by", config.ranking.by, robustness.BY)
+    _one_of("ranking.by", config.ranking.by, rankings.BY)
     _one_of("ranking.attack", config.ranking.attack, attacks.BY_NAME)
     _one_of("ranking.before_refresh", config.ranking.before_refresh, ("precomputed", "one_subset"))
     _one_of("evaluation.variance_of", config.evaluation.variance_of, metrics.VARIANCES)
@@ -101,7 +105,7 @@ def check_config(
     if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
         raise UserError(f"seeds is {config.seeds}; name one or more, each once and 0 or above, such as (0, 1, 2)")
     # A point of a sweep lies in the folder of its method, where no report looks.
-    name = rf"{workdirs.RUN_NAME}/{workdirs.RUN_NAME}" if of_sweep else workdirs.RUN_NAME
+    name = rf"{RUN_NAME}/{RUN_NAME}" if of_sweep else RUN_NAME
     if not re.fullmatch(name, config.name):
         raise UserError(f"name is {config.name!r}; it names a folder: letters, digits and any of _ . + -")
     if config.model.name == "resnet_v1":
@@ -271,7 +275,7 @@ def _check_ensemble(config: ml_collections.ConfigDict) -> None:
     ensemble, ranking = config.ensemble, config.ranking
     _positive("ensemble.members", ensemble.members)
     _one_of("ensemble.ranks", ensemble.ranks, ("shared", "per_member"))
-    if ensemble.of and not re.fullmatch(workdirs.RUN_NAME, ensemble.of):
+    if ensemble.of and not re.fullmatch(RUN_NAME, ensemble.of):
         raise UserError(f"ensemble.of is {ensemble.of!r}; it is the name of a method's runs, such as 'vanilla'")
     if ensemble.of == config.name:
         raise UserError(f"ensemble.of is {ensemble.of!r}, the ensemble's own name; set name to another")
@@ -282,12 +286,12 @@ def _check_ensemble(config: ml_collections.ConfigDict) -> None:
                 f"and ensemble.members {ensemble.members}; leave it at 'shared'"
             )
         return
-    if workdirs.refreshes(config):
+    if refreshes(config):
         raise UserError(
             f"ensemble.members is {ensemble.members} and ranking.refresh_epochs or ranking.refresh_every is set, but "
             f"members in lockstep are not ranked on the fly; leave them at () and 0, or set ensemble.of"
         )
-    if ensemble.ranks == "per_member" and (workdirs.source_run(ranking.source) or ("",))[0] != "vanilla":
+    if ensemble.ranks == "per_member" and (source_run(ranking.source) or ("",))[0] != "vanilla":
         raise UserError(
             f"ensemble.ranks is 'per_member', but ranking.source is {ranking.source!r}; members are ranked by vanilla "
             f"runs: leave it at 'vanilla/seed_0', or set ensemble.ranks='shared'"
@@ -296,7 +300,7 @@ def _check_ensemble(config: ml_collections.ConfigDict) -> None:
 
 def _check_ranking(config: ml_collections.ConfigDict) -> None:
     ranking = config.ranking
-    source = workdirs.source_run(ranking.source)
+    source = source_run(ranking.source)
     if not source and not (ranking.source and files.absolute(ranking.source).is_dir()):
         raise UserError(
             f"ranking.source is {ranking.source!r}; it is a run such as 'vanilla/seed_0', or a folder that holds "

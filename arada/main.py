@@ -8,8 +8,8 @@ Kept free of logic, so that everything else can be imported.
 from absl import app, flags
 from ml_collections import config_flags
 
-from arada import console, hosts, preemption
 from arada.experiment import STAGES, Experiment
+from arada.runtime import console, hosts, preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment; made if missing, resumed if not.")

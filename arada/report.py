@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from arada import files
 from arada.errors import UserError
+from arada.runtime import files
 
 
 def report(workdirs: Sequence[str], output: str = "") -> epath.Path:

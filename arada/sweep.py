@@ -22,13 +22,14 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from arada import attacks, console, files, hosts, preemption, provenance
-from arada import workdir as workdirs
-from arada.data import shift_sources
+from arada import attacks
+from arada.data.shifted import sources as shift_sources
 from arada.errors import UserError
 from arada.evaluation import summary
 from arada.experiment import Experiment
-from arada.workdir import Workdir
+from arada.runs.identity import run_identity, uses_precomputed
+from arada.runs.workdir import Workdir
+from arada.runtime import console, files, hosts, preemption, provenance
 
 # By name: as a command the module is called __main__.
 logger = logging.getLogger("arada.sweep")
@@ -88,7 +89,7 @@ def points(config: ml_collections.ConfigDict, grid: Grid) -> dict[str, ml_collec
             _set(point, field, value)
         point.name = f"{config.name}/" + "-".join(f"{field}_{value}" for field, value in zip(grid, values, strict=True))
         found[point.name] = point
-        identity = json.dumps(workdirs.run_identity(point, seed=0, num_devices=1), sort_keys=True)
+        identity = json.dumps(run_identity(point, seed=0, num_devices=1), sort_keys=True)
         if (other := same.setdefault(identity, point.name)) != point.name:
             raise UserError(f"--grid: {other} and {point.name} would be the same run; {config.name} does not use this")
     return found
@@ -115,7 +116,7 @@ def _set(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
 def run_point(config: Mapping[str, Any], workdir: str) -> None:
     """Ranks if need be, trains and predicts at one point, given as a plain dict."""
     experiment = Experiment(ml_collections.ConfigDict(config, convert_dict=True), workdir, of_sweep=True)
-    if workdirs.uses_precomputed(experiment.config):
+    if uses_precomputed(experiment.config):
         experiment.rank()
     experiment.train()
     experiment.predict()
@@ -147,7 +148,7 @@ def run(
     for point in configs.values():
         Experiment(point, workdir, of_sweep=True)
     # One ranking for each attack, before tasks that would all make it.
-    ranked = {point.ranking.folder: point for point in configs.values() if workdirs.uses_precomputed(point)}
+    ranked = {point.ranking.folder: point for point in configs.values() if uses_precomputed(point)}
     shared = [of.to_dict() for of in (config, *ranked.values())]
     if submit:
         if ranked or config.evaluation.shift_source == "generated":

@@ -143,12 +143,12 @@ def config() -> ml_collections.ConfigDict:
             "evaluation": {
                 # Bins of the calibration error. The paper gives no number; its scripts use 15, of equal width.
                 "num_bins": 15,
-                # Which probability the variance over runs takes (arada/evaluation/metrics.py). The paper's formula
+                # Which probability the variance over runs takes (arada/metrics.py). The paper's formula
                 # has one number a run and example. With each run's own maximum it could not reach the 0.116 of the
                 # paper's Table 5, for maxima of one image seldom differ by more than a half; with one class fixed for
                 # all runs it can.
                 "variance_of": "predicted_class",
-                # Where shifted images come from (arada/data/shift_sources.py): "simple", "generated", "published" or
+                # Where shifted images come from (arada/data/shifted/sources.py): "simple", "generated", "published" or
                 # "tfds". Their predictions lie side by side; evaluation.json holds those of one.
                 "shift_source": "simple",
                 # Types, or a list of them: "simple" (six), and the paper's "cifar10" (19), "cifar100" (17) and

@@ -6,7 +6,7 @@ Hardware: one GPU or TPU core. A run is 35,000 steps of 0.15 TFLOP: less than an
 estimate, for no accelerator was at hand; 20 hours on two CPU cores at the 126 images/s measured there. Paper, five
 seeds: accuracy of vanilla 91.4 %; mean ECE on CIFAR-10-C, in %: vanilla 16.7, label smoothing 10.1, AdaLS 9.6, AR-AdaLS
 6.4 (Table 3); ECE on clean images is in figures only. The data come from TensorFlow Datasets:
-`python -m arada.data.prepare --config=configs/cifar10.py` downloads them once.
+`python -m arada.prepare --config=configs/cifar10.py` downloads them once.
 
 `laptop` runs in less than an hour on two CPU cores: depth 11, 4,000 training images, flips alone, so that the vanilla
 model fits its training images and is over-confident as the paper's is. Expect an accuracy of 48 to 51 %, an ECE of 21

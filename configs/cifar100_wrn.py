@@ -6,7 +6,7 @@ Hardware: 8 TPU cores, or one GPU of 40 GB. A run is 280,000 TFLOP, 1.7 hours of
 estimate, for none was at hand. Paper: accuracy of vanilla 79.2 %, its ECE 6.11 %, that of AR-AdaLS on the fly 2.27 %;
 four seeds. The data come from TensorFlow Datasets; this downloads them once:
 
-    python -m arada.data.prepare --config=configs/cifar100_wrn.py
+    python -m arada.prepare --config=configs/cifar100_wrn.py
 """
 
 import ml_collections

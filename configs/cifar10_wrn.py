@@ -7,7 +7,7 @@ estimate, for none was at hand. Paper: ECE of vanilla 2.49 %, of AR-AdaLS on the
 are in figures only; edward2 has 96.0 % for vanilla, trained on all 50,000 images. The data come from TensorFlow
 Datasets; this downloads them once:
 
-    python -m arada.data.prepare --config=configs/cifar10_wrn.py
+    python -m arada.prepare --config=configs/cifar10_wrn.py
 """
 
 import ml_collections

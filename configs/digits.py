@@ -53,8 +53,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "num_train": 800,
         "num_validation": 500,
         "split_seed": 0,
-        # The camera (arada/data/digits.py): standard deviation of its noise in units of the signal's range, how far
-        # it compresses the noisy signal about mid-grey, and the seed of the noise, one pattern an image.
+        # The camera (arada/data/sources/digits.py): standard deviation of its noise in units of the signal's range,
+        # how far it compresses the noisy signal about mid-grey, and the seed of the noise, one pattern an image.
         "noise": 0.4,
         "contrast": 0.3,
         "noise_seed": 0,

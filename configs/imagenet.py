@@ -6,10 +6,10 @@ Hardware: one host with eight GPUs of 80 GB, or several hosts: the paper's 128 i
 cores. Elsewhere `--config.training.batch_size=1024` (a TPU v4-8) or less; the learning rate follows. Batch norm takes
 the statistics of each device's images, 512 of them on eight devices and 256 on a v4-8's four.
 
-Hours, estimated by `python -m launch.roofline` at 30 % of peak and never measured: a training 2 to 4 on eight A100, 4
-to 13 on a v4-8's four chips, the more the less XLA fuses; a ranking of all 1,331,167 images by the default attack, in
-float32, 5 and 4. `launch/loader.py` tells whether the host's cores can keep up. The preset makes one vanilla run, its
-ranking and five runs of its own.
+Hours, estimated by `python -m launch.benchmarks.roofline` at 30 % of peak and never measured: a training 2 to 4 on
+eight A100, 4 to 13 on a v4-8's four chips, the more the less XLA fuses; a ranking of all 1,331,167 images by the
+default attack, in float32, 5 and 4. `launch/benchmarks/loader.py` tells whether the host's cores can keep up. The
+preset makes one vanilla run, its ranking and five runs of its own.
 
 Paper: accuracy of vanilla 77.7 %. Mean ECE on ImageNet-C, in %: vanilla 10.7, label smoothing 8.1, AdaLS 8.0,
 AR-AdaLS 6.9 (Table 3, five runs). ECE on clean images is in figures only. It ranked by Carlini-Wagner:

@@ -5,7 +5,7 @@
       --config.data.num_validation=500 --config.data.num_test=500
 
 DIR holds `<class>/*.png` (jpg, jpeg, bmp, webp), or `train/<class>/` beside `test/<class>/`. For one .npz with `image`
-and `label` add --config.data.source=npz, and name the file as DIR. `python -m arada.data.prepare` with the same options
+and `label` add --config.data.source=npz, and name the file as DIR. `python -m arada.prepare` with the same options
 says what it finds there.
 
 Hardware: a CPU for some thousands of images of 32 x 32, less than an hour for 4,000 on two cores; a GPU for more. What
@@ -30,7 +30,7 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         # "folder" or "npz", in run.data_dir.
         "source": "folder",
         "num_classes": 10,
-        # To which images of a folder are cut and resized (arada/data/folders.py); 1 channel for grey.
+        # To which images of a folder are cut and resized (arada/data/sources/folders.py); 1 channel for grey.
         "image_shape": (32, 32, 3),
         # Random, by split_seed. Test images come from the test part, if there is one, else from the same images.
         "num_train": 4000,

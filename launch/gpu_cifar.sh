@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # CIFAR on one machine, on all its NVIDIA GPUs: vanilla, its ranking, then each method, with all seeds and a report.
 #
-# Cost, estimated by `python -m launch.roofline --config=configs/cifar10.py:ar_adals` (30 % of peak, prices of about 2025),
+# Cost, estimated by `python -m launch.benchmarks.roofline --config=configs/cifar10.py:ar_adals` (30 % of peak, prices of about 2025),
 # of one A100 and four methods: cifar10 at most 3 hours for 20 trainings, 15 dollars; cifar10_wrn or cifar100_wrn 25 hours
 # for 16 trainings, 130 dollars. Several GPUs share a batch: fewer hours, the same money.
 #
@@ -29,7 +29,7 @@ export JAX_FOR=${JAX_FOR:-cuda13} JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CA
 
 run make_environment requirements.txt
 # Before bash 4.4, as on macOS, an empty array is an unset variable.
-run .venv/bin/python -m arada.data.prepare --config="configs/$name.py" ${overrides[@]+"${overrides[@]}"}
+run .venv/bin/python -m arada.prepare --config="configs/$name.py" ${overrides[@]+"${overrides[@]}"}
 for method in ${methods[@]+"${methods[@]}"}; do
   run .venv/bin/python -m arada.main --config="configs/$name.py:$method" --workdir="$workdir" \
     ${overrides[@]+"${overrides[@]}"}

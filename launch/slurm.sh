@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One run on several nodes of a Slurm cluster, one process for each GPU: JAX finds the others by Slurm's own variables.
 #
-# Cost, estimated by `python -m launch.roofline --config=configs/imagenet.py:ar_adals --devices=16` (30 % of peak, prices
+# Cost, estimated by `python -m launch.benchmarks.roofline --config=configs/imagenet.py:ar_adals --devices=16` (30 % of peak, prices
 # of about 2025): 8 to 14 hours of 16 A100 for ImageNet, six trainings, a ranking and the evaluation, by how much XLA
 # fuses: 650 to 1,100 dollars if they were hired.
 #

@@ -2,7 +2,7 @@
 # ResNet-101 on ImageNet on a Cloud TPU slice: creates it, installs arada on all its hosts and runs there; after a
 # preemption it queues for a new slice and goes on, until the run is done; then it deletes the slice.
 #
-# Cost, estimated by `python -m launch.roofline --config=configs/imagenet.py:ar_adals --devices=32` (30 % of peak, prices
+# Cost, estimated by `python -m launch.benchmarks.roofline --config=configs/imagenet.py:ar_adals --devices=32` (30 % of peak, prices
 # of about 2025): 4 to 10 hours of 32 TPU v4 chips, by how much XLA fuses, for six trainings, a ranking and the
 # evaluation: 400 to 1,000 dollars on demand, less on spot. With --config.seeds='(0,)' 2 to 4 hours, 170 to 380 dollars.
 #

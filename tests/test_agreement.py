@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from arada import agreement, files
-from arada import workdir as workdirs
+from arada import agreement
 from arada.errors import UserError
 from arada.evaluation import summary
-from arada.workdir import Workdir
+from arada.runs import workdir as workdirs
+from arada.runs.identity import run_identity
+from arada.runs.workdir import Workdir
+from arada.runtime import files
 from configs import cifar10, digits
 
 CONFIDENCE = agreement.Candidate("confidence", "confidence", "", {}, 0)
@@ -41,7 +43,7 @@ def run_dir(tmp_path, monkeypatch):
     monkeypatch.setattr(agreement, "REFERENCE", CW)
     config = digits.get_config("testing")
     folder = Workdir(tmp_path).run("vanilla", 0)
-    workdirs.claim(folder, workdirs.run_identity(config, 0, 1), config)
+    workdirs.claim(folder, run_identity(config, 0, 1), config)
     return folder
 
 
@@ -125,7 +127,7 @@ def test_a_study_of_a_run(run_dir, monkeypatch):
 def test_a_study_goes_on_where_it_was(run_dir, monkeypatch):
     settings = {"examples": 20, "batch_size": 8}
     first = agreement.Study(run_dir, **settings).rank(FMN)
-    monkeypatch.setattr("arada.streaming.batches_over", None)
+    monkeypatch.setattr("arada.training.streaming.batches_over", None)
     again = agreement.Study(run_dir, **settings).rank(FMN)
     for split in agreement.SPLITS:
         assert len(first[split]["distance"]) == 20

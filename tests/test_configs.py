@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from arada import workdir as workdirs
+from arada.runs.identity import refreshes
 from arada.training import optimizers
 from configs import base, cifar10, cifar10_wrn, cifar100_wrn, digits, imagenet, own_images
 
@@ -105,7 +105,7 @@ def test_all_data_sets_have_the_same_methods(name):
         labels = config.soft_labels
         assert labels.adaptive == (method in ranked | {"adals"})
         assert labels.num_subsets == (10 if method in ranked else 1)
-        assert workdirs.refreshes(config) == (method == "ar_adals_on_the_fly")
+        assert refreshes(config) == (method == "ar_adals_on_the_fly")
         control = method.removeprefix("ar_adals_by_")
         assert config.ranking.by == ("attack" if control == method else control)
         assert (labels.epsilon > 0) == (method == "label_smoothing")

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 import arada
-from arada import attacks, files, runs, trained
-from arada import workdir as workdirs
+from arada import attacks
 from arada.errors import UserError
-from arada.experiment import Experiment, vanilla_config
-from arada.workdir import Workdir
+from arada.experiment import Experiment
+from arada.runs import trained, trainer
+from arada.runs import workdir as workdirs
+from arada.runs.identity import run_identity, vanilla_config
+from arada.runs.workdir import Workdir
+from arada.runtime import files
 from configs import digits
 
 
@@ -109,7 +112,7 @@ def test_evaluation_agrees_with_the_stored_predictions(workdir):
 def test_the_run_that_is_ranked_is_vanilla_whatever_is_compared():
     for method in digits.METHODS:
         config = vanilla_config(tiny(method))
-        assert workdirs.run_identity(config, 0, 2) == workdirs.run_identity(tiny("vanilla"), 0, 2)
+        assert run_identity(config, 0, 2) == run_identity(tiny("vanilla"), 0, 2)
 
 
 def test_report_is_there(workdir):
@@ -127,8 +130,8 @@ def test_a_trained_run_loads_as_a_classifier(workdir):
 
 
 def test_what_is_there_is_not_made_again(workdir, monkeypatch):
-    monkeypatch.setattr(runs, "Trainer", None)
-    monkeypatch.setattr("arada.robustness.attack_step", None)
+    monkeypatch.setattr(trainer, "Trainer", None)
+    monkeypatch.setattr("arada.runs.ranking.attack_step", None)
     before = {path: path.stat().mtime for path in workdir.path.glob("*/*/*/*.npz")}
     Experiment(tiny("ar_adals"), workdir.path).run()
     assert {path: path.stat().mtime for path in workdir.path.glob("*/*/*/*.npz")} == before
@@ -249,7 +252,7 @@ def test_only_vanilla_training_is_called_vanilla(tmp_path, overrides, message):
 
 
 def test_another_seed_with_another_config_is_refused_before_training(workdir, monkeypatch):
-    monkeypatch.setattr(runs, "Trainer", None)
+    monkeypatch.setattr(trainer, "Trainer", None)
     config = tiny("ar_adals", **{"soft_labels.alpha": ((0, 0.5),), "seeds": (7,)})
     with pytest.raises(UserError, match=r"runs/ar_adals/seed_\d was made with another config: soft_labels.alpha is"):
         Experiment(config, workdir.path).run()
@@ -263,7 +266,7 @@ def test_ranks_of_another_attack_are_refused_in_training(workdir):
 
 def test_a_run_may_be_evaluated_but_not_trained_on_other_devices(tmp_path):
     config = tiny("vanilla", **{"model.batch_norm": "per_device", "seeds": (0,)})
-    workdirs.claim(Workdir(tmp_path).run("vanilla", 0), workdirs.run_identity(config, 0, 4), config)
+    workdirs.claim(Workdir(tmp_path).run("vanilla", 0), run_identity(config, 0, 4), config)
     with pytest.raises(UserError, match="is not trained to its end"):
         Experiment(config, tmp_path).run("evaluate")
     with pytest.raises(UserError, match="num_devices is 4 there and 2 here"):

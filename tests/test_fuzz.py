@@ -20,14 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from arada import checks, console, data, files, methods, robustness, soft_labels
-from arada import workdir as workdirs
+from arada import checks, data, methods, soft_labels
 from arada.errors import UserError
 from arada.evaluation import bootstrap, predictions, summary
-from arada.training import optimizers
+from arada.runs import ranking as rankings
+from arada.runs import workdir as workdirs
+from arada.runs.identity import ranking_identity, ranking_sources, run_identity
+from arada.runs.workdir import Workdir
+from arada.runtime import console, files
+from arada.training import log_rows, optimizers
 from arada.training.checkpoints import Checkpoints
 from arada.training.state import Supervision
-from arada.workdir import Workdir
 from configs import cifar10, digits, imagenet
 
 # ml_collections loads config files by a way that Python has deprecated.
@@ -98,8 +101,8 @@ def test_overrides(monkeypatch, config, overrides):
         checks.check_config(found, 1)
         # What is taken can be built from.
         for seed in found.seeds:
-            json.dumps(workdirs.run_identity(found, seed, 1), allow_nan=False)
-            workdirs.ranking_sources(found, seed)
+            json.dumps(run_identity(found, seed, 1), allow_nan=False)
+            ranking_sources(found, seed)
         optimizers.build(found.optimizer, 10)
         methods.build(found).init()
         predictions.dataset_names(found.evaluation)
@@ -123,7 +126,7 @@ def test_a_text_that_is_code_stays_a_text(monkeypatch, tmp_path):
 def test_what_a_workdir_holds_is_no_config_file(monkeypatch, tmp_path):
     """The config of a run is JSON; named as a config file, it is not run."""
     config = digits.get_config()
-    workdirs.claim(Workdir(tmp_path).path, workdirs.run_identity(config, 0, 1), config)
+    workdirs.claim(Workdir(tmp_path).path, run_identity(config, 0, 1), config)
     assert parsed([f"--config={tmp_path}/config.json"], monkeypatch) is None
 
 
@@ -179,7 +182,7 @@ def made(tmp_path_factory):
     """A workdir as stages leave it, of 20 images."""
     workdir, rng = Workdir(tmp_path_factory.mktemp("made")), np.random.default_rng(0)
     for name, seed in RUNS:
-        identity = workdirs.run_identity(CONFIG, seed, 1)
+        identity = run_identity(CONFIG, seed, 1)
         for directory in (workdir.run(name, seed), workdir.predictions(name, seed)):
             workdirs.claim(directory, identity, CONFIG)
         row = {"epoch": 1.0, "train/loss": 2.0, "train/accuracy": 0.5, "images_per_second": 9.0}
@@ -190,7 +193,7 @@ def made(tmp_path_factory):
             arrays = {"example_id": SPLIT.example_id, "label": SPLIT.label, "logits": logits}
             files.write_npz(workdir.predictions(name, seed) / f"{split}.npz", arrays)
     ranking = workdir.ranking("vanilla/seed_0")
-    workdirs.claim(ranking, workdirs.ranking_identity(CONFIG), CONFIG)
+    workdirs.claim(ranking, ranking_identity(CONFIG), CONFIG)
     of_images = {"label": SPLIT.label, "predicted": SPLIT.label, "subset": SPLIT.label % 2}
     distance = rng.random(20).astype(np.float32)
     files.write_npz(ranking / "test.npz", {"example_id": SPLIT.example_id, "distance": distance} | of_images)
@@ -213,13 +216,13 @@ def use(workdir):
     workdirs.check_shared(workdir, CONFIG)
     workdirs.claim_data(workdir, {"test": SPLIT.fingerprint()})
     for name, seed in RUNS:
-        workdirs.claim(workdir.run(name, seed), workdirs.run_identity(CONFIG, seed, 1), CONFIG)
-        workdirs.logged(workdir.run(name, seed))
+        workdirs.claim(workdir.run(name, seed), run_identity(CONFIG, seed, 1), CONFIG)
+        log_rows.logged(workdir.run(name, seed))
         for split in ("test", "validation"):
             predictions.read(workdir.predictions(name, seed), split)
             predictions.read_logits(workdir.predictions(name, seed), split)
         workdirs.stored_config(workdir.predictions(name, seed))
-    robustness.subsets(workdir.ranking("vanilla/seed_0"), "test", SPLIT, 2)
+    rankings.subsets(workdir.ranking("vanilla/seed_0"), "test", SPLIT, 2)
 
 
 def evaluate(workdir):

@@ -8,7 +8,7 @@ import pytest
 PARTS = {
     "arada.soft_labels": {"arada", "arada.soft_labels"},
     "arada.attacks": {"arada", "arada.attacks"},
-    "arada.evaluation.metrics": {"arada", "arada.evaluation", "arada.evaluation.metrics"},
+    "arada.metrics": {"arada", "arada.metrics"},
     "arada.models": {"arada", "arada.models"},
 }
 

@@ -14,7 +14,9 @@ import pytest
 from jax import export
 
 import configs
-from arada import methods, robustness, runs, trained
+from arada import methods
+from arada.runs import ranking as rankings
+from arada.runs import trained, trainer
 from arada.training.replication import MAPPINGS, Replicas
 from configs import base
 
@@ -124,7 +126,7 @@ def shapes(tree):
 def assert_trains(config, *, platforms=PLATFORMS, devices, mapping="pmap"):
     """The train step of `config` lowers to stock convolutions, and its state goes in again as it comes out."""
     # Export takes what `jax.jit` returns, of the mapped function. Traced once for all platforms.
-    step = jax.jit(runs.mapped_step(config, Replicas(jax.devices()[:devices], mapping)))
+    step = jax.jit(trainer.mapped_step(config, Replicas(jax.devices()[:devices], mapping)))
     arguments = train_arguments(config)
     state = arguments[0]
     # A layer's output and its gradients by kernel and by input; the first layer has none by input, for images are no
@@ -198,7 +200,7 @@ def test_unrolled_members_lower():
 def test_rankings_lower(attack, mapping):
     config = config_of("digits", "vanilla", "testing")
     batch_size = config.run.ranking_batch_size
-    ranker = robustness.Ranker(
+    ranker = rankings.Ranker(
         trained.build_ranked(config),
         config.ranking,
         attack=attack,
@@ -226,7 +228,7 @@ def test_rankings_lower(attack, mapping):
 def test_the_control_by_confidence_is_as_precise_as_attacks():
     config = config_of("digits", "vanilla", "testing")
     step = Replicas(jax.devices()[:1]).map(
-        robustness.confidence_step(trained.build_ranked(config)), in_axes=(None, 0), out_axes=0
+        rankings.confidence_step(trained.build_ranked(config)), in_axes=(None, 0), out_axes=0
     )
     arguments = trained.state_shapes(config).variables, batch_shapes(config, 4)
     for platform in PLATFORMS:

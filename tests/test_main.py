@@ -29,7 +29,7 @@ def run(*arguments):
             "soft_labels.alpha holds 0.0",
         ),
         (["--config=configs/digits.py", "stage=train"], "'stage=train' is no flag; flags begin by --"),
-        (["--config=configs/cifar10.py", "--config.run.data_dir=/nowhere"], "python -m arada.data.prepare"),
+        (["--config=configs/cifar10.py", "--config.run.data_dir=/nowhere"], "python -m arada.prepare"),
     ],
 )
 def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):

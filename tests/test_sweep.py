@@ -8,10 +8,11 @@ import types
 import numpy as np
 import pytest
 
-from arada import checks, files, sweep
+from arada import checks, sweep
 from arada.errors import UserError
 from arada.evaluation import summary
-from arada.workdir import Workdir
+from arada.runs.workdir import Workdir
+from arada.runtime import files
 from configs import cifar10, cifar10_wrn, digits
 
 
@@ -216,7 +217,7 @@ def test_the_table_is_printed_and_kept(swept):
 
 def test_what_is_there_is_not_made_again(swept, monkeypatch):
     workdir, printed = swept
-    monkeypatch.setattr("arada.runs.Trainer", None)
+    monkeypatch.setattr("arada.runs.trainer.Trainer", None)
     monkeypatch.setattr("arada.evaluation.predictions.predict", None)
     again = sweep.sweep(tiny("adals"), workdir.path, "alpha=0.1,0.5 epsilon=0.0,0.3 seeds=1", "", [])
     assert again == printed

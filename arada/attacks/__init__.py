@@ -5,9 +5,9 @@ from arada.attacks.cw import cw_l2
 from arada.attacks.first_order import first_order, first_order_l2
 from arada.attacks.fmn import fmn_l2
 from arada.attacks.pgd import pgd_linf
-from arada.attacks.ranking import agreement, equal_subsets, refined, undecided
 from arada.attacks.result import AttackResult, LogitsFn
 from arada.attacks.sdf import sdf_l2
+from arada.attacks.subsets import agreement, equal_subsets, refined, undecided
 
 # The values of `config.ranking.attack`.
 BY_NAME = {"cw": cw_l2, "fmn": fmn_l2, "sdf": sdf_l2, "first_order": first_order_l2}

@@ -4,16 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from arada.attacks.ray import nearest_on_ray
-from arada.attacks.result import (
-    Array,
-    AttackResult,
-    LogitsFn,
-    checked,
-    full_precision,
-    l2_norm,
-    margin,
-    per_example,
-)
+from arada.attacks.result import Array, AttackResult, LogitsFn, checked, full_precision, l2_norm, margin, per_example
 
 # L2 length added to a guess at the least. Two logits may be equal (in bfloat16 they often are); the guess from a margin
 # of 0 would hold the point where it is, and rank an example on the boundary as one that resisted the attack.

@@ -7,14 +7,14 @@ import ml_collections
 import numpy as np
 
 from arada.data import shifts
-from arada.data.archives import CifarArchive
-from arada.data.digits import Digits
-from arada.data.folders import Folder
-from arada.data.imagenet import ImageNet
-from arada.data.in_memory import InMemory
-from arada.data.npz import Npz
+from arada.data.sources.archives import CifarArchive
+from arada.data.sources.digits import Digits
+from arada.data.sources.folders import Folder
+from arada.data.sources.imagenet import ImageNet
+from arada.data.sources.in_memory import InMemory
+from arada.data.sources.npz import Npz
+from arada.data.sources.tfds import Tfds
 from arada.data.splits import Batch, Examples, Split, empty_moments, moments
-from arada.data.tfds import Tfds
 from arada.errors import UserError
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import scipy.special
 from etils import epath
 
-from arada import files
+from arada.calibrators import BY_NAME, Calibrator
 from arada.errors import UserError
 from arada.evaluation import outcomes
-from arada.evaluation.calibrators import BY_NAME, Calibrator
 from arada.evaluation.outcomes import Outcomes
+from arada.runtime import files
 
 TOP = 20
 

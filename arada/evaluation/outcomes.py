@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from arada.evaluation import metrics
+from arada import metrics
 
 
 class Outcomes(NamedTuple):

@@ -13,13 +13,16 @@ import numpy as np
 import scipy.special
 from etils import epath
 
-from arada import files, hosts, lease, preemption, streaming
-from arada.data import Dataset, Examples, shift_sources
+from arada import calibrators
+from arada.calibrators import Calibrator
+from arada.data import Dataset, Examples
+from arada.data.shifted import sources as shift_sources
 from arada.errors import UserError
-from arada.evaluation import calibrators, compact, outcomes
-from arada.evaluation.calibrators import Calibrator
+from arada.evaluation import compact, outcomes
 from arada.evaluation.outcomes import Outcomes
-from arada.training.progress import Progress
+from arada.runtime import files, hosts, lease, preemption
+from arada.runtime.progress import Progress
+from arada.training import streaming
 from arada.training.replication import Replicas
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,15 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from arada import attacks, files, provenance, robustness
-from arada import workdir as workdirs
-from arada.data import shift_sources
-from arada.evaluation import bootstrap, method, predictions
+from arada import attacks
+from arada.data.shifted import sources as shift_sources
+from arada.evaluation import bootstrap, measure, predictions
 from arada.evaluation.bootstrap import Resamples
+from arada.runs import ranking as rankings
+from arada.runs import workdir as workdirs
+from arada.runs.identity import source_run
+from arada.runtime import files, provenance
+from arada.training import log_rows
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +40,10 @@ def summarize(
     """
     ranking_dir = workdir.ranking(config.ranking.source)
     ranked = {name: ranking_dir / f"{name}.npz" for name in SPLITS}
-    rankings = {name: robustness.read(path) for name, path in ranked.items() if path.exists()}
+    by_split = {name: rankings.read(path) for name, path in ranked.items() if path.exists()}
     # A folder may hold a control's ranks, which say nothing of robustness.
-    rankings = {name: ranking for name, ranking in rankings.items() if "distance" in ranking}
-    for name, ranking in rankings.items():
+    by_split = {name: ranking for name, ranking in by_split.items() if "distance" in ranking}
+    for name, ranking in by_split.items():
         files.check_arrays(ranked[name], ranking, label=("i", 1), predicted=("i", 1))
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs() if runs is None else runs:
@@ -56,9 +60,9 @@ def summarize(
             )
             continue
         by_method.setdefault(name, []).append(seed)
-    methods = _methods(workdir, config, by_method, rankings.get("test"))
+    methods = _methods(workdir, config, by_method, by_split.get("test"))
     return {
-        "experiment": _experiment(workdir, config, by_method, rankings, ranking_dir)
+        "experiment": _experiment(workdir, config, by_method, by_split, ranking_dir)
         | _evaluated_on(config.evaluation, methods, absent or {"shift": {}, "ood": {}})
         | {
             "subsets_of": config.evaluation.subsets_of,
@@ -78,8 +82,8 @@ def _methods(workdir, config, by_method, ranking) -> dict[str, Any]:
     measured = {}
     for name, seeds in by_method.items():
         directories = {seed: workdir.predictions(name, seed) for seed in seeds}
-        rankings = {seed: of for seed in seeds if (of := _ranking_of(workdir, config, name, seed, ranking)) is not None}
-        measured[name] = method.measure(config, directories, rankings, resamples)
+        by_seed = {seed: of for seed in seeds if (of := _ranking_of(workdir, config, name, seed, ranking)) is not None}
+        measured[name] = measure.measure(config, directories, by_seed, resamples)
     reference = measured.get(config.evaluation.reference)
     sets = predictions.shifted_names(config.evaluation)
     reports = {}
@@ -91,7 +95,7 @@ def _methods(workdir, config, by_method, ranking) -> dict[str, Any]:
     return reports
 
 
-def _uncertainty(of: bootstrap.Sampled, reference: method.Method | None, sets: method.ShiftedSets) -> dict[str, Any]:
+def _uncertainty(of: bootstrap.Sampled, reference: measure.Method | None, sets: measure.ShiftedSets) -> dict[str, Any]:
     """The intervals of a method's metrics, and of their differences from the reference as it is."""
     shifted = [name for of_type in sets.values() for name in of_type if name in of.resampled]
     parts = {"test": ["test"], "shift": shifted}
@@ -99,12 +103,12 @@ def _uncertainty(of: bootstrap.Sampled, reference: method.Method | None, sets: m
     return {"intervals": bootstrap.intervals(of, parts), "differences": differences}
 
 
-def _ranking_of(workdir, config, name: str, seed: int, of_source: method.Ranking | None) -> method.Ranking | None:
+def _ranking_of(workdir, config, name: str, seed: int, of_source: measure.Ranking | None) -> measure.Ranking | None:
     """The ranking of the test split that a run's subsets are from, None if there is none."""
     if config.evaluation.subsets_of == "source":
         return of_source
     file = workdir.ranking(f"{name}/seed_{seed}") / "test.npz"
-    return robustness.read(file) if file.exists() else None
+    return rankings.read(file) if file.exists() else None
 
 
 def _evaluated_on(evaluation, methods, absent) -> dict[str, Any]:
@@ -163,7 +167,7 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
 
 def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:
     """What the study of `arada.agreement` on the source run found of the attack that ranked, if it was made."""
-    run, attack = workdirs.source_run(source), ranked.get("attack")
+    run, attack = source_run(source), ranked.get("attack")
     file = workdir.run(*run) / "agreement" / "agreement.json" if run else None
     if not (file and attack in attacks.BY_NAME and file.exists()):
         return {}
@@ -177,7 +181,7 @@ def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:
 
 
 def _training(run_dir) -> dict[str, Any]:
-    rows = [row for row in workdirs.logged(run_dir) if row.keys() >= {"epoch", "train/accuracy"}]
+    rows = [row for row in log_rows.logged(run_dir) if row.keys() >= {"epoch", "train/accuracy"}]
     if not rows:
         return {"train_accuracy": None, "images_per_second": None}
     speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]

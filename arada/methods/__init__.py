@@ -4,8 +4,8 @@ import ml_collections
 
 from arada.methods.ccat import CCAT
 from arada.methods.focal import AdaFocal, AdaFocalState, Focal
+from arada.methods.method import Network, SoftLabels, Validation
 from arada.methods.mixup import Mixup
-from arada.methods.soft_labels import Network, SoftLabels, Validation
 
 # The values of `config.method.name`; what else `config.method` has under that name are the class's own fields.
 BY_NAME = {"cross_entropy": SoftLabels, "mixup": Mixup, "ccat": CCAT, "focal": Focal, "adafocal": AdaFocal}

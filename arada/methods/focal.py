@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arada import soft_labels as soft
-from arada.methods.soft_labels import SoftLabels
+from arada.methods.method import SoftLabels
 
 
 def focus(gamma: jax.Array, label: jax.Array, logits: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from jax import lax
 
 from arada import soft_labels as soft
 from arada.attacks.result import per_example
-from arada.methods.soft_labels import SoftLabels
+from arada.methods.method import SoftLabels
 from arada.models import BATCH_AXIS
 
 

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from arada.models.classifier import logits_fn, normalize, unit_range
+from arada.models.ensemble import mean_prediction, member_logits_fn, member_seeds
 from arada.models.layers import BATCH_AXIS
-from arada.models.members import mean_prediction, member_logits_fn, member_seeds
 from arada.models.resnet_v1 import ResNetV1
 from arada.models.resnet_v2 import ResNetV2
 from arada.models.wide_resnet import WideResNet

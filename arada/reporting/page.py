@@ -13,10 +13,10 @@ import jinja2
 from etils import epath
 from markupsafe import Markup
 
-from arada import files
 from arada.errors import UserError
-from arada.reporting import comparison, configs, figures, formats, gallery, sections, tables
+from arada.reporting import comparison, figures, formats, gallery, sections, settings, tables
 from arada.reporting.names import in_order, style
+from arada.runtime import files
 
 UNKNOWN = "not recorded"
 ATTACKS = {"cw": "CW", "fmn": "FMN", "sdf": "SuperDeepFool", "first_order": "first-order estimate"}
@@ -117,8 +117,8 @@ def read_evaluation(workdir: epath.Path) -> dict[str, Any]:
 
 def _experiment(evaluation: dict, workdir: epath.Path) -> Experiment:
     entries = [*sections.build(evaluation, workdir), gallery.build(evaluation, workdir)]
-    settings = {style(name).label: fields for name, fields in configs.listed(workdir, evaluation["methods"]).items()}
-    return Experiment(_title(evaluation), "", header(evaluation), settings, entries)
+    by_method = {style(name).label: fields for name, fields in settings.listed(workdir, evaluation["methods"]).items()}
+    return Experiment(_title(evaluation), "", header(evaluation), by_method, entries)
 
 
 def _title(evaluation: dict) -> str:

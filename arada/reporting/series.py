@@ -4,10 +4,10 @@ import numpy as np
 from etils import epath
 from scipy import special
 
-from arada import files
-from arada.evaluation import metrics
+from arada import metrics
 from arada.reporting.tables import mean_and_deviation, shift_values
-from arada.workdir import Workdir
+from arada.runs.workdir import Workdir
+from arada.runtime import files
 
 
 def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:

@@ -12,8 +12,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from arada import hosts
 from arada.errors import UserError
+from arada.runtime import hosts
 from arada.training.state import Supervision, TrainState, fingerprint
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from clu import metric_writers
 from etils import epath
 
-from arada import files, hosts, lease, workdir
+from arada.runtime import files, hosts, lease
+from arada.training import log_rows
 
 
 class JsonLinesWriter(metric_writers.MetricWriter):
@@ -51,7 +52,7 @@ def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[metric
         yield metric_writers.MultiWriter([])
         return
     directory = epath.Path(directory)
-    rows = [row for row in workdir.logged(directory) if row["step"] <= resumed_step]
+    rows = [row for row in log_rows.logged(directory) if row["step"] <= resumed_step]
     for events in directory.glob("events.out.tfevents.*"):
         events.unlink()
     # TensorFlow announces its plugins at every start.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from arada import lease, preemption
 from arada.errors import UserError
+from arada.runtime import lease, preemption
+from arada.runtime.progress import Progress
 from arada.training.checkpoints import Checkpoints
-from arada.training.progress import Progress
 from arada.training.replication import Replicas
 from arada.training.state import Supervision, TrainState
 

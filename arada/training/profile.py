@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import jax
 from etils import epath
 
-from arada import hosts
+from arada.runtime import hosts
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from arada.evaluation import calibrators, compact, metrics, outcomes
+from arada import calibrators, metrics
+from arada.evaluation import compact, outcomes
 
 NUM_BINS = 5
 

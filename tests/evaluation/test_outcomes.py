@@ -3,7 +3,8 @@ import functools
 import numpy as np
 import pytest
 
-from arada.evaluation import metrics, outcomes
+from arada import metrics
+from arada.evaluation import outcomes
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from arada import files
 from arada.data.splits import Split
 from arada.evaluation import predictions
+from arada.runtime import files
 from arada.training.replication import Replicas
 from configs import digits
 

@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from arada import files
-from arada import workdir as workdirs
 from arada.errors import UserError
 from arada.evaluation import summary
-from arada.workdir import Workdir
+from arada.runs import workdir as workdirs
+from arada.runs.identity import run_identity
+from arada.runs.workdir import Workdir
+from arada.runtime import files
 from configs import digits
 
 # Six test images by id, two classes; the label is 1 for the odd ones.
@@ -47,7 +48,7 @@ def predict(workdir, name, seed, dataset, of_one, labels=LABELS):
 def add_run(workdir, name, seed, sets=SETS, rows=({"step": 4, "epoch": 1.0, "train/accuracy": 0.5},)):
     """The files of a trained run with predictions on the test images and on `sets`."""
     config = config_of(name)
-    identity = workdirs.run_identity(config, seed, 1)
+    identity = run_identity(config, seed, 1)
     for folder in (workdir.run(name, seed), workdir.predictions(name, seed)):
         workdirs.claim(folder, identity, config)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -275,7 +276,7 @@ def test_predictions_of_weights_that_are_gone_are_left_out(workdir, caplog):
         add_run(workdir, name, 0)
     shutil.rmtree(workdir.run("adals", 0))
     config = config_of("adals", **{"optimizer.learning_rate": 0.5})
-    workdirs.claim(workdir.run("adals", 0), workdirs.run_identity(config, 0, 1), config)
+    workdirs.claim(workdir.run("adals", 0), run_identity(config, 0, 1), config)
     with caplog.at_level(logging.WARNING, logger="arada"):
         assert list(summary.summarize(workdir, config_of())["methods"]) == ["vanilla"]
     assert "adals/seed_0 was trained anew" in caplog.text

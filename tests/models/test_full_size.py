@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arada.models import ResNetV1, ResNetV2, WideResNet
-from launch.contestants import draw_variables
+from launch.benchmarks.contestants import draw_variables
 
 
 def settled(model, images):
@@ -38,7 +38,7 @@ def settled(model, images):
     ids=["ResNet-29", "WRN-28-10", "WRN-28-10 of 100 classes", "ResNet-50", "ResNet-101", "ResNet-101 as He's"],
 )
 def test_logits_are_pytorchs(peer, model, size):
-    torch, peers = peer("torch"), peer("launch.peers")
+    torch, peers = peer("torch"), peer("launch.benchmarks.peers")
     # Coarse enough that the mean over the last map tells two images apart.
     squares = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
     images = np.kron(squares, np.ones((1, size // 8, size // 8, 1)))

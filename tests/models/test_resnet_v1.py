@@ -5,7 +5,7 @@ import pytest
 
 from arada import models
 from arada.models import ResNetV1, resnet_v1
-from launch.contestants import draw_variables
+from launch.benchmarks.contestants import draw_variables
 
 
 def count(tree):
@@ -148,7 +148,7 @@ def test_training_updates_every_statistic(tiny):
 @pytest.mark.peer
 @pytest.mark.parametrize(("depth", "smaller", "stride_on"), [(50, 0.01, "3x3"), (50, 0.01, "1x1"), (101, 1e-4, "3x3")])
 def test_logits_are_pytorchs(peer, depth, smaller, stride_on):
-    torch, peers = peer("torch"), peer("launch.peers")
+    torch, peers = peer("torch"), peer("launch.benchmarks.peers")
     model, variables, images = narrow(depth, smaller)
     model = model.clone(stride_on=stride_on)
     logits = jax.jit(lambda images: model.apply(variables, images))(images)

@@ -101,7 +101,7 @@ def test_training_updates_every_statistic(tiny):
 
 @pytest.mark.peer
 def test_logits_are_pytorchs(peer, tiny, forward):
-    torch, peers = peer("torch"), peer("launch.peers")
+    torch, peers = peer("torch"), peer("launch.benchmarks.peers")
     model, variables, images = tiny
     twin = peers.twin(model, variables)
     with torch.no_grad():

@@ -5,7 +5,7 @@ import pytest
 
 from arada import models
 from arada.models import WideResNet
-from launch.contestants import draw_variables
+from launch.benchmarks.contestants import draw_variables
 
 
 def count(tree):
@@ -95,7 +95,7 @@ def test_initial_weights_are_he_normal():
 @pytest.mark.peer
 @pytest.mark.parametrize(("depth", "width", "smaller"), [(10, 1, 1), (10, 2, 1), (28, 1, 0.1)])
 def test_logits_are_pytorchs(peer, tiny, depth, width, smaller):
-    torch, peers = peer("torch"), peer("launch.peers")
+    torch, peers = peer("torch"), peer("launch.benchmarks.peers")
     model, _, images = tiny
     model = model.clone(depth=depth, width=width)
     variables = draw_variables(model, images.shape[1:], seed=0)

@@ -12,10 +12,10 @@ import optax
 import pytest
 
 from arada import methods, soft_labels
-from arada.data.augmentation import augment
 from arada.data.splits import Split
 from arada.models.layers import Conv, batch_norm
 from arada.training import step as steps
+from arada.training.augmentation import augment
 from arada.training.optimizers import l2_penalty
 from arada.training.replication import Replicas
 from arada.training.state import TrainState

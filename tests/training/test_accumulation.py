@@ -10,7 +10,7 @@ import pytest
 
 from arada import methods, soft_labels
 from arada.models.layers import Conv
-from arada.training import members
+from arada.training import lockstep
 from arada.training import step as steps
 from arada.training.replication import Replicas
 
@@ -89,7 +89,7 @@ def test_parts_are_to_batch_norm_as_devices_are(training, batches):
 
 def test_members_in_lockstep_have_parts_too(training, split):
     task = training(1, "pmap", "descent", method=of_method("SoftLabels"), accumulate=2)
-    batch = next(members.MemberOrders(split, 2).epoch(16, seed=0, epoch=0))
+    batch = next(lockstep.MemberOrders(split, 2).epoch(16, seed=0, epoch=0))
     batch = batch | {"subset": batch["example_id"] % 2}
     step = steps.train_step(
         task.model,
@@ -101,7 +101,7 @@ def test_members_in_lockstep_have_parts_too(training, split):
     )
     replicas = Replicas(jax.devices()[:1])
     axes = {"in_axes": (None, 0, None, None), "out_axes": (None, None)}
-    together = replicas.map(members.lockstep(step, 2), **axes)
+    together = replicas.map(lockstep.lockstep(step, 2), **axes)
     single = replicas.map(step, **axes)
     states, keys, labels = (
         [task.fresh(m) for m in range(2)],
@@ -109,7 +109,7 @@ def test_members_in_lockstep_have_parts_too(training, split):
         soft_labels.init(2, 3),
     )
     place = functools.partial(jax.tree.map, lambda x: replicas.replicate(jnp.array(x)))
-    state, _ = together(place(members.stack(states)), batch, labels, keys)
+    state, _ = together(place(lockstep.stack(states)), batch, labels, keys)
     for m in range(2):
         alone, _ = single(place(states[m]), {key: value[:, m] for key, value in batch.items()}, labels, keys[m])
         assert_close(jax.tree.map(lambda x, m=m: x[m], state.params), alone.params, atol=4 * EPS)

@@ -3,7 +3,7 @@ import json
 import pytest
 from etils import epath
 
-from arada import files
+from arada.runtime import files
 from arada.training.logs import JsonLinesWriter, open_writer
 
 

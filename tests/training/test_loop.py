@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from arada import files, lease, methods, preemption, soft_labels
+from arada import methods, soft_labels
 from arada.errors import UserError
+from arada.runtime import files, lease, preemption
 from arada.training import loop
 from arada.training.checkpoints import Checkpoints
 from arada.training.logs import open_writer

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from arada import streaming
 from arada.data.splits import Split
 from arada.models import BATCH_AXIS
+from arada.training import streaming
 from arada.training.replication import MAPPINGS, Replicas
 
 EVERY = [(mapping, devices) for mapping in MAPPINGS for devices in (1, 2, 4)]

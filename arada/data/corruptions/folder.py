@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from etils import epath
 
-from arada import files
 from arada.data import corruptions
 from arada.errors import UserError
+from arada.runtime import files
 
 logger = logging.getLogger(__name__)
 

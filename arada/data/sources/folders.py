@@ -1,0 +1,133 @@
+"""Images by class in folders: `<class>/*.png`, or `train/<class>/*.png` beside `test/<class>/*.png`.
+
+Classes are labelled by the order of their names, images of a class are in the order of theirs; an id is the position in
+this order, so a file that comes or goes renames those after it.
+"""
+
+import concurrent.futures
+import dataclasses
+import io
+
+import numpy as np
+from etils import epath
+
+from arada.data.splits import Split
+from arada.errors import UserError
+from arada.runtime import files
+
+ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_MODES = {1: "L", 3: "RGB"}
+
+
+def decode(content: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """An image file as uint8 `image_shape`, of one channel (luminance) or three (RGB). Raises ValueError.
+
+    It is turned as its EXIF says, cut to the shape's proportions about the centre (a square for a square), and brought
+    to size by Pillow's bicubic filter, which smooths what it shrinks. What is transparent becomes white; 16-bit grey
+    keeps its upper eight bits.
+    """
+    from PIL import Image, ImageOps  # a moment that other data sets need not wait
+
+    height, width, channels = image_shape
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    # Pillow raises all of these for a broken file.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    # RGB first: Pillow filters neither palettes nor pixels of one bit.
+    image = ImageOps.fit(image.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(image_shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A folder of images by class; its test part is used if it has one."""
+
+    path: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    @property
+    def where(self) -> str:
+        """As of `Source`."""
+        return f"run.data_dir={self.path}"
+
+    def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """As of `Source`: uint8 of `image_shape`."""
+        if len(self.image_shape) != 3 or self.image_shape[-1] not in _MODES:
+            raise UserError(f"data.image_shape is {self.image_shape}; images become (height, width, 1 or 3)")
+        root, parts = self._parts()
+        if not parts:
+            return {"train": self._part(root, self._classes(root))}
+        if foreign := parts.keys() - {"train", "test"}:
+            raise UserError(
+                f"{self.where} has {', '.join(sorted(foreign))} beside train; there are train and test, and validation "
+                f"images are drawn from train: move them there, or away"
+            )
+        classes = self._classes(parts["train"])
+        return {name: self._part(path, classes) for name, path in parts.items()}
+
+    def published_position(self, test: Split) -> np.ndarray:
+        """Raises UserError."""
+        raise UserError("evaluation.shift_source: nobody published these images shifted; take 'generated' or 'simple'")
+
+    def class_names(self) -> list[str]:
+        """As of `Dataset`: the names of the folders."""
+        root, parts = self._parts()
+        return self._classes(parts.get("train", root))
+
+    def _parts(self) -> tuple[epath.Path, dict[str, epath.Path]]:
+        """The root, and the folders of its parts if it has parts."""
+        root = files.absolute(self.path)
+        if not root.is_dir():
+            raise UserError(f"{self.where} is no folder; data.source is 'folder', so name one with images by class")
+        parts = {path.name: path for path in _folders(root)}
+        # A class may be called train: only folders in it make it a part.
+        return root, (parts if "train" in parts and _folders(parts["train"]) else {})
+
+    def _classes(self, part: epath.Path) -> list[str]:
+        classes = [path.name for path in _folders(part)]
+        if len(classes) != self.num_classes:
+            some = f" ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})" if classes else ""
+            raise UserError(
+                f"data.num_classes is {self.num_classes}, but {part} has {len(classes)} folders{some}, one a class"
+            )
+        return classes
+
+    def _part(self, part: epath.Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        found = {path.name: _images(path) for path in _folders(part)}
+        if unknown := found.keys() - set(classes):
+            raise UserError(f"{part} has the class {min(unknown)!r}, which train has not; remove it, or add it there")
+        paths = [path for name in classes for path in found.get(name, ())]
+        labels = [label for label, name in enumerate(classes) for _ in found.get(name, ())]
+        images = np.empty((len(paths), *self.image_shape), np.uint8)
+
+        def read(index: int) -> None:
+            try:
+                images[index] = decode(paths[index].read_bytes(), self.image_shape)
+            except (ValueError, OSError) as error:
+                raise UserError(f"{paths[index]} is no image that can be read ({error}); mend or remove it") from None
+
+        # Pillow decodes outside of Python's lock, and stores far away take their time.
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(read, range(len(paths))))
+        return images, np.asarray(labels, np.int32)
+
+
+def _folders(path: epath.Path) -> list[epath.Path]:
+    return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
+def _images(path: epath.Path) -> list[epath.Path]:
+    found = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    if not found:
+        raise UserError(f"{path} holds no image; remove the folder, or put the images of its class there")
+    for each in found:
+        if not each.name.lower().endswith(ENDINGS):
+            raise UserError(f"{each} is no image by its name ({' '.join(ENDINGS)}); rename, convert or remove it")
+    return found

@@ -1,0 +1,203 @@
+"""Small image data sets of TensorFlow Datasets, read once into memory, in the order of their files."""
+
+import dataclasses
+import functools
+import re
+
+import numpy as np
+
+from arada.data.splits import Split
+from arada.errors import UserError
+
+# What TFDS calls the images nobody trains on, by preference.
+HELD_OUT = ("test", "validation")
+_BATCH = 1024
+
+
+@functools.cache
+def import_tensorflow():
+    """TensorFlow, imported late (seconds) and kept away from accelerators, which belong to JAX."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def import_tfds():
+    """tensorflow_datasets, with TensorFlow as `import_tensorflow` has it."""
+    import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    return tfds
+
+
+HOW_TO_PREPARE = "prepare it with `python -m arada.prepare --config=...` or point run.data_dir (or TFDS_DATA_DIR) at it"
+
+
+def builder(name: str, data_dir: str, field: str = "data.name"):
+    """The TFDS builder of `name`; `data_dir=""` means TFDS' own default. Raises UserError, naming `field`, for an
+    unknown name, configuration or version, and for files that say they are something else."""
+    tfds = import_tfds()
+    try:
+        return tfds.builder(name, data_dir=data_dir or None)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise UserError(f"{field} is a data set of TensorFlow Datasets, and {name!r} is none") from None
+    # An AssertionError for a version, a ValueError for a configuration, protobuf's own for a broken dataset_info.json.
+    except Exception as error:
+        reason = re.sub(
+            r'^Failed to construct dataset .*?}": ', "", (str(error) or type(error).__name__).splitlines()[0]
+        )
+        raise UserError(
+            f"{field}={name!r} cannot be opened in {data_dir or 'the default folder of TFDS'} ({reason}); name "
+            f"another, or delete what is there and prepare it anew"
+        ) from None
+
+
+def is_prepared(source, split: str) -> bool:
+    """Whether the files of a builder's split are there."""
+    return source.data_path.exists() and split in source.info.splits
+
+
+def in_order(source, split: str, **options) -> dict[str, np.ndarray]:
+    """All examples of a prepared split in the order of the files: the position of an example is its name."""
+    return import_tfds().as_numpy(_dataset(source, split, batch_size=-1, **options))
+
+
+def one_by_one(source, split: str):
+    """As `in_order`, one example at a time, images as the bytes that are stored."""
+    tfds = import_tfds()
+    return tfds.as_numpy(_dataset(source, split, decoders={"image": tfds.decode.SkipDecoding()}))
+
+
+def _dataset(source, split: str, **options):
+    # One file after the other.
+    config = import_tfds().ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    return source.as_dataset(split=split, shuffle_files=False, read_config=config, **options)
+
+
+def prepared(name: str, data_dir: str):
+    """The builder of `name`. Raises UserError unless its data set lies prepared in `data_dir`."""
+    source = builder(name, data_dir)
+    if source.data_path.exists():
+        if not source.info.splits:
+            raise _broken(source, "there is no dataset_info.json")
+        return source
+    siblings = source.data_path.parent.iterdir() if source.data_path.parent.exists() else ()
+    versions = {path.name for path in siblings if re.fullmatch(r"\d+\.\d+\.\d+", path.name)}
+    others = sorted(versions - {source.data_path.name})
+    instead = f" (there is {', '.join(others)}: data.name={name.partition(':')[0]}:{others[-1]})" if others else ""
+    raise UserError(f"data.name: {name!r} is not prepared in {source.data_path}{instead}; {HOW_TO_PREPARE}")
+
+
+def _keys(info) -> tuple[str, str]:
+    """What a data set calls its images and its labels."""
+    keys = info.supervised_keys
+    return keys if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys) else ("image", "label")
+
+
+@functools.cache
+def _read(name: str, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow as tf
+
+    tfds, source = import_tfds(), prepared(name, data_dir)
+    image, label = _keys(source.info)
+    if missing := {image, label} - set(source.info.features):
+        raise UserError(
+            f"data.name: {name!r} has no {' and '.join(sorted(missing))}; choose one that classifies images"
+        )
+    # Not TFDS' own batches, which pad images of many sizes with black.
+    batches = _dataset(source, split).map(lambda example: (example[image], example[label])).batch(_BATCH)
+    try:
+        read = list(tfds.as_numpy(batches))
+        one_shape = len({images.shape[1:] for images, _ in read}) <= 1
+    except tf.errors.OpError as error:
+        if not (isinstance(error, tf.errors.InvalidArgumentError) and "batch" in error.message):
+            raise _broken(source, error.message) from None
+        one_shape = False
+    if not one_shape:
+        raise UserError(
+            f"data.name: images of {name!r} differ in shape, and TFDS data are read as they are; export them to a "
+            f"folder of images by class, which data.source='folder' brings to one shape"
+        )
+    count, expected = sum(len(labels) for _, labels in read), source.info.splits[split].num_examples
+    if count != expected or not count:
+        raise _broken(source, f"{count} of {expected} {split} images are there")
+    images, labels = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
+    return images, labels
+
+
+def _broken(source, reason: str) -> UserError:
+    reason = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", reason.splitlines()[0])
+    return UserError(
+        f"data.name: the files in {source.data_path} are broken or incomplete ({reason}); delete that "
+        f"folder and prepare it anew with `python -m arada.prepare --config=...`"
+    )
+
+
+def label_names(name: str, data_dir: str) -> list[str]:
+    """The names of the classes of a prepared data set, as `Dataset.class_names`."""
+    info = prepared(name, data_dir).info
+    return list(getattr(info.features[_keys(info)[1]], "names", ()))
+
+
+def _held_out(source) -> str | None:
+    return next((split for split in HELD_OUT if split in source.info.splits), None)
+
+
+def held_out(name: str, data_dir: str) -> np.ndarray:
+    """The images of the `test` or else `validation` split of a data set that is there. Raises UserError."""
+    return _read(name, _held_out(prepared(name, data_dir)) or "test", data_dir)[0]
+
+
+def why_absent(name: str, data_dir: str, image_shape: tuple[int, ...]) -> str:
+    """Why the images of `held_out` cannot be had, as of `Dataset`; reads none."""
+    field = "evaluation.out_of_distribution"
+    source = builder(name, data_dir, field)
+    features = source.info.features
+    shape = features["image"].shape if "image" in features else None
+    if shape != tuple(image_shape):
+        raise UserError(
+            f"{field} names {name!r}, whose images are {shape or 'none'}, not {tuple(image_shape)} as "
+            f"data.image_shape; choose another"
+        )
+    if not source.data_path.exists():
+        return f"it is not prepared in {source.data_path}; {HOW_TO_PREPARE}"
+    if not _held_out(source):
+        raise UserError(f"{field} names {name!r}, which has no test or validation split; choose another")
+    return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """The published `train`, and `test` or else `validation`, of any TFDS name whose images have one shape."""
+
+    name: str
+    data_dir: str
+
+    @property
+    def where(self) -> str:
+        """As of `Source`."""
+        return self.name
+
+    def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """As of `Source`."""
+        source = prepared(self.name, self.data_dir)
+        if "train" not in (splits := source.info.splits):
+            raise UserError(f"data.name: {self.name!r} has no train split, but {', '.join(splits)}; choose another")
+        parts = {"train": "train", "test": _held_out(source)}
+        return {part: _read(self.name, split, self.data_dir) for part, split in parts.items() if split}
+
+    def published_position(self, test: Split) -> np.ndarray:
+        """As of `Dataset`: TFDS, which shuffled, keeps it as the example's "id", such as test_04171."""
+        source = prepared(self.name, self.data_dir)
+        if "id" not in source.info.features or "test" not in source.info.splits:
+            raise UserError(
+                f"evaluation.shift_source: nothing says where an image of {self.name!r} stood in a published test "
+                f"set; take 'generated' or 'simple'"
+            )
+        ids = in_order(source, "test", decoders={"image": import_tfds().decode.SkipDecoding()})["id"]
+        return np.array([int(name.decode().rpartition("_")[2]) for name in ids])[test.example_id]
+
+    def class_names(self) -> list[str]:
+        """As of `Dataset`."""
+        return label_names(self.name, self.data_dir)

@@ -1,0 +1,112 @@
+"""Stores what the predictions of a method's runs lack: of single runs, and of the ensembles that average them."""
+
+import contextlib
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import ml_collections
+from etils import epath
+
+from arada import models
+from arada.data import Dataset, Examples
+from arada.data.shifted.sources import ShiftSource
+from arada.errors import UserError
+from arada.evaluation import predictions
+from arada.runs import trained
+from arada.runs import workdir as workdirs
+from arada.runs.identity import lockstep_config, members_of, run_identity
+from arada.runtime import hosts, lease
+from arada.training.replication import Replicas
+from arada.training.state import fingerprint
+
+
+class PredictionJob:
+    """The predictions of one config's runs in one workdir."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: workdirs.Workdir,
+        dataset: Dataset,
+        shifted: ShiftSource,
+        splits: Mapping[str, Examples],
+        replicas: Replicas,
+    ):
+        self._config, self._workdir, self._replicas = config, workdir, replicas
+        self._sets = dataset, shifted, splits
+
+    def predict(self) -> dict[str, dict[str, str]]:
+        """Stores the predictions of the config's runs; returns what data could not be read (`predictions.absent`)."""
+        config, (dataset, shifted, _) = self._config, self._sets
+        absent = predictions.absent(config, dataset, shifted)
+        if not hosts.alike(absent):
+            raise UserError("run.data_dir or run.published_dir holds other data sets for one process than for another")
+        left_out = predictions.names_of(config.evaluation, absent)
+        if config.ensemble.of:
+            self._predict_ensemble(left_out)
+        else:
+            self._predict_runs(config, config.seeds, left_out)
+        return absent
+
+    def _predict_ensemble(self, left_out: set[str]) -> None:
+        """Joins the logits of the members' runs; what is stored as summaries needs a pass over all members."""
+        config, workdir = self._config, self._workdir
+        of_members, seeds_of_members = members_of(config)
+        self._predict_runs(of_members, seeds_of_members, left_out)
+        incomplete = {}
+        for seed in config.seeds:
+            directory = workdir.predictions(config.name, seed)
+            of_seed = models.member_seeds(seed, config.ensemble.members)
+            folders = [workdir.predictions(of_members.name, member) for member in of_seed]
+            # There is nothing of its own in the run's folder, but what has no such folder is not in the report.
+            identity = self._run_identity(config, seed)
+            workdirs.claim(workdir.run(config.name, seed), identity, config)
+            weights = [workdirs.stored(folder)["identity"]["weights"] for folder in folders]
+            workdirs.claim_anew(directory, identity | {"weights": weights}, config)
+            missing = predictions.missing(directory, config.evaluation) - left_out
+            for name in missing - (compacted := predictions.compacted_names(config.evaluation)):
+                if hosts.is_first():
+                    predictions.join(folders, directory, name)
+            if missing & compacted:
+                runs_ = [workdir.run(of_members.name, member) for member in of_seed]
+                incomplete[directory] = trained.stacked_variables(runs_)
+        self._predict_missing(lockstep_config(config), incomplete, left_out)
+
+    def _predict_runs(self, config: ml_collections.ConfigDict, seeds: tuple[int, ...], left_out: set[str]) -> None:
+        incomplete = {}
+        for seed in seeds:
+            run_dir, directory = self._workdir.run(config.name, seed), self._workdir.predictions(config.name, seed)
+            identity = self._run_identity(config, seed)
+            if run_dir.exists():
+                workdirs.claim(run_dir, identity, config)
+            if not trained.is_finished(run_dir, config):
+                raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
+            variables = trained.final_variables(run_dir)
+            workdirs.claim_anew(directory, identity | {"weights": fingerprint(variables)}, config)
+            if predictions.missing(directory, config.evaluation) - left_out:
+                incomplete[directory] = variables
+        self._predict_missing(config, incomplete, left_out)
+
+    def _run_identity(self, config: ml_collections.ConfigDict, seed: int) -> dict:
+        """That of a run, which may be evaluated on other devices than it was trained on."""
+        run_dir, now = self._workdir.run(config.name, seed), len(self._replicas)
+        there = workdirs.stored(run_dir)["identity"] if (run_dir / "config.json").exists() else {}
+        return run_identity(config, seed, there.get("num_devices", now))
+
+    def _predict_missing(
+        self, config: ml_collections.ConfigDict, incomplete: Mapping[epath.Path, dict], left_out: set[str]
+    ) -> None:
+        """Predicts what folders lack, given the variables of the run, or of all members, that each belongs to."""
+        if not incomplete:
+            return
+        own, logits_fn = self._replicas.own, trained.member_logits_fn(config)
+        mapped = own.map(
+            lambda variables, batch: {"logits": jnp.moveaxis(logits_fn(variables, batch["image"]), 0, 1)},
+            in_axes=(None, 0),
+            out_axes=0,
+        )
+        incomplete = {directory: own.replicate(variables) for directory, variables in incomplete.items()}
+        with contextlib.ExitStack() as leases:
+            for directory in incomplete:
+                leases.enter_context(lease.held(directory))
+            predictions.predict(config.name, mapped, incomplete, config, *self._sets, own, left_out)

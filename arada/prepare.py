@@ -1,0 +1,174 @@
+"""Says which data a config needs and which are there, and downloads what TensorFlow Datasets can fetch.
+
+    python -m arada.prepare --config=configs/cifar10.py [--check]
+
+What is there is read once, so that half-written files show now: also ImageNet's, which takes minutes. Of shifted sets
+only what tells incomplete ones is looked at, names, sizes and some labels. Exit code 1 if anything is missing. Training
+never downloads.
+"""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+from arada import checks, data
+from arada.data.shifted import published
+from arada.data.shifted import sources as shift_sources
+from arada.data.sources import archives, tfds
+from arada.data.sources.records import StreamedSplit
+from arada.errors import UserError
+from arada.runtime import console
+
+# Not __name__: that of a command is "__main__", whose lines `console.start_logging` does not show.
+logger = logging.getLogger("arada.prepare")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
+_CHECK = flags.DEFINE_bool("check", False, "Downloads nothing.")
+
+# The sources whose run.data_dir is not that of TFDS.
+OF_FILES = ("folder", "npz", "cifar_archive")
+# Zenodo's record of each data set's published corruptions, and the archives in it.
+PUBLISHED = {
+    "cifar10": (2535967, "CIFAR-10-C.tar"),
+    "cifar100": (3555552, "CIFAR-100-C.tar"),
+    "imagenet2012": (2235448, "blur.tar digital.tar noise.tar weather.tar"),
+}
+
+
+class Item(NamedTuple):
+    """A data set that a config needs."""
+
+    name: str
+    is_there: bool
+    # Where it is and what it holds, or how to get it.
+    told: str
+
+
+def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
+    """Every data set that `config` needs, after an attempt to download those that TFDS can fetch."""
+    splits, source, run = {}, config.data.source, config.run
+    dataset = data.build(config.data, run.data_dir)
+
+    def training() -> str:
+        splits.update(data.load_splits(dataset, config.data))
+        # Validation and test may be parts of the same files.
+        for files in {split.files: None for split in splits.values() if isinstance(split, StreamedSplit)}:
+            logger.info("%s: reading all files, %d from %s on", name, len(files.paths), files.paths[0])
+            files.check()
+        return ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
+
+    def elsewhere(name: str) -> str:
+        if why := dataset.why_absent(name, tuple(config.data.image_shape)):
+            raise UserError(why)
+        return f"{len(dataset.out_of_distribution(name)):,}"
+
+    name = config.data.get("name", source)
+    tfds_dir = "" if source in OF_FILES else run.data_dir
+    yield _item(name, training, name if source not in ("digits", *OF_FILES) else "", run.data_dir, download)
+    for name in config.evaluation.out_of_distribution:
+        yield _item(name, functools.partial(elsewhere, name), "" if source == "digits" else name, tfds_dir, download)
+    # The simple ones need nothing.
+    if config.evaluation.shifts and config.evaluation.shift_source != "simple":
+        yield _shifted(config, dataset, splits.get("test"), tfds_dir, download)
+
+
+def _item(name: str, read: Callable[[], str], of_tfds: str, data_dir: str, download: bool) -> Item:
+    """What `read` says of a data set; `of_tfds` is its name there, if that is where it comes from."""
+    where = data_dir
+    try:
+        if of_tfds:
+            builder = tfds.builder(of_tfds, data_dir)
+            where = builder.data_path
+            if not where.exists():
+                if not download:
+                    raise UserError(f"not in {where}; {_by_hand(builder)}")
+                _download(builder)
+        return Item(name, True, f"{read()} images{f' in {where}' if where else ''}")
+    except UserError as error:
+        return Item(name, False, str(error))
+
+
+def _download(builder) -> None:
+    print(f"downloading {builder.info.full_name} to {builder.data_path} ...", flush=True)
+    try:
+        builder.download_and_prepare()
+    # No network, no host, a checksum, no space, no manual download: each has an exception of its own.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+        raise UserError(f"could not be downloaded ({reason}); {_by_hand(builder)}") from None
+
+
+def _by_hand(builder) -> str:
+    """What to fetch and where to put it, for this data set."""
+    # The folder of all data sets is above name, configuration and version.
+    manual = builder.data_path.parents[builder.info.full_name.count("/")] / "downloads" / "manual"
+    if builder.name.startswith("imagenet2012"):
+        return (
+            f"register at https://image-net.org/download-images, put ILSVRC2012_img_train.tar and "
+            f"ILSVRC2012_img_val.tar into {manual}, and run this command without --check"
+        )
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        told = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+        return f"put into {manual} what TFDS asks for ({told}) and run this command again"
+    ways = f"run this command without --check where there is a network, or copy {builder.info.full_name} of a prepared "
+    ways += f"TFDS folder to {builder.data_path}"
+    if builder.name in archives.LAYOUTS:
+        ways += f", or {archives.how_to_get(builder.name, '')} and set data.source=cifar_archive, run.data_dir=DIR"
+    return ways
+
+
+def _shifted(config: ml_collections.ConfigDict, dataset, test, tfds_dir: str, download: bool) -> Item:
+    """The shifted versions of the test split, as the evaluation will look for them."""
+    evaluation = config.evaluation
+    source, types, severities = evaluation.shift_source, shift_sources.types(evaluation), evaluation.severities
+    name, data_set = f"{source} shifts", config.data.get("name", "")
+    by_hand = ""
+    if source == "published" and data_set in PUBLISHED:
+        record, tars = PUBLISHED[data_set]
+        by_hand = f"; fetch {tars} of https://zenodo.org/records/{record}, unpack, set run.published_dir to the folder"
+    try:
+        if source == "tfds" and download:
+            for builder in (tfds.builder(of, tfds_dir) for of in published.tfds_names(data_set, types, severities)):
+                if not builder.data_path.exists():
+                    _download(builder)
+        if test is None:
+            raise UserError("cannot be checked before the training data are there")
+        absent = shift_sources.build(config, dataset, test, "").absent(types, severities)
+    except UserError as error:
+        return Item(name, False, f"{error}{by_hand}")
+    told = f"{len(types) - len(absent)} of {len(types)} types"
+    if not absent:
+        return Item(name, True, told)
+    told += f"; without {', '.join(absent)}: {'; '.join(dict.fromkeys(absent.values()))}{by_hand}"
+    # Types that are made here can be left out; files that are asked for are to be there.
+    return Item(name, source == "generated", told)
+
+
+def main(_) -> None:
+    """Prints one line a data set; exits with 1 if one is missing."""
+    console.start_logging()
+    # It tells of each of its many retries.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    missing = False
+    with console.ending_in_one_line():
+        checks.check_config(_CONFIG.value, num_devices=1)
+        for item in items(_CONFIG.value, download=not _CHECK.value):
+            print(f"{item.name:<24} {'ready  ' if item.is_there else 'MISSING'}  {item.told}", flush=True)
+            missing |= not item.is_there
+    sys.exit(int(missing))
+
+
+def run() -> None:
+    """Entry point."""
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=console.config_parser(_CONFIG))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,154 @@
+"""What a run is: the names, sources and fields of a config that decide its numbers."""
+
+import json
+import re
+from typing import Any
+
+import ml_collections
+
+from arada import models
+
+# What a run may be called: it is the name of a folder.
+RUN_NAME = r"[\w.+-]+"
+
+
+def source_run(source: str) -> tuple[str, int] | None:
+    """`<name>/seed_<s>` as (name, seed); None for anything else."""
+    match = re.fullmatch(rf"({RUN_NAME})/seed_(\d+)", source)
+    return (match[1], int(match[2])) if match else None
+
+
+def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, ...]:
+    """The runs (or the folder) by whose ranks a run with `seed` is trained: one, or one for each member."""
+    if config.ensemble.ranks == "shared":
+        return (config.ranking.source,)
+    name, _ = source_run(config.ranking.source)
+    return tuple(f"{name}/seed_{member}" for member in models.member_seeds(seed, config.ensemble.members))
+
+
+def refreshes(config: ml_collections.ConfigDict) -> bool:
+    """Whether a run of this config is ranked anew while it trains."""
+    return config.soft_labels.num_subsets > 1 and bool(config.ranking.refresh_epochs or config.ranking.refresh_every)
+
+
+def uses_precomputed(config: ml_collections.ConfigDict) -> bool:
+    """Whether a run of this config ever uses the ranks of `ranking.source`."""
+    one_subset = refreshes(config) and config.ranking.before_refresh == "one_subset"
+    return config.soft_labels.num_subsets > 1 and not one_subset
+
+
+def refreshes_after(config: ml_collections.ConfigDict, epoch: int) -> bool:
+    """Whether a run is ranked anew after this 0-based epoch; never after the last one."""
+    done, every = epoch + 1, config.ranking.refresh_every
+    due = done in config.ranking.refresh_epochs or (every and done % every == 0)
+    return bool(due) and refreshes(config) and done < config.training.epochs
+
+
+def in_one_subset(config: ml_collections.ConfigDict, epoch: int) -> bool:
+    """Whether in this 0-based epoch no image has a rank yet, so that all R soft labels move as one."""
+    unranked = not uses_precomputed(config)
+    return unranked and not any(refreshes_after(config, before) for before in range(epoch))
+
+
+def shared_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields that all runs of a workdir have in common."""
+    return plain({"data": config.data, "model": config.model})
+
+
+def ranking_identity(config: ml_collections.ConfigDict, source: str = "") -> dict[str, Any]:
+    """The fields that decide the scores of a ranking by `source` (else `ranking.source`), given its run."""
+    ranking, source = config.ranking, source or config.ranking.source
+    by = _scored_by(ranking, ranking.attack, ranking.num_subsets) if source_run(source) else {}
+    return plain({"ranking": {"source": source} | by})
+
+
+def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int) -> dict[str, Any]:
+    """The fields that decide a run's numbers; fields that its method does not use are left out.
+
+    The number of devices is one of them only where each keeps batch statistics of its own.
+    """
+    soft_labels = dict(config.soft_labels)
+    if not soft_labels["adaptive"]:
+        del soft_labels["alpha"]
+    training = dict(config.training)
+    # Runs of undivided batches are older than this field.
+    if training["accumulate"] == 1:
+        del training["accumulate"]
+    identity = shared_identity(config) | plain(
+        {"optimizer": config.optimizer, "training": training, "soft_labels": soft_labels, "seed": seed}
+    )
+    method = config.method.name
+    # Plain cross-entropy has no fields, and its runs are older than `method`.
+    if method != "cross_entropy":
+        identity["method"] = {"name": method} | plain(config.method[method])
+    if config.model.batch_norm == "per_device":
+        identity["num_devices"] = num_devices
+    if config.ensemble.of:
+        identity["ensemble"] = {"of": config.ensemble.of, "members": config.ensemble.members}
+    elif config.ensemble.members > 1:
+        identity["ensemble"] = {"members": config.ensemble.members, "ranks": config.ensemble.ranks}
+    if uses_precomputed(config):
+        identity |= ranking_identity(config)
+    if refreshes(config):
+        ranking = config.ranking
+        cadence = {field: ranking[field] for field in ("refresh_epochs", "refresh_every", "before_refresh")}
+        scored_by = _scored_by(ranking, ranking.refresh_attack or ranking.attack, config.soft_labels.num_subsets)
+        identity["refresh"] = plain(cadence | scored_by)
+    return identity
+
+
+def _scored_by(ranking, attack: str, num_subsets: int) -> dict[str, Any]:
+    if ranking.by != "attack":
+        return {"by": ranking.by}
+    # What a first-order ranking measures again depends on where subsets meet.
+    edges = {"num_subsets": num_subsets} if attack == "first_order" else {}
+    return {"by": "attack", "attack": attack, attack: ranking[attack]} | edges
+
+
+def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same experiment with one-hot labels: what is ranked, and what everything is compared with."""
+    vanilla = ml_collections.ConfigDict(config.to_dict())
+    vanilla.name = "vanilla"
+    vanilla.soft_labels.update(num_subsets=1, epsilon=0.0, adaptive=False)
+    vanilla.method.name = "cross_entropy"
+    vanilla.ensemble.update(members=1, of="", ranks="shared")
+    return vanilla
+
+
+def member_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config of the single runs of an ensemble: that of their own preset."""
+    member = ml_collections.ConfigDict(config.to_dict())
+    member.name = config.ensemble.of
+    member.ensemble.update(members=1, of="")
+    return member
+
+
+def members_of(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, tuple[int, ...]]:
+    """The config and the seeds of the single runs that an ensemble averages."""
+    seeds = (models.member_seeds(seed, config.ensemble.members) for seed in config.seeds)
+    return member_config(config), tuple(member for of_seed in seeds for member in of_seed)
+
+
+def lockstep_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config of an ensemble of single runs as if its members had been trained in lockstep."""
+    lockstep = ml_collections.ConfigDict(config.to_dict())
+    lockstep.ensemble.of = ""
+    return lockstep
+
+
+def differences(stored: Any, new: Any, field: str = "") -> list[str]:
+    """A line for each field that differs between two identities."""
+    if isinstance(stored, dict) and isinstance(new, dict):
+        keys = sorted(stored.keys() | new.keys())
+        nested = (
+            differences(stored.get(key, "absent"), new.get(key, "absent"), f"{field}.{key}".lstrip(".")) for key in keys
+        )
+        return [line for lines in nested for line in lines]
+    return [] if stored == new else [f"{field} is {stored} there and {new} here"]
+
+
+def plain(value: Any) -> Any:
+    """As JSON reads it back: tuples as lists, so that what is stored and what is new compare equal."""
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    return json.loads(json.dumps(value, default=lambda nested: nested.to_dict()))

@@ -1,0 +1,339 @@
+"""The ranking job: how far each image of a split is from the decision boundary, in part files that survive a kill."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from arada import attacks, models
+from arada.data.splits import Examples, Split
+from arada.errors import UserError
+from arada.runs import trained
+from arada.runs import workdir as workdirs
+from arada.runs.identity import ranking_identity, source_run
+from arada.runtime import files, hosts, lease, preemption
+from arada.runtime.progress import Progress
+from arada.training import streaming
+from arada.training.replication import Replicas
+from arada.training.state import fingerprint
+
+logger = logging.getLogger(__name__)
+
+# What `config.ranking.by` may be: the paper's way, and two controls that rank without an attack.
+BY = ("attack", "confidence", "random")
+# Images that a refined ranking measures although they seem decided, chosen at random: an estimate of what it misses.
+AUDIT = 0.02
+
+
+def attack_step(model, attack: str, settings: Mapping) -> Callable:
+    """Builds step(variables, batch) -> {"distance", "predicted"}, each [B], for `Replicas.map`.
+
+    The first-order attack adds its "estimate". The logits function is made of the step's arguments: new weights never
+    recompile.
+    """
+    logits_fn = models.logits_fn(model)
+
+    def step(variables, batch):
+        images = models.unit_range(batch["image"])
+        of_images = functools.partial(logits_fn, variables)
+        # As inside the attack: a label found at lower precision could differ, and its distance be 0.
+        with jax.default_matmul_precision("float32"):
+            predicted = of_images(images).argmax(axis=-1).astype(np.int32)
+        if attack == "first_order":
+            result, estimate = attacks.first_order(of_images, images, predicted, **settings)
+            return {"distance": result.distance, "predicted": predicted, "estimate": estimate}
+        return {
+            "distance": attacks.BY_NAME[attack](of_images, images, predicted, **settings).distance,
+            "predicted": predicted,
+        }
+
+    return step
+
+
+def confidence_step(model) -> Callable:
+    """Builds step(variables, batch) -> {"score", "predicted"}: the log-odds of the predicted class, a control.
+
+    They rank as the confidence does, but do not saturate at 1 in float32.
+    """
+    logits_fn = models.logits_fn(model)
+
+    def step(variables, batch):
+        with jax.default_matmul_precision("float32"):  # as attacks have it
+            logits = logits_fn(variables, batch["image"])
+        predicted = logits.argmax(axis=-1).astype(np.int32)
+        is_predicted = jax.nn.one_hot(predicted, logits.shape[-1], dtype=bool)
+        others = jax.nn.logsumexp(logits, axis=-1, where=~is_predicted)
+        return {"score": logits.max(axis=-1) - others, "predicted": predicted}
+
+    return step
+
+
+class Ranker:
+    """Ranks splits by an attack or by confidence, compiled once: any weights of `model` may follow one another.
+
+    `mapped` is the program that scores a batch, `refine` the dearer attack on what that leaves in doubt; None for none.
+    """
+
+    def __init__(
+        self,
+        model,
+        ranking: ml_collections.ConfigDict,
+        *,
+        attack: str,
+        num_subsets: int,
+        batch_size: int,
+        replicas: Replicas,
+    ):
+        self._num_subsets, self._batch_size, self._replicas = num_subsets, batch_size, replicas
+        self.refine = None
+        if ranking.by == "attack":
+            settings = ranking[attack].to_dict()
+            refine_steps = settings.pop("refine_steps", 0)
+            if refine_steps:
+                self.refine = self._map(attack_step(model, "fmn", {"steps": refine_steps}))
+            self.mapped = self._map(attack_step(model, attack, settings))
+        else:
+            self.mapped = self._map(confidence_step(model))
+        logger.info("ranking by %s; the first batch compiles", attack if ranking.by == "attack" else ranking.by)
+
+    def rank(self, name: str, variables, split: Examples, directory: epath.Path) -> dict[str, np.ndarray]:
+        """`arada.runs.ranking.rank` with this way of ranking; `variables` are replicated."""
+        return rank(
+            name,
+            self.mapped,
+            variables,
+            split,
+            directory=directory,
+            num_subsets=self._num_subsets,
+            batch_size=self._batch_size,
+            replicas=self._replicas,
+            refine=self.refine,
+        )
+
+    def _map(self, step):
+        return self._replicas.map(step, in_axes=(None, 0), out_axes=0)
+
+
+def rank_by_source(
+    config: ml_collections.ConfigDict,
+    workdir: workdirs.Workdir,
+    source: str,
+    splits: Mapping[str, Examples],
+    replicas: Replicas,
+) -> None:
+    """Ranks what is not ranked yet of `splits` by the weights of the run `source`, or by a control.
+
+    Raises UserError if the run is missing, unfinished, an ensemble's, or ranked already in another way.
+    """
+    ranking, run = config.ranking, source_run(source)
+    directory = workdir.ranking(source, ranking.by, ranking.folder)
+    if not run:
+        logger.info("rank: using the ranking in %s", directory)
+        return
+    if ranking.by == "random":
+        workdirs.claim(directory, ranking_identity(config, source), config)
+        for name, split in splits.items():
+            rank_at_random(name, split, directory=directory, num_subsets=ranking.num_subsets)
+        return
+    source_dir = workdir.run(*run)
+    of_source = workdirs.stored(source_dir)["identity"]
+    trained.check_single(source_dir)
+    if not trained.is_finished(source_dir, workdirs.stored_config(source_dir)):
+        raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
+    variables = trained.final_variables(source_dir)
+    # The weights that are attacked are part of what makes a ranking.
+    of_source["weights"] = fingerprint(variables)
+    workdirs.claim(directory, ranking_identity(config, source) | {"source_run": of_source}, config)
+    wanted = {name: split for name, split in splits.items() if not (directory / f"{name}.npz").exists()}
+    if not wanted:
+        logger.info("rank: %s is complete", directory)
+        return
+    model = trained.build_ranked(config)
+    if ranking.by == "attack":
+        check(model, variables, wanted)
+    ranker = Ranker(
+        model,
+        ranking,
+        attack=ranking.attack,
+        num_subsets=ranking.num_subsets,
+        batch_size=config.run.ranking_batch_size,
+        replicas=replicas,
+    )
+    variables = replicas.replicate(variables)
+    with lease.held(directory):
+        for name, split in wanted.items():
+            preemption.stop_if_asked(f"ranking {name}")
+            ranker.rank(name, variables, split, directory)
+
+
+def check(model, variables, splits: Mapping[str, Examples]) -> None:
+    """Looks at images and classifier before hours are spent: raises UserError, or warns."""
+    of_images = jax.jit(functools.partial(models.logits_fn(model), variables))
+    for name, split in splits.items():
+        try:
+            if isinstance(split, Split) and split.image.dtype != np.uint8:  # streamed images are uint8
+                attacks.check_images(split.image)
+            first = next(split.in_order(min(16, len(split))))["image"]
+            for warning in attacks.classifier_warnings(of_images, models.unit_range(first)):
+                logger.warning("ranking %s: %s", name, warning)
+        except ValueError as error:
+            raise UserError(f"ranking {name}: {error}") from None
+
+
+def rank(
+    name: str,
+    mapped: Callable,
+    variables,
+    split: Examples,
+    *,
+    directory: epath.Path,
+    num_subsets: int,
+    batch_size: int,
+    replicas: Replicas,
+    refine: Callable | None = None,
+) -> dict[str, np.ndarray]:
+    """Scores every image of `split` and writes `directory`/`name`.npz; goes on where a killed job stopped.
+
+    Each process takes its share of the batches, on its own devices (`replicas`); they exchange the scores alone. With
+    `refine`, a mapped attack dearer than `mapped`, the images that `arada.attacks.undecided` names are attacked again.
+
+    Returns the file's arrays: example_id, distance (or score, from a control), subset (0 = least robust), label,
+    predicted; with `refine` also estimate, and refined bool[N]: where it is False, distance is what `refine` would be
+    expected to find.
+    """
+    file = directory / f"{name}.npz"
+    if file.exists():
+        _tidy(directory, name)
+        return read(file)
+    if num_subsets > len(split):
+        raise UserError(f"{num_subsets} subsets cannot be cut out of the {len(split)} images of the {name} split")
+    passed = functools.partial(
+        _pass, variables=variables, directory=directory / "parts", batch_size=batch_size, replicas=replicas
+    )
+    whole = passed(name, mapped, split=split)
+    if refine:
+        whole |= _refined(name, whole, num_subsets, lambda some: passed(f"{name}_refined", refine, split=some), split)
+    if "distance" in whole:
+        _tell_failures(name, whole["distance"], num_subsets)
+    whole["subset"] = attacks.equal_subsets(scores(whole), num_subsets)
+    if hosts.is_first():
+        files.write_npz(file, whole)
+        _tidy(directory, name)
+    hosts.wait(f"ranked {file}")  # who comes next may read the file
+    return whole
+
+
+def _tidy(directory: epath.Path, name: str) -> None:
+    # Parts of another batch size and half-written ones too.
+    if hosts.is_first():
+        for path in (directory / "parts").glob(f"{name}_*.npz*"):
+            path.unlink()
+
+
+def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_subsets: int) -> dict[str, np.ndarray]:
+    """A control: subsets that say nothing of robustness. Writes `directory`/`name`.npz unless it is there."""
+    file = directory / f"{name}.npz"
+    if file.exists():
+        return read(file)
+    score = np.random.default_rng(0).random(len(split), np.float32)
+    whole = {"example_id": split.example_id, "label": split.label, "score": score}
+    whole["subset"] = attacks.equal_subsets(score, num_subsets)
+    if hosts.is_first():
+        files.write_npz(file, whole)
+    hosts.wait(f"ranked {file}")
+    return whole
+
+
+def read(file: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of a ranking's file. Raises UserError if they are not those of a ranking."""
+    ranking = files.read_npz(file)
+    files.check_arrays(file, ranking, example_id=("i", 1), **{_scored(ranking): ("f", 1)})
+    of_images = (ranking[key] for key in (_scored(ranking), "label", "predicted") if key in ranking)
+    if any(of.shape != ranking["example_id"].shape for of in of_images) or np.isnan(scores(ranking)).any():
+        raise UserError(f"{file} does not hold a {_scored(ranking)} of each image; delete it and rank again")
+    return ranking
+
+
+def scores(ranking: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a ranking's arrays are ordered by, ascending."""
+    return ranking[_scored(ranking)]
+
+
+def _scored(ranking: Mapping[str, np.ndarray]) -> str:
+    return "distance" if "distance" in ranking else "score"
+
+
+def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) -> dict[str, np.ndarray]:
+    """mapped(variables, batch) of a whole split, batch by batch into part files; what is there is not made again."""
+    # The batch size is part of the name: a job that goes on with another one starts anew.
+    path_of = [directory / f"{name}_{batch_size}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
+    mine = streaming.of_process(len(path_of))
+    missing = [number for number in mine if not path_of[number].exists()]
+    there = len(mine) - len(missing)
+    progress = Progress(f"ranking {name}", "batch", len(mine), batch_size * jax.process_count())
+    already = f", {there} of {len(mine)} batches are there" if there else ""
+    logger.info("ranking %s: %d images%s", name, len(split), already)
+    stream = streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=missing)
+    for done, (number, part) in enumerate(zip(missing, stream, strict=True), start=there + 1):
+        lease.check()
+        files.write_npz(path_of[number], part)
+        progress.update(done)
+        if done < len(mine):
+            preemption.stop_if_asked(f"batch {done + 1} of {len(mine)} of ranking {name}")
+    parts = [files.read_npz(path_of[number]) for number in mine]
+    if not parts:  # see `streaming.over`
+        parts = list(
+            streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=[0])
+        )
+    return streaming.joined(parts, split, batch_size)
+
+
+def _refined(name, cheap, num_subsets, measure, split) -> dict[str, np.ndarray]:
+    """Measures again what is undecided, and a few images more to see how far the rest can be trusted."""
+    undecided = attacks.undecided(cheap["estimate"], cheap["distance"], num_subsets)
+    audited = ~undecided & (np.random.default_rng(0).random(len(split)) < AUDIT)
+    measured = np.full(len(split), np.nan, np.float32)
+    if (undecided | audited).any():
+        measured[undecided | audited] = measure(split.take(np.flatnonzero(undecided | audited)))["distance"]
+    distance = attacks.refined(cheap["distance"], measured)
+    logger.info("ranking %s: %.1f %% of the images were attacked again", name, 100 * np.mean(undecided | audited))
+    if audited.any():
+        expected = attacks.refined(cheap["distance"], np.where(audited, np.nan, measured))
+        same = attacks.equal_subsets(expected, num_subsets) == attacks.equal_subsets(distance, num_subsets)
+        logger.info(
+            "ranking %s: audit of %d images that were not in doubt: %.1f %% keep their subset",
+            name,
+            audited.sum(),
+            100 * np.mean(same[audited]),
+        )
+    return {"distance": distance, "refined": undecided | audited}
+
+
+def _tell_failures(name: str, distance: np.ndarray, num_subsets: int) -> None:
+    failed = int(np.isinf(distance).sum())
+    success = 100 * (1 - failed / len(distance))
+    logger.info("ranking %s: %.1f %% success, median distance %.4f", name, success, np.median(distance))
+    if failed > len(distance) / num_subsets:
+        logger.warning(
+            "ranking %s: the attack failed on %d of %d images, more than a subset holds: the order among the most "
+            "robust subsets is arbitrary",
+            name,
+            failed,
+            len(distance),
+        )
+
+
+def subsets(directory: epath.Path, name: str, split: Examples, num_subsets: int) -> np.ndarray:
+    """The subset int32[N] of each example of `split`, from a ranking's file. Raises UserError unless ids match."""
+    file = directory / f"{name}.npz"
+    if not file.exists():
+        raise UserError(f"there is no ranking {file}; make it with --stage=rank, or set ranking.source")
+    ranking = read(file)
+    order = np.argsort(ranking["example_id"])
+    if not np.array_equal(ranking["example_id"][order], split.example_id):
+        raise UserError(f"ranking.source: {file} ranks other images than those of the {name} split")
+    return attacks.equal_subsets(scores(ranking)[order], num_subsets)

@@ -1,0 +1,150 @@
+"""From the folder of a run back to its classifier."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from arada import models
+from arada.data.splits import empty_moments
+from arada.errors import UserError
+from arada.runs import workdir as workdirs
+from arada.runtime import files
+from arada.training import lockstep, optimizers
+from arada.training.checkpoints import Checkpoints
+from arada.training.state import TrainState, init_state
+
+# By `config.run.members`: what `arada.models.ensemble.over_members` is told.
+UNROLLED = {"auto": None, "stacked": False, "unrolled": True}
+
+
+def build_model(config: ml_collections.ConfigDict, **fields) -> nn.Module:
+    """The network of a config; `fields` take the place of those of `config.model`."""
+    return models.build(num_classes=config.data.num_classes, **(config.model.to_dict() | fields))
+
+
+def build_ranked(config: ml_collections.ConfigDict) -> nn.Module:
+    """The network as it is attacked: in float32, for bfloat16 cannot tell the logits of two close classes apart."""
+    return build_model(config, dtype="float32")
+
+
+def num_members(config: ml_collections.ConfigDict) -> int:
+    """Networks that one run of this config trains: 1, or the members of an ensemble in lockstep."""
+    # Runs that are older than ensembles have no such fields.
+    ensemble = config.get("ensemble")
+    return ensemble.members if ensemble and not ensemble.of else 1
+
+
+def unrolled(config: ml_collections.ConfigDict) -> bool | None:
+    """Whether the members of a run follow one another in its programs; None where the platform decides."""
+    return UNROLLED[config.run.get("members", "auto")]
+
+
+def check_single(run_dir: epath.Path) -> None:
+    """Raises UserError if the run is an ensemble's: attacks look at one network."""
+    ensemble = workdirs.stored_config(run_dir).get("ensemble")
+    if ensemble and (ensemble.of or ensemble.members > 1):
+        raise UserError(f"{run_dir} is an ensemble, but attacks take one network; name a single run: vanilla/seed_0")
+
+
+def logits_fn(config: ml_collections.ConfigDict) -> Callable:
+    """The classifier of a run, (variables, images) -> logits [B, Z]; of an ensemble the log of its mean prediction."""
+    model, count = build_model(config), num_members(config)
+    if count == 1:
+        return models.logits_fn(model)
+    of_members = models.member_logits_fn(model, count, unrolled=unrolled(config))
+    return lambda variables, images: models.mean_prediction(of_members(variables, images))
+
+
+def member_logits_fn(config: ml_collections.ConfigDict) -> Callable:
+    """The members of a run as (variables, images) -> logits [M, B, Z], M = 1 for a single model."""
+    model, count = build_model(config), num_members(config)
+    if count > 1:
+        return models.member_logits_fn(model, count, unrolled=unrolled(config))
+    of_one = models.logits_fn(model)
+    return lambda variables, images: of_one(variables, images)[None]
+
+
+def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
+    """Full batches in the training split."""
+    return config.data.num_train // config.training.batch_size
+
+
+def total_steps(config: ml_collections.ConfigDict) -> int:
+    """Steps of a whole run."""
+    return config.training.epochs * steps_per_epoch(config)
+
+
+def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
+    """A run's state as `jax.ShapeDtypeStruct`s: shapes and dtypes, nothing computed."""
+    image_shape = tuple(config.data.image_shape)
+    optimizer = optimizers.build(config.optimizer, steps_per_epoch(config))
+    normalization = empty_moments(config.training.normalization, image_shape)
+
+    def state() -> TrainState:
+        of_one = init_state(build_model(config), optimizer, normalization, image_shape, jax.random.key(0))
+        return lockstep.stack([of_one] * num_members(config))
+
+    return jax.eval_shape(state)
+
+
+def is_finished(run_dir: epath.Path, config: ml_collections.ConfigDict) -> bool:
+    """Whether the run's last checkpoint is that of its last step."""
+    if not (run_dir / "checkpoints").exists():
+        return False
+    with Checkpoints(run_dir / "checkpoints", create=False) as checkpoints:
+        return checkpoints.latest_step() == total_steps(config)
+
+
+def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
+    """A trained classifier as (logits_fn, variables): logits_fn(variables, images) -> logits [B, Z].
+
+    Images are uint8, or float in [0, 1]; the normalisation is inside. The weights are those of the newest checkpoint
+    that can be read. An ensemble has the logarithm of its mean prediction for logits; its members' variables are
+    stacked. Raises UserError if `run_dir` is not the folder of a run with a checkpoint.
+    """
+    run_dir = files.absolute(run_dir)
+    config = workdirs.stored_config(run_dir)
+    ensemble = config.get("ensemble")
+    if not (ensemble and ensemble.of):
+        return logits_fn(config), _newest_state(run_dir).variables
+    seeds = models.member_seeds(workdirs.stored(run_dir)["identity"]["seed"], ensemble.members)
+    runs = [run_dir.parent.parent / ensemble.of / f"seed_{seed}" for seed in seeds]
+    # Once loaded, they are as if trained in lockstep.
+    ensemble.of = ""
+    return logits_fn(config), stacked_variables(runs)
+
+
+def stacked_variables(run_dirs: Sequence[epath.Path]) -> dict:
+    """The variables of several runs as those of members in lockstep: the newest that can be read of each."""
+    return lockstep.stack([_newest_state(run_dir) for run_dir in run_dirs]).variables
+
+
+def final_variables(run_dir: epath.Path) -> dict:
+    """The variables of a run's last step, and of no other. Raises UserError if its checkpoint is broken."""
+    config = workdirs.stored_config(run_dir)
+    with _checkpoints(run_dir) as checkpoints:
+        state = checkpoints.restore_state(_template(config))
+        if int(state.step) != total_steps(config):
+            checkpoints.drop_after(int(state.step))
+            raise UserError(f"the last checkpoint of {run_dir} cannot be read; the same command makes it anew")
+    return state.variables
+
+
+def _newest_state(run_dir: epath.Path) -> TrainState:
+    with _checkpoints(run_dir) as checkpoints:
+        return checkpoints.restore_state(_template(workdirs.stored_config(run_dir)))
+
+
+def _checkpoints(run_dir: epath.Path) -> Checkpoints:
+    if not (run_dir / "checkpoints").exists():
+        raise UserError(f"there is no checkpoint in {run_dir}; train the run first")
+    return Checkpoints(run_dir / "checkpoints", create=False)
+
+
+def _template(config: ml_collections.ConfigDict) -> TrainState:
+    """Zeros in the shape of a run's state."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state_shapes(config))

@@ -1,0 +1,228 @@
+"""One training run: from a config to trained weights."""
+
+import functools
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from clu import parameter_overview
+
+from arada import attacks, methods, metrics, models
+from arada.data import Examples, moments
+from arada.runs import ranking as rankings
+from arada.runs import trained
+from arada.runs import workdir as workdirs
+from arada.runs.identity import (
+    in_one_subset,
+    ranking_sources,
+    refreshes,
+    refreshes_after,
+    run_identity,
+    uses_precomputed,
+)
+from arada.runtime import lease
+from arada.training import lockstep, loop, optimizers, profile, streaming
+from arada.training import step as steps
+from arada.training.augmentation import augment
+from arada.training.checkpoints import Checkpoints
+from arada.training.replication import Replicas
+from arada.training.state import Supervision, TrainState, fingerprint, init_state
+
+logger = logging.getLogger(__name__)
+
+# The splits whose subsets training needs.
+RANKED = ("train", "validation")
+
+
+class Trainer:
+    """Trains the runs of one config. What is compiled is compiled once for all seeds."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: workdirs.Workdir,
+        splits: dict[str, Examples],
+        replicas: Replicas,
+    ):
+        self._config, self._workdir, self._splits, self._replicas = config, workdir, splits, replicas
+        self._model = trained.build_model(config)
+        self._optimizer = optimizers.build(config.optimizer, trained.steps_per_epoch(config))
+        shapes = jax.eval_shape(self._model.init, jax.random.key(0), np.zeros((1, *config.data.image_shape)))
+        logger.info("%s", parameter_overview.get_parameter_overview(shapes["params"], include_stats=False))
+        self._normalization = moments(splits["train"], config.training.normalization)
+        self._method = methods.build(config)
+        self._members = trained.num_members(config)
+        self._train_step = mapped_step(config, replicas)
+        self._validation_step = replicas.own.map(
+            steps.validation_step(trained.logits_fn(config)), in_axes=(None, 0), out_axes=0
+        )
+        if refreshes(config):
+            self._ranker = rankings.Ranker(
+                trained.build_ranked(config),
+                config.ranking,
+                attack=config.ranking.refresh_attack or config.ranking.attack,
+                num_subsets=config.soft_labels.num_subsets,
+                batch_size=config.run.ranking_batch_size,
+                replicas=replicas.own,
+            )
+
+    def train(self, seed: int) -> None:
+        """Trains with `seed` to the end, from the run's last checkpoint if there is one.
+
+        Algorithm 1: after every epoch the method learns from the validation set's confidence and accuracy.
+        The weights of the final epoch are the result; nothing is selected.
+        """
+        from arada.training.logs import open_writer  # imports TensorFlow: seconds that other stages need not wait
+
+        config, name = self._config, f"{self._config.name}/seed_{seed}"
+        run_dir = self._workdir.run(config.name, seed)
+        state, step_key, train_split = self._initial_state(seed)
+        supervision = self._initial_supervision(seed)
+        with lease.held(run_dir), Checkpoints(run_dir / "checkpoints") as checkpoints:
+            restored = checkpoints.restore(jax.device_get(state), supervision)
+            window = []
+            if restored is not None:
+                state, supervision, window = restored
+            with (
+                # What was logged later, of an open window too, comes again.
+                open_writer(run_dir, int(state.step) - len(window)) as writer,
+                profile.traced(self._train_step, config.run.profile, run_dir / "profile") as train_step,
+            ):
+                loop.train(
+                    name,
+                    train_step,
+                    state,
+                    supervision,
+                    train_split,
+                    replicas=self._replicas,
+                    epochs=config.training.epochs,
+                    batch_size=config.training.batch_size,
+                    seed=seed,
+                    key=step_key,
+                    after_epoch=functools.partial(self._after_epoch, name, seed),
+                    writer=writer,
+                    checkpoints=checkpoints,
+                    log_every_steps=config.run.log_every_steps,
+                    checkpoint_every_steps=config.run.checkpoint_every_steps,
+                    run={"config": config.to_json(), "seed": seed},
+                    window=window,
+                )
+
+    def _initial_state(self, seed: int) -> tuple[TrainState, jax.Array, Examples | lockstep.MemberOrders]:
+        """Fresh weights, the key of the steps, and the training images in the order of the seed (of each member's)."""
+
+        def of(seed: int) -> tuple[TrainState, jax.Array]:
+            init_key, step_key = jax.random.split(jax.random.key(seed))
+            image_shape = tuple(self._config.data.image_shape)
+            return init_state(self._model, self._optimizer, self._normalization, image_shape, init_key), step_key
+
+        if self._members == 1:
+            return *of(seed), self._splits["train"]
+        states, keys = zip(*map(of, models.member_seeds(seed, self._members)), strict=True)
+        return lockstep.stack(states), jnp.stack(keys), lockstep.MemberOrders(self._splits["train"], self._members)
+
+    def _initial_supervision(self, seed: int) -> Supervision:
+        num_subsets, ranking = self._config.soft_labels.num_subsets, self._config.ranking
+        if uses_precomputed(self._config):
+            sources = ranking_sources(self._config, seed)
+            directories = [self._workdir.ranking(source, ranking.by, ranking.folder) for source in sources]
+            for source, directory in zip(sources, directories, strict=True):
+                workdirs.check_ranked_as(directory, self._config, source)
+            subsets = [
+                np.stack([rankings.subsets(of, name, self._splits[name], num_subsets) for of in directories])
+                for name in RANKED
+            ]
+            if len(sources) == 1:
+                subsets = [of_one for (of_one,) in subsets]
+        else:
+            subsets = [np.zeros(len(self._splits[name]), np.int32) for name in RANKED]
+        return Supervision(jax.device_get(self._method.init()), *subsets)
+
+    def _after_epoch(
+        self, name: str, seed: int, epoch: int, state: TrainState, supervision: Supervision
+    ) -> tuple[Supervision, dict[str, float]]:
+        """Validates, lets the method learn from it, and ranks anew where the config says so."""
+        config = self._config
+        of_images = streaming.over(
+            self._validation_step,
+            state.variables,
+            self._splits["validation"],
+            batch_size=config.run.evaluation_batch_size,
+            replicas=self._replicas.own,
+        )
+        confidence, correct = of_images["confidence"], of_images["correct"]
+        scalars = {
+            "validation/accuracy": np.mean(correct, dtype=np.float64),
+            "validation/confidence": np.mean(confidence, dtype=np.float64),
+            "validation/nll": np.mean(of_images["loss"], dtype=np.float64),
+            "validation/ece": metrics.binned_error(confidence, correct, num_bins=config.evaluation.num_bins),
+        }
+        num_subsets, unranked = config.soft_labels.num_subsets, in_one_subset(config, epoch)
+
+        def means(values):
+            if unranked:
+                return np.full(num_subsets, np.mean(values, dtype=np.float64))
+            # Where members have ranks of their own, each has its subsets of validation images too.
+            ranks = np.atleast_2d(supervision.validation_subset)
+            return np.mean([metrics.subset_means(values, subset, num_subsets) for subset in ranks], axis=0)
+
+        validation = methods.Validation(confidence, correct, means(confidence), means(correct))
+        by_subset = {
+            "confidence": validation.subset_confidence,
+            "accuracy": validation.subset_accuracy,
+            "gap": validation.subset_confidence - validation.subset_accuracy,
+        }
+        for quantity, values in by_subset.items():
+            scalars |= {f"validation/{quantity}/subset_{r:02}": value for r, value in enumerate(values)}
+        scalars |= self._method.scalars(supervision.learnt)
+        learnt = jax.device_get(self._method.update(supervision.learnt, validation, epoch))
+        supervision = supervision.replace(learnt=learnt)
+        if line := self._method.describe(learnt, epoch):
+            logger.info("%s: %s", name, line)
+        if refreshes_after(config, epoch):
+            supervision, changed = self._refresh(name, seed, epoch, state, supervision)
+            scalars |= changed
+        return supervision, {key: float(value) for key, value in scalars.items()}
+
+    def _refresh(
+        self, name: str, seed: int, epoch: int, state: TrainState, supervision: Supervision
+    ) -> tuple[Supervision, dict[str, float]]:
+        """Ranks by the run's weights of this moment: images change their subset, a subset keeps its soft label.
+
+        A killed refresh goes on with the batches it lacks, for the run comes here again with the same weights.
+        """
+        directory = self._workdir.refreshed_ranking(self._config.name, seed, epoch + 1)
+        identity = run_identity(self._config, seed, len(self._replicas))
+        # What other weights have left there (an earlier run, another number of devices) is no ranking of these.
+        workdirs.claim_anew(directory, identity | {"weights": fingerprint(state.variables)}, self._config)
+        logger.info("%s: ranking anew after epoch %d", name, epoch + 1)
+        scalars, subsets = {}, {}
+        for split, before in (("train", supervision.train_subset), ("validation", supervision.validation_subset)):
+            ranking = self._ranker.rank(split, state.variables, self._splits[split], directory)
+            subsets[split] = attacks.equal_subsets(rankings.scores(ranking), self._config.soft_labels.num_subsets)
+            if not in_one_subset(self._config, epoch):
+                changed = subsets[split] != before
+                scalars[f"ranking/changed_{split}"] = np.mean(changed)
+                logger.info("%s: %d of %d %s images change their subset", name, changed.sum(), len(changed), split)
+        return supervision.replace(train_subset=subsets["train"], validation_subset=subsets["validation"]), scalars
+
+
+def mapped_step(config: ml_collections.ConfigDict, replicas: Replicas) -> Callable:
+    """A run's train step over all devices: step(state, batch, learnt, key) -> (state, metrics), see `train_step`.
+
+    Of an ensemble in lockstep it is that of all members. The old state's buffers are taken.
+    """
+    step = steps.train_step(
+        trained.build_model(config),
+        methods.build(config),
+        functools.partial(augment, config.training.augmentation),
+        optimizers.build(config.optimizer, trained.steps_per_epoch(config)),
+        functools.partial(optimizers.l2_penalty, coefficient=config.optimizer.l2, targets=config.optimizer.l2_on),
+        accumulate=config.training.accumulate,
+    )
+    if trained.num_members(config) > 1:
+        step = lockstep.lockstep(step, trained.num_members(config), unrolled=trained.unrolled(config))
+    return replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,))

@@ -1,0 +1,181 @@
+"""Where everything of an experiment lies, and which configs may share it.
+
+A workdir holds one data set and network, any number of methods and seeds. Beside each output lies the config that
+made it; a config that would have made something else is refused.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from arada.errors import UserError
+from arada.runs.identity import (
+    RUN_NAME,
+    differences,
+    plain,
+    ranking_identity,
+    run_identity,
+    shared_identity,
+    source_run,
+)
+from arada.runtime import files, hosts, provenance
+
+
+class Workdir:
+    """The paths below one experiment's folder."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = files.absolute(path)
+
+    def create(self) -> None:
+        """Makes the folder. Raises UserError if nothing can be written there."""
+        probe = self.path / ".writable"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            # Jobs that begin together all look.
+            probe.unlink(missing_ok=True)
+        except Exception as error:  # an OSError of a folder; a store has kinds of its own
+            reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"--workdir={self.path} cannot be written: {reason}; choose another") from None
+
+    def run(self, name: str, seed: int) -> epath.Path:
+        """The folder of one training run."""
+        return self.path / "runs" / name / f"seed_{seed}"
+
+    def ranking(self, source: str, by: str = "attack", folder: str = "") -> epath.Path:
+        """The folder of a ranking: by a run of this workdir, `<name>/seed_<s>`, or any other folder."""
+        if not source_run(source):
+            return files.absolute(source)
+        of_source = self.path / "robustness" / source
+        return of_source / (folder or ("" if by == "attack" else f"by_{by}"))
+
+    def refreshed_ranking(self, name: str, seed: int, epoch: int) -> epath.Path:
+        """The folder of the ranking by a run's own weights after `epoch` epochs."""
+        return self.path / "robustness" / name / f"seed_{seed}" / f"epoch_{epoch}"
+
+    def predictions(self, name: str, seed: int) -> epath.Path:
+        """The folder of one run's predictions."""
+        return self.path / "predictions" / name / f"seed_{seed}"
+
+    def runs(self) -> list[tuple[str, int]]:
+        """(name, seed) of every run that has begun, by name, then seed; not those of sweeps, a folder deeper."""
+        return sorted(source_run(run) for run in self._begun("*"))
+
+    def identities(self, name: str = "") -> dict[str, dict[str, Any]]:
+        """The identity of every run that has begun, those of sweeps too, or of every seed of one name; by its folder
+        below runs/."""
+        begun = self._begun(name) if name else [*self._begun("*"), *self._begun("*/*")]
+        return {run: stored(self.path / "runs" / run)["identity"] for run in begun}
+
+    def _begun(self, name: str) -> list[str]:
+        found = (path.parent for path in self.path.glob(f"runs/{name}/seed_*/config.json"))
+        runs = (str(path.relative_to(self.path / "runs")) for path in found)
+        return [run for run in runs if re.fullmatch(rf"({RUN_NAME}/)+seed_\d+", run)]
+
+    @property
+    def data(self) -> epath.Path:
+        """The digests of the images that all runs have in common."""
+        return self.path / "data.json"
+
+    @property
+    def evaluation(self) -> epath.Path:
+        """The metrics of all methods."""
+        return self.path / "evaluation.json"
+
+
+def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+    """Writes `path`/config.json, or checks that the one there has the same identity. Raises UserError with the
+    fields that differ. All processes come here."""
+    file = path / "config.json"
+    if hosts.is_first() and not file.exists():
+        made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
+        files.write_json(file, {"identity": identity, "config": plain(config), "made_with": made})
+    hosts.wait(f"{file} is there")
+    differing = differences(stored(path)["identity"], identity)
+    if differing:
+        is_ranking = "ranking" in identity and "seed" not in identity
+        raise _refused(path, differing, "--config.ranking.folder with another --config.name" if is_ranking else "")
+
+
+def _refused(path: epath.Path, differing: list[str], another: str = "") -> UserError:
+    return UserError(
+        f"{path} was made with another config: {'; '.join(differing)}. Set them as they are there, use another "
+        f"--workdir or {another or '--config.name'}, or delete the folder"
+    )
+
+
+def claim_anew(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+    """As `claim`, but what another identity has left there is deleted: it is of weights that are no more."""
+    with hosts.first_before_others(f"{path} is of these weights"):
+        if (path / "config.json").exists() and stored(path)["identity"] != identity:
+            path.rmtree()
+    claim(path, identity, config)
+
+
+def check_ranked_as(path: epath.Path, config: ml_collections.ConfigDict, source: str) -> None:
+    """Raises UserError if the ranking in `path`, by a run of the workdir, was not made as `config` says."""
+    if source_run(source) and (path / "config.json").exists():
+        made = {"ranking": stored(path)["identity"].get("ranking")}
+        if differing := differences(made, ranking_identity(config, source)):
+            raise _refused(path, differing, "--config.ranking.folder and run --stage=rank")
+
+
+def check_shared(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the workdir holds runs of another data set or network."""
+    for name, there in workdir.identities().items():
+        differing = differences({key: there.get(key) for key in ("data", "model")}, shared_identity(config))
+        if differing:
+            raise UserError(
+                f"{workdir.path} holds another experiment ({name}): {'; '.join(differing)}. Use another --workdir"
+            )
+
+
+def check_seeds_alike(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a run of this name was made with another config, whatever its seed: reports average them."""
+
+    def but_seed(identity):
+        return {field: value for field, value in identity.items() if field not in ("seed", "num_devices")}
+
+    for run, there in workdir.identities(config.name).items():
+        if differing := differences(but_seed(there), but_seed(run_identity(config, 0, 1))):
+            raise _refused(workdir.path / "runs" / run, differing)
+
+
+def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:
+    """Writes data.json, a digest for each split, or checks that it holds the same. Raises UserError.
+
+    Configs tell one data set from another, not what has happened to the files of one.
+    """
+    # Without a run nothing depends yet on what was read.
+    if hosts.is_first() and not (workdir.data.exists() and workdir.identities()):
+        files.write_json(workdir.data, {"sha256": dict(sha256)})
+    hosts.wait(f"{workdir.data} is there")
+    before = files.read_json(workdir.data)
+    before = before.get("sha256") if isinstance(before, dict) else None
+    if not isinstance(before, dict):
+        raise UserError(f"{workdir.data} holds no digests of data; put it back, or use another --workdir")
+    if changed := [name for name in sha256 if sha256[name] != before.get(name)]:
+        raise UserError(
+            f"{workdir.path} was begun with other images or labels in {', '.join(changed)}: the data in run.data_dir "
+            f"have changed since, or are decoded by another version of Pillow. Put them back, or use another --workdir"
+        )
+
+
+def stored_config(path: epath.Path) -> ml_collections.ConfigDict:
+    """The config that made the output in `path`. Raises UserError if there is none."""
+    return ml_collections.ConfigDict(stored(path)["config"], convert_dict=True)
+
+
+def stored(path: epath.Path) -> dict[str, Any]:
+    """The config.json in `path`: identity, config, made_with. Raises UserError if there is none."""
+    file = path / "config.json"
+    if not file.exists():
+        raise UserError(f"{path} holds no run: it has no config.json")
+    found, parts = files.read_json(file), ("identity", "config", "made_with")
+    if not (isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in parts)):
+        raise UserError(f"{file} is not what a run writes: {', '.join(parts)}; put it back, or delete {path}")
+    return found

@@ -1,0 +1,104 @@
+"""How the command lines speak: one line an event, on stderr."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+
+from absl import flags
+from absl import logging as absl_logging
+
+from arada.errors import UserError
+from arada.runtime import hosts, preemption
+
+logger = logging.getLogger(__name__)
+
+
+def start_logging() -> None:
+    """Shows the project's own lines, with the time, and keeps libraries quiet; of several processes the first tells."""
+    # TensorFlow reads data and writes event files here, and would greet at every start.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or hosts.is_first())
+    logger = logging.getLogger("arada")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # After a broken file tensorstore's threads go on for a moment, and would print tracebacks of no consequence.
+    sys.unraisablehook = lambda unraisable: logger.debug("%s: %s", unraisable.err_msg, unraisable.exc_value)
+    # orbax tells of every file it touches, and prints the errors that it raises, with several tracebacks.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+
+
+@contextlib.contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Ends the process: a mistake or a store that fails with exit code 1, a stop on request with 0."""
+    try:
+        yield
+    except preemption.Stopped as stopped:
+        logger.info("%s", stopped)
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from what is saved")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except Exception as error:
+        if not isinstance(error, (OSError, *_store_errors())):
+            raise
+        told = str(error).partition("\n")[0]
+        sys.exit(f"error: {told}; when this is mended, the same command goes on from what is saved")
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What TensorFlow, which reaches gs://, raises for a store that fails or refuses; none where it is not in use."""
+    tensorflow = sys.modules.get("tensorflow")
+    names = ("Unavailable", "Unauthenticated", "PermissionDenied", "NotFound", "ResourceExhausted", "DeadlineExceeded")
+    return tuple(getattr(tensorflow.errors, f"{name}Error") for name in names) if tensorflow else ()
+
+
+def process_flags() -> Callable[[], None]:
+    """Defines the flags of a run by several processes; what is returned joins them (`arada.runtime.hosts.connect`)."""
+    address = flags.DEFINE_string(
+        "coordinator_address", "", "Of several processes: HOST:PORT of the first. Cloud TPU and Slurm need no flags."
+    )
+    count = flags.DEFINE_integer("num_processes", 0, "Of several processes: how many; 1 runs this one alone.")
+    number = flags.DEFINE_integer("process_id", -1, "Of several processes: which this is, from 0 on.")
+    return lambda: hosts.connect(address.value, count.value, number.value)
+
+
+def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
+    """Parses flags, for `absl.app.run`, and loads the config of that flag; a mistake ends in one line."""
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            for name, value in zip(argv, [*argv[1:], ""], strict=True):
+                if re.fullmatch("--?config(=.*)?", name):
+                    _check_is_python((name.partition("=")[2] if "=" in name else value).partition(":")[0])
+            rest = flags.FLAGS(argv)
+            if rest[1:]:
+                sys.exit(f"error: {rest[1]!r} is no flag; flags begin by --, and values with spaces stand in quotes")
+            # A file that cannot be loaded shows itself at the first look.
+            config.value.keys()
+            return rest
+        except (AttributeError, KeyError) as error:
+            what = error
+            while isinstance(what, AttributeError | KeyError):  # one within another, each adding its quotes
+                what = what.args[0]
+            sys.exit(f"error: the config has no such field: {' '.join(str(what).split())}")
+        except (flags.Error, TypeError, ValueError, OSError) as error:
+            # ml_collections raises all of these, some with a traceback for a text: its last line tells.
+            lines = [line.strip() for line in str(error).splitlines()]
+            told = lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
+            sys.exit(f"error: {told.removeprefix('ValueError: ')}")
+
+    return parse
+
+
+def _check_is_python(path: str) -> None:
+    # Any file would be run, the JSON of a workdir too.
+    if not path.endswith(".py"):
+        raise ValueError(f"--config={path} is no Python file; name one of configs/, such as configs/digits.py")

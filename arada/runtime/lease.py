@@ -1,0 +1,163 @@
+"""One process at a time in a folder, without locks, which object stores lack: a file that its owner keeps renewing.
+
+An owner that was killed on this host is known to be gone, and another takes its place at once. One of another host is
+gone when it has not renewed the file for `STALE` seconds.
+"""
+
+import contextlib
+import logging
+import os
+import pathlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from arada.errors import UserError
+from arada.runtime import files, hosts
+
+logger = logging.getLogger(__name__)
+
+# Seconds. Clocks of hosts may differ by what lies between the two.
+HEARTBEAT, STALE = 15.0, 120.0
+
+# token of each folder that this process holds
+_held: dict[epath.Path, str] = {}
+
+
+@contextlib.contextmanager
+def held(directory: epath.Path) -> Iterator[None]:
+    """Makes this process the one that writes in `directory`. Raises UserError if another is at work there.
+
+    Of several processes of one run the first one holds it, and all are refused together.
+    """
+    file = directory / "owner.json"
+    me = {
+        "host": socket.gethostname(),
+        "process_space": _process_space(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+        "token": uuid.uuid4().hex,
+    }
+    with hosts.failing_together():
+        if hosts.is_first():
+            _wait_until_free(directory, file)
+            files.write_json(file, me | {"time": time.time()})
+    if not hosts.is_first():
+        yield
+        return
+    for leftover in directory.glob("*.new"):
+        leftover.unlink(missing_ok=True)
+    _held[directory] = me["token"]
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(HEARTBEAT):
+            # What fails here will fail in the main thread too, which tells.
+            with contextlib.suppress(UserError, OSError):
+                if _token(file) == me["token"]:
+                    files.write_json(file, me | {"time": time.time()})
+
+    thread = threading.Thread(target=renew, daemon=True, name=f"lease of {directory}")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        del _held[directory]
+        with contextlib.suppress(OSError):
+            if _token(file) == me["token"]:
+                file.unlink()
+
+
+def check() -> None:
+    """To be called before a write: raises UserError if a folder that this process holds is no longer its own."""
+    for directory, token in _held.items():
+        file = directory / "owner.json"
+        if not file.exists():
+            raise UserError(f"{directory} has vanished while it was written to; put it back, or start anew")
+        # What cannot be read at this moment is nobody else's.
+        owner = _read(file)
+        if owner and owner["token"] != token:
+            raise UserError(f"{directory} was taken over by {_name(owner)}, which goes on there; this process stops")
+
+
+def _wait_until_free(directory: epath.Path, file: epath.Path) -> None:
+    first, begin = _read(file), time.monotonic()
+    owner = first
+    while owner and not _gone(owner):
+        if _here(owner) or owner["time"] != first["time"]:
+            raise UserError(
+                f"{directory} is being written by {_name(owner)}, and two at once would spoil it; wait until it has "
+                f"ended or stop it, then the same command goes on"
+            )
+        # By this clock too: that of its host may be ahead.
+        if time.monotonic() - begin > STALE:
+            return
+        if owner is first:
+            logger.info("%s: waiting whether %s, silent for a while, has ended", directory, _name(owner))
+        time.sleep(HEARTBEAT / 15)
+        owner = _read(file)
+
+
+def _gone(owner: dict[str, Any]) -> bool:
+    if _here(owner):
+        return _started(owner["pid"]) != owner["started"]
+    return time.time() - owner["time"] > STALE
+
+
+def _here(owner: dict[str, Any]) -> bool:
+    """Whether process ids of the owner mean the same here."""
+    return (owner["host"], owner["process_space"]) == (socket.gethostname(), _process_space())
+
+
+def _process_space() -> str:
+    """Tells containers of one host apart."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks since boot, "" if it has ended: numbers are given again."""
+    try:
+        # After the name, which may hold anything: the state is first, the start the twentieth.
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    except OSError:
+        pass
+    if os.path.exists("/proc/self/stat"):
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "unknown"
+
+
+def _name(owner: dict[str, Any]) -> str:
+    return f"process {owner['pid']} on {owner['host']}"
+
+
+def _token(file: epath.Path) -> str | None:
+    owner = _read(file)
+    return owner and owner["token"]
+
+
+def _read(file: epath.Path) -> dict[str, Any] | None:
+    """The owner, None where there is none or the file is not one of these."""
+    types = {"host": str, "process_space": str, "pid": int, "started": str, "token": str, "time": float}
+    try:
+        owner = files.read_json(file) if file.exists() else None
+    except (UserError, OSError):
+        return None
+    valid = isinstance(owner, dict) and all(isinstance(owner.get(key), kind) for key, kind in types.items())
+    return owner if valid else None

@@ -1,0 +1,376 @@
+"""What `launch/benchmarks/speed.py` lets compete. Each function builds one contestant, in a process of its own.
+
+All contestants of a comparison have the same weights and the same images, made by seed or read from a run, in
+float32 and on all CPUs that the process may use. torch is imported only by those who need it.
+"""
+
+import atexit
+import dataclasses
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax import lax
+
+import arada
+from arada import attacks, methods, models, soft_labels
+from arada.attacks.result import margin
+from arada.data import Split
+from arada.models import layers
+from arada.runs import trained, trainer
+from arada.runs import workdir as workdirs
+from arada.runtime import files
+from arada.training import augmentation, optimizers
+from arada.training import step as steps
+from arada.training.replication import Replicas
+from arada.training.state import TrainState
+from configs import base, cifar10
+
+# Gradient steps of one turn of the `gradients` row: inside one program in JAX, a loop in Python with torch.
+GRADIENT_STEPS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """`turn` does its work once, to the end, and returns (amount of work, seconds); the first call may compile.
+
+    `witness` is a number that contestants who compute the same have in common.
+    """
+
+    turn: Callable[[], tuple[float, float]]
+    witness: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network of a trained run, or one with random weights."""
+
+    name: str = ""
+    depth: int = 0
+    width: int = 0
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    run: str = ""
+
+    def build(self):
+        """The module and its variables, in host memory."""
+        if self.run:
+            config = workdirs.stored_config(files.absolute(self.run))
+            trained.check_single(files.absolute(self.run))
+            return trained.build_model(config), jax.device_get(arada.load(self.run)[1])
+        model = models.build(self.name, 10, depth=self.depth, width=self.width)
+        return model, draw_variables(model, self.image_shape, seed=0)
+
+
+def draw_variables(model, image_shape: tuple[int, ...], seed: int) -> dict:
+    """Random variables of `model`, without running it: He-normal kernels; scales, biases and statistics far from
+    their start, as training would leave them. Images are centred by a flat mean image."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        kind = path[-1].key
+        if kind == "kernel":
+            return rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape).astype(np.float32)
+        low, high = (0.5, 1.5) if kind in ("scale", "var") else (-0.5, 0.5)
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
+
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *image_shape))))
+    normalization = {"mean": np.full(image_shape, 0.5, np.float32), "scale": np.ones(1, np.float32)}
+    return jax.tree_util.tree_map_with_path(draw, shapes) | {"normalization": normalization}
+
+
+def draw_images(count: int, image_shape: tuple[int, ...]) -> np.ndarray:
+    """Random uint8 images [count, H, W, C]."""
+    return np.random.default_rng(1).integers(0, 256, (count, *image_shape), dtype=np.uint8)
+
+
+def draw_labels(count: int) -> np.ndarray:
+    """Random labels int32[count] of 10 classes."""
+    return np.random.default_rng(2).integers(0, 10, count).astype(np.int32)
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use; jaxlib makes its threads by this number."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _contestant(work: Callable[[], None], amount: float, witness: float) -> Contestant:
+    def turn():
+        start = time.perf_counter()
+        work()
+        return amount, time.perf_counter() - start
+
+    return Contestant(turn, float(witness))
+
+
+def _choose_convolution(stock: bool) -> None:
+    """With `stock`, XLA's own convolution instead of arada's, in this process and before anything is traced."""
+    if stock:
+
+        def convolution(x, kernel, strides, padding):
+            return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+        layers.convolution = convolution
+
+
+def _import_torch():
+    import torch
+
+    torch.set_num_threads(usable_cpus())
+    return torch
+
+
+def _torch_classifier(network: Network, images: np.ndarray, layout: str):
+    """(torch, classifier, images [B, C, H, W] in [0, 1] or uint8) in a memory layout."""
+    torch = _import_torch()
+    from launch.benchmarks import peers
+
+    memory_format = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}[layout]
+    classifier = peers.classifier(*network.build()).to(memory_format=memory_format)
+    images = torch.tensor(images).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+    return torch, classifier, images
+
+
+def _optimizer_settings(optimizer: dict):
+    settings = base.config().optimizer
+    settings.update(optimizer)
+    return settings
+
+
+def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bool = False) -> Contestant:
+    """The project's train step, mapped over one device: normalisation, forward, backward, l2 term and update."""
+    _choose_convolution(stock)
+    model, variables = network.build()
+    settings = _optimizer_settings(optimizer)
+    transformation = optimizers.build(settings, steps_per_epoch=1)
+    penalty = functools.partial(optimizers.l2_penalty, coefficient=settings.l2, targets=settings.l2_on)
+    step = steps.train_step(
+        model,
+        methods.SoftLabels(num_subsets=1, num_classes=10),
+        functools.partial(augmentation.augment, "none"),
+        transformation,
+        penalty,
+    )
+    replicas = Replicas(jax.local_devices()[:1])
+    mapped = replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,))
+    l2 = float(penalty(variables["params"]))
+    state = TrainState(
+        step=np.zeros((), np.int32), opt_state=jax.device_get(transformation.init(variables["params"])), **variables
+    )
+    state, labels, key = replicas.replicate((state, soft_labels.init(1, 10), jax.random.key(0)))
+    batch = {
+        "image": draw_images(batch_size, network.image_shape),
+        "label": draw_labels(batch_size),
+        "example_id": np.arange(batch_size, dtype=np.int32),
+        "subset": np.zeros(batch_size, np.int32),
+    }
+
+    def work():
+        nonlocal state
+        state, metrics = mapped(state, batch, labels, key)
+        return jax.block_until_ready((state, metrics))[1]
+
+    return _contestant(work, batch_size, float(work()["loss"]) - l2)
+
+
+def torch_training(network: Network, batch_size: int, optimizer: dict, layout: str) -> Contestant:
+    """The same step in eager PyTorch with fused updates. The l2 term enters as weight decay: the same gradient."""
+    torch, classifier, images = _torch_classifier(network, draw_images(batch_size, network.image_shape), layout)
+    labels = torch.tensor(draw_labels(batch_size)).long()
+    settings = _optimizer_settings(optimizer)
+    counted = [[], []]
+    for parameter in classifier.parameters():
+        counted[settings.l2_on == "everything" or parameter.ndim == 4].append(parameter)
+    groups = [{"params": counted[0], "weight_decay": 0}, {"params": counted[1], "weight_decay": 2 * settings.l2}]
+    groups = [group for group in groups if group["params"]]
+    rate = settings.learning_rate
+    if settings.name == "adam":
+        updates = torch.optim.Adam(groups, lr=rate, eps=1e-7, fused=True)
+    else:
+        updates = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    classifier.train()
+
+    def work():
+        loss = torch.nn.functional.cross_entropy(classifier(images.float() / 255), labels)
+        updates.zero_grad()
+        loss.backward()
+        updates.step()
+        return loss.item()
+
+    return _contestant(work, batch_size, work())
+
+
+def arada_gradients(network: Network, batch_size: int, stock: bool = False) -> Contestant:
+    """Gradients of the margin by the images, step by step inside one jitted loop."""
+    _choose_convolution(stock)
+    model, variables = network.build()
+    variables, images = jax.device_put((variables, draw_images(batch_size, network.image_shape)))
+
+    @jax.jit
+    def descend(variables, images):
+        logits_fn = functools.partial(models.logits_fn(model), variables)
+        images = models.unit_range(images)
+        label = jnp.argmax(logits_fn(images), axis=-1)
+
+        def step(_, moved):
+            return moved - 1e-3 * jax.grad(lambda x: jnp.sum(margin(logits_fn(x), label)))(moved)
+
+        return lax.fori_loop(0, GRADIENT_STEPS, step, images) - images
+
+    def work():
+        return jax.block_until_ready(descend(variables, images))
+
+    return _contestant(work, GRADIENT_STEPS * batch_size, np.linalg.norm(work()))
+
+
+def torch_gradients(network: Network, batch_size: int, layout: str) -> Contestant:
+    """The same by autograd, in a loop of Python; no gradients of weights are asked for."""
+    torch, classifier, images = _torch_classifier(network, draw_images(batch_size, network.image_shape), layout)
+    classifier.requires_grad_(False)
+    images = images.float() / 255
+    with torch.no_grad():
+        label = classifier(images).argmax(dim=1)
+    is_label = torch.nn.functional.one_hot(label, 10).bool()
+
+    def work():
+        moved = images
+        for _ in range(GRADIENT_STEPS):
+            moved = moved.detach().requires_grad_()
+            logits = classifier(moved)
+            margins = logits[is_label] - logits.masked_fill(is_label, -torch.inf).amax(dim=1)
+            moved = moved.detach() - 1e-3 * torch.autograd.grad(margins.sum(), moved)[0]
+        return moved - images
+
+    return _contestant(work, GRADIENT_STEPS * batch_size, work().norm().item())
+
+
+def arada_attack(
+    network: Network,
+    images: np.ndarray,
+    attack: str,
+    settings: dict,
+    batch_size: int,
+    amount: float,
+    stock: bool = False,
+) -> Contestant:
+    """An attack of `arada.attacks`, jitted, on all `images` in batches; a turn counts as `amount` images."""
+    _choose_convolution(stock)
+    model, variables = network.build()
+    variables = jax.device_put(variables)
+    of_model = models.logits_fn(model)
+    run = functools.partial(attacks.BY_NAME[attack], **settings)
+    attacked = jax.jit(lambda variables, images: run(functools.partial(of_model, variables), images).distance)
+    images = np.asarray(models.unit_range(images))
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+
+    def work():
+        return [np.asarray(attacked(variables, batch)) for batch in batches]
+
+    return _contestant(work, amount, _mean_top_logit(np.asarray(jax.jit(of_model)(variables, batches[0]))))
+
+
+def torch_attack(
+    network: Network, images: np.ndarray, library: str, iterations: int, amount: float, layout: str
+) -> Contestant:
+    """Carlini-Wagner of a PyTorch library, one search of `iterations` without abort, on `images` as one batch.
+
+    The network's weights ask for no gradients, which saves the libraries work that they would throw away.
+    torchattacks may stop early all the same; what it does is counted by its calls of the network.
+    """
+    torch, classifier, images = _torch_classifier(network, np.asarray(models.unit_range(images)), layout)
+    classifier.requires_grad_(False)
+    with torch.no_grad():
+        logits = classifier(images)
+    label, calls = logits.argmax(dim=1), 0
+    if library == "foolbox":
+        import foolbox
+
+        attack = foolbox.attacks.L2CarliniWagnerAttack(
+            1, iterations, stepsize=0.005, confidence=0, initial_const=1e-2, abort_early=False
+        )
+        of_model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device="cpu")
+
+        def run():
+            attack(of_model, images, label, epsilons=None)
+    elif library == "torchattacks":
+        import torchattacks
+
+        attack = torchattacks.CW(classifier, c=1e-2, kappa=0, steps=iterations, lr=0.005)
+
+        def run():
+            attack(images, label)
+    else:
+        from adv_lib.attacks import carlini_wagner_l2
+
+        options = {"binary_search_steps": 1, "max_iterations": iterations, "learning_rate": 0.005}
+
+        def run():
+            carlini_wagner_l2(classifier, images, label, initial_const=1e-2, abort_early=False, **options)
+
+    def count(*_):
+        nonlocal calls
+        calls += 1
+
+    classifier.register_forward_hook(count)
+
+    def turn():
+        nonlocal calls
+        calls, start = 0, time.perf_counter()
+        run()
+        return amount * min(calls / iterations, 1), time.perf_counter() - start
+
+    return Contestant(turn, _mean_top_logit(logits.numpy()))
+
+
+def _mean_top_logit(logits: np.ndarray) -> float:
+    return float(logits.max(axis=-1).mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class TimedSplit(Split):
+    """A split that notes when each epoch begins."""
+
+    starts: list[float] = dataclasses.field(default_factory=list)
+
+    def epoch(self, batch_size: int, **order):
+        """As `Split.epoch`."""
+        self.starts.append(time.perf_counter())
+        yield from super().epoch(batch_size, **order)
+
+
+def training_epoch(method: str, overrides: dict, epochs: int) -> Contestant:
+    """Whole epochs of `arada.runs.Trainer`, from the beginning of one to the beginning of the next: training,
+    validation pass, soft labels, logs. A turn is a fresh run, of which start, last epoch and checkpoint do not count.
+
+    Images and labels are random, and so is the ranking of AR-AdaLS.
+    """
+    # The writer of logs imports TensorFlow, which would greet.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    path = epath.Path(tempfile.mkdtemp(prefix="arada_benchmark_"))
+    atexit.register(path.rmtree)
+    config = cifar10.get_config(f"{method},laptop")
+    config.update_from_flattened_dict(overrides | {"training.epochs": epochs + 1, "ranking.source": f"{path}/ranking"})
+    config.run.checkpoint_every_steps = 10**9
+    splits, rng = {}, np.random.default_rng(0)
+    for name, kind in (("train", TimedSplit), ("validation", Split)):
+        count = config.data[f"num_{name}"]
+        images, ids = draw_images(count, tuple(config.data.image_shape)), np.arange(count, dtype=np.int32)
+        splits[name] = kind(images, draw_labels(count), ids)
+        files.write_npz(path / "ranking" / f"{name}.npz", {"example_id": ids, "distance": rng.uniform(size=count)})
+    epochs_trainer = trainer.Trainer(config, workdirs.Workdir(path), splits, Replicas(jax.local_devices()[:1]))
+    starts, seed = splits["train"].starts, -1
+
+    def turn():
+        nonlocal seed
+        starts.clear()
+        seed += 1
+        epochs_trainer.train(seed)
+        return len(starts) - 1, starts[-1] - starts[0]
+
+    return Contestant(turn)

@@ -1,0 +1,95 @@
+"""Measures how fast images leave a streamed data set: reading, decoding, cropping and batching, without a network.
+
+    python -m launch.benchmarks.loader --config=configs/imagenet.py
+
+Each figure comes from a process of its own that is tied to so many cores (Linux only). Images per second of a core's
+time are what a busy machine disturbs least.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import sys
+import time
+
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from arada import data
+from arada.data.sources import tfds
+from arada.runtime import console
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file.", lock_config=True)
+_CORES = flags.DEFINE_multi_integer("cores", (1, 2), "Cores to measure with.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 10.0, "Seconds of each measurement.", lower_bound=0.1)
+
+BATCH = 128
+# A small sample is read over and over, as if it were so many images: a pipeline that starts anew is slow.
+LEAST_IMAGES = 20_000
+# 10^9 multiply-adds of a forward pass at 224 x 224. A training step has three times as many, each two operations.
+GIGA_MACS = {50: 4.1, 101: 7.8, 152: 11.5}
+# Peak of bfloat16, operations a second, by the makers' data sheets, and the share of it that we assume to be reached.
+PEAK = {"TPU v4-8 (four chips)": 4 * 275e12, "A100": 312e12}
+UTILISATION = 0.3
+
+
+def measure(fields: dict, data_dir: str, cores: int, crops: str, seconds: float) -> tuple[float, float]:
+    """Images per second, and images per second of processor time, in this process tied to `cores` cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    split = repeated(data.ImageNet(data_dir=data_dir, **fields).splits()["train"])
+    batches = split.epoch(BATCH, seed=0, epoch=0) if crops == "training" else split.in_order(BATCH)
+    for _ in range(3):  # TensorFlow chooses how much to do at once
+        next(batches)
+    count, start, cpu_start = 0, time.monotonic(), time.process_time()
+    for batch in batches:
+        count += len(batch["label"])
+        if time.monotonic() - start > seconds:
+            break
+    return count / (time.monotonic() - start), count / (time.process_time() - cpu_start)
+
+
+def repeated(split: data.Examples) -> data.Examples:
+    """The split with its files over and over until there are enough images."""
+    times = -(-LEAST_IMAGES // len(split.files))
+    if times == 1:
+        return split
+    files = dataclasses.replace(split.files, paths=split.files.paths * times, lengths=split.files.lengths * times)
+    return dataclasses.replace(split, files=files, example_id=np.arange(len(files), dtype=np.int32))
+
+
+def main(_) -> None:
+    """Measures and prints."""
+    config = _CONFIG.value
+    if config.data.source != "imagenet":
+        sys.exit(f"error: data.source is {config.data.source!r}; only ImageNet streams from disk")
+    with console.ending_in_one_line():
+        prepared = tfds.prepared(config.data.name, config.run.data_dir).info.splits["train"]
+    fields = {key: config.data[key] for key in ("name", "split_seed", "shuffle_buffer", "streams")}
+    fields |= {"image_size": config.data.image_shape[0], "num_train": prepared.num_examples}
+    fields |= {"num_validation": 1, "num_test": 1}
+    print(f"{config.data.name}: {prepared.num_examples} training images in {prepared.num_shards} files")
+    available = len(os.sched_getaffinity(0))
+    # JAX's and TensorFlow's threads do not survive a fork.
+    spawn = multiprocessing.get_context("spawn")
+    for cores in _CORES.value:
+        if cores > available:
+            sys.exit(f"error: --cores={cores}, but there are {available}")
+        for crops in ("training", "evaluation"):
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                job = pool.submit(measure, fields, config.run.data_dir, cores, crops, _SECONDS.value)
+                rate, of_core = job.result()
+            print(f"{cores} core(s), {crops} crops: {rate:.0f} images/s, {of_core:.0f} a second of a core's time")
+    if config.model.name == "resnet_v1" and config.model.depth in GIGA_MACS:
+        operations = 6e9 * GIGA_MACS[config.model.depth]
+        for device, peak in PEAK.items():
+            print(
+                f"estimate: {device} trains ResNet-{config.model.depth} on {UTILISATION * peak / operations:.0f} "
+                f"images/s if it reaches {UTILISATION:.0%} of its peak ({operations / 1e9:.0f} GFLOP an image)"
+            )
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=console.config_parser(_CONFIG))

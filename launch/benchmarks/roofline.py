@@ -1,0 +1,298 @@
+"""What an experiment costs on accelerators: a roofline from its programs' operations and bytes. Nothing is measured.
+
+    python -m launch.benchmarks.roofline --config=configs/imagenet.py:ar_adals --devices=8
+
+The train step, one input gradient and one forward pass are lowered as for a TPU, with stock convolutions. XLA's cost
+analysis counts their operations, and the bytes that they move once fused, by XLA:CPU in float32: a TPU or GPU fuses
+more, so bytes and hours are rather too many. It counts the body of a loop once; an attack is therefore that many
+gradients and passes. Each program is counted at two batch sizes, which tells what grows with the batch from what does
+not.
+
+Assumed: a share of the peak of arithmetic and of memory bandwidth (`--utilisation`, `--bandwidth`), half the bytes an
+image in bfloat16, and no wait for data, for other devices or for the host. Prices are about what Google Cloud asked for
+one device, on demand in the US, in 2025: an order of magnitude. Look yours up before you spend it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+from arada import methods, models
+from arada.attacks.result import margin
+from arada.data.shifted import sources as shift_sources
+from arada.errors import UserError
+from arada.runs import trained, trainer
+from arada.runs.identity import refreshes_after
+from arada.runtime import console
+from arada.training.replication import Replicas
+
+BATCHES = (8, 16)
+# Forward passes an image besides an attack's gradients: the label, the ray's 17 (`arada.attacks.ray`), the last check.
+_RAY, _AROUND = 17, 2
+
+
+class Device(NamedTuple):
+    """By the makers' data sheets, dense: operations a second in bfloat16, on float32 operands at JAX's default
+    precision (one pass of bfloat16 on TPU, TF32 on GPU) and in full float32 (six passes on TPU); bytes a second of its
+    memory; dollars an hour."""
+
+    name: str
+    bfloat16: float
+    default: float
+    float32: float
+    bandwidth: float
+    price: float
+
+
+DEVICES = (
+    Device("TPU v4", 275e12, 275e12, 275e12 / 6, 1.2e12, 3.2),
+    Device("TPU v5e", 197e12, 197e12, 197e12 / 6, 0.82e12, 1.2),
+    Device("A100 80 GB", 312e12, 156e12, 19.5e12, 2.0e12, 5.0),
+    Device("H100", 989e12, 495e12, 67e12, 3.35e12, 11.0),
+)
+
+
+class Work(NamedTuple):
+    """What a program does: `flops` and `bytes` an image, and the same whatever the batch (weights, their update)."""
+
+    flops: float
+    bytes: float
+    fixed_flops: float = 0.0
+    fixed_bytes: float = 0.0
+
+    def seconds(self, images: float, batch_size: float, peak: float, bandwidth: float) -> float:
+        """On one device, in batches of `batch_size`: the longer of computing and moving."""
+        batches = images / batch_size
+        computing = (images * self.flops + batches * self.fixed_flops) / peak
+        return max(computing, (images * self.bytes + batches * self.fixed_bytes) / bandwidth)
+
+    def times(self, count: float) -> "Work":
+        """`count` such programs, one after the other."""
+        return Work(*(count * number for number in self))
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*map(sum, zip(self, other, strict=True)))
+
+
+def work_of(build: Callable[[int], tuple[Callable, tuple]]) -> Work:
+    """Counts the program of `build`(batch size) -> (function, shapes of its arguments). Compiles twice."""
+    counts = []
+    for batch_size in BATCHES:
+        function, arguments = build(batch_size)
+        lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",))
+        counts.append((lowered.cost_analysis()["flops"], lowered.compile().cost_analysis()["bytes accessed"]))
+    (few_flops, few_bytes), (flops, bytes_) = counts
+    more = BATCHES[1] - BATCHES[0]
+    of_image = (flops - few_flops) / more, (bytes_ - few_bytes) / more
+    return Work(*of_image, few_flops - BATCHES[0] * of_image[0], few_bytes - BATCHES[0] * of_image[1])
+
+
+class Programs(NamedTuple):
+    """The three programs that an experiment is made of."""
+
+    train: Work
+    gradient: Work
+    forward: Work
+
+
+def programs(config: ml_collections.ConfigDict) -> Programs:
+    """Counts them. Raises UserError for a config whose train step has loops, or trains several networks."""
+    if config.method.name in ("ccat", "mixup") or trained.num_members(config) > 1:
+        raise UserError(f"--config: the roofline knows train steps of one network without loops, not {config.name}")
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.model.dtype = "float32"
+    config.training.accumulate = 1  # in a loop it would be the same work
+    model, variables = trained.build_model(config), trained.state_shapes(config).variables
+    logits_fn, image_shape = models.logits_fn(model), tuple(config.data.image_shape)
+
+    def images(batch_size, dtype):
+        return jax.ShapeDtypeStruct((batch_size, *image_shape), dtype)
+
+    def train(batch_size):
+        config.training.batch_size = batch_size
+        ints = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+        batch = dict.fromkeys(("label", "example_id", "subset"), ints) | {"image": images(batch_size, jnp.uint8)}
+        learnt, key = jax.eval_shape(methods.build(config).init), jax.eval_shape(lambda: jax.random.key(0))
+        step = trainer.mapped_step(config, Replicas(jax.devices()[:1], "shard_map"))
+        return step, (trained.state_shapes(config), batch, learnt, key)
+
+    def gradient(batch_size):
+        def of_margin(variables, images, label):
+            return jax.grad(lambda images: jnp.sum(margin(logits_fn(variables, images), label)))(images)
+
+        return of_margin, (variables, images(batch_size, jnp.float32), jax.ShapeDtypeStruct((batch_size,), jnp.int32))
+
+    def forward(batch_size):
+        return logits_fn, (variables, images(batch_size, jnp.uint8))
+
+    return Programs(*map(work_of, (train, gradient, forward)))
+
+
+def passes(by: str, attack: str, settings: Mapping[str, float]) -> tuple[float, float]:
+    """Gradients and forward passes an image of a ranking, without what first-order estimates leave in doubt."""
+    if by != "attack":
+        return 0, 1 if by == "confidence" else 0
+    if attack == "cw":
+        return settings["binary_search_steps"] * settings["max_iterations"], _AROUND
+    if attack == "fmn":
+        return settings["steps"], _RAY + _AROUND
+    if attack == "sdf":
+        gradients = settings["rounds"] * (settings["steps"] * settings["candidates"] + 1)
+        return gradients, _RAY + _AROUND + 1
+    return settings["candidates"], _RAY + _AROUND
+
+
+class Images(NamedTuple):
+    """How many images an experiment trains on, passes forward between and after epochs, and ranks."""
+
+    trained: float
+    validated: float
+    ranked: float
+    evaluated: float
+
+
+def images_of(config: ml_collections.ConfigDict) -> Images:
+    """Of all stages: vanilla and its ranking, then each seed, trained, ranked anew where it is, and evaluated.
+
+    Sets from out of the distribution are left out, for their sizes are not in the config.
+    """
+    data, evaluation = config.data, config.evaluation
+    num_test = data.get("num_test", 0)
+    runs_ = len(config.seeds) + (config.name != "vanilla")
+    refreshes = sum(refreshes_after(config, epoch) for epoch in range(config.training.epochs))
+    shifted = len(shift_sources.types(evaluation)) * len(evaluation.severities)
+    of_shift = min(evaluation.max_examples_per_shift or num_test, num_test)
+    return Images(
+        trained=runs_ * trained.total_steps(config) * config.training.batch_size,
+        validated=runs_ * config.training.epochs * data.num_validation,
+        ranked=data.num_train
+        + data.num_validation
+        + num_test
+        + len(config.seeds) * refreshes * (data.num_train + data.num_validation),
+        evaluated=len(config.seeds) * (num_test + data.num_validation + shifted * of_shift),
+    )
+
+
+class Assumed(NamedTuple):
+    """Devices that share a batch, and the shares of their peaks that are reached."""
+
+    devices: int
+    utilisation: float
+    bandwidth: float
+
+
+class Estimate(NamedTuple):
+    """Images a second of one device, and device-hours. `unmoved_rate` is that of training if no byte had to be moved,
+    `papers_ranking` the hours by Carlini-Wagner 3x500."""
+
+    training_rate: float
+    unmoved_rate: float
+    ranking_rate: float
+    training: float
+    ranking: float
+    papers_ranking: float
+    evaluation: float
+
+    @property
+    def hours(self) -> float:
+        """Of the whole experiment on one device."""
+        return self.training + self.ranking + self.evaluation
+
+
+def estimate(config: ml_collections.ConfigDict, of: Programs, device: Device, assumed: Assumed) -> Estimate:
+    """The experiment on devices of a kind, in hours of one of them."""
+    ranking, counts = config.ranking, images_of(config)
+    halved = 0.5 if config.model.dtype == "bfloat16" else 1.0
+    precision = device.bfloat16 if config.model.dtype == "bfloat16" else device.default
+    moved = assumed.bandwidth * device.bandwidth
+
+    def network(work, images, batch_size):
+        work = work._replace(bytes=halved * work.bytes)
+        return work.seconds(images, batch_size / assumed.devices, assumed.utilisation * precision, moved)
+
+    def ranked(images, by, attack, settings):
+        gradients, forwards = passes(by, attack, settings)
+        attacked = of.gradient.times(gradients) + of.forward.times(forwards)
+        batch_size, peak = config.run.ranking_batch_size / assumed.devices, assumed.utilisation * device.float32
+        return attacked.seconds(images, batch_size, peak, moved)
+
+    papers = {"binary_search_steps": 3, "max_iterations": 500}
+    settings = ranking[ranking.attack]
+    validated, evaluated = (
+        network(of.forward, images, config.run.evaluation_batch_size) for images in (counts.validated, counts.evaluated)
+    )
+    training = network(of.train, counts.trained, config.training.batch_size)
+    unmoved = network(of.train._replace(bytes=0.0, fixed_bytes=0.0), counts.trained, config.training.batch_size)
+    by_attack = ranked(counts.ranked, ranking.by, ranking.attack, settings)
+    return Estimate(
+        training_rate=counts.trained / training,
+        unmoved_rate=counts.trained / unmoved,
+        ranking_rate=counts.ranked / by_attack if by_attack else float("inf"),
+        training=(training + validated) / 3600,
+        ranking=by_attack / 3600,
+        papers_ranking=ranked(counts.ranked, "attack", "cw", papers) / 3600,
+        evaluation=evaluated / 3600,
+    )
+
+
+def table(config: ml_collections.ConfigDict, of: Programs, assumed: Assumed) -> str:
+    """The estimates as Markdown."""
+    ranking, counts = config.ranking, images_of(config)
+    by = ranking.attack if ranking.by == "attack" else ranking.by
+    runs_ = len(config.seeds) + (config.name != "vanilla")
+    lines = [
+        f"{config.name}, {config.model.name} of depth {config.model.depth}, {config.model.dtype}: {runs_} trainings of "
+        f"{config.training.epochs} epochs, {counts.ranked:,.0f} images ranked by {by} in float32, "
+        f"{counts.evaluated:,.0f} evaluated",
+        "",
+        "| program | GFLOP an image | MB an image, float32 | MB a batch |",
+        "|---|---|---|---|",
+    ]
+    for name, work in zip(("train step", "input gradient", "forward pass"), of, strict=True):
+        lines.append(
+            f"| {name} | {work.flops / 1e9:.4g} | {work.bytes / 1e6:.4g} | {max(work.fixed_bytes, 0) / 1e6:.4g} |"
+        )
+    lines += [
+        "",
+        f"| {assumed.devices} devices | training, images/s | by arithmetic alone | ranking, images/s | training, h | "
+        "ranking, h | by Carlini-Wagner 3x500, h | evaluation, h | in all, h | $ |",
+        "|---" * 10 + "|",
+    ]
+    for device in DEVICES:
+        of_one = estimate(config, of, device, assumed)
+        parts = of_one.training, of_one.ranking, of_one.papers_ranking, of_one.evaluation, of_one.hours
+        rates = (assumed.devices * rate for rate in of_one[:3])
+        numbers = *rates, *(hours / assumed.devices for hours in parts)
+        cells = [f"{number:,.0f}" if number >= 100 else f"{number:.2g}" for number in numbers]
+        lines.append(f"| {device.name} | {' | '.join(cells)} | {of_one.hours * device.price:,.0f} |")
+    lines += [
+        "",
+        f"Estimates at {assumed.utilisation:.0%} of peak arithmetic or {assumed.bandwidth:.0%} of peak bandwidth, "
+        f"whichever is slower; prices of about 2025. In all: with the ranking by {by}.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point."""
+    config = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
+    devices = flags.DEFINE_integer("devices", 8, "Devices that share a batch.", lower_bound=1)
+    utilisation = flags.DEFINE_float("utilisation", 0.3, "Share of the peak of arithmetic.", 0.01, 1.0)
+    bandwidth = flags.DEFINE_float("bandwidth", 0.7, "Share of the peak of memory bandwidth.", 0.01, 1.0)
+    flags.mark_flag_as_required("config")
+
+    def start(_) -> None:
+        assumed = Assumed(devices.value, utilisation.value, bandwidth.value)
+        with console.ending_in_one_line():
+            print(table(config.value, programs(config.value), assumed))
+
+    app.run(start, flags_parser=console.config_parser(config))
+
+
+if __name__ == "__main__":
+    main()

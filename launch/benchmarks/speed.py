@@ -1,0 +1,231 @@
+"""Measures arada and its peers side by side on the CPU of one machine.
+
+    python -m launch.benchmarks.speed                           # all rows but `ranking`; about an hour on two cores
+    python -m launch.benchmarks.speed --rows=train,gradients --repeats=3
+    python -m launch.benchmarks.speed --rows=ranking --run=WORKDIR/runs/vanilla/seed_0 --study=FILE
+
+Contestants take turns, repeat by repeat, each in a process of its own and after a warm-up; a measurement repeats its
+work for `--seconds` at least. What is compared has the same weights, images and number of CPUs, and must agree in a
+number that is computed from them.
+
+The peers need `pip install -r tests/requirements-peers.txt`; torchattacks and adv-lib take part where they are there.
+"""
+
+import argparse
+import datetime
+import functools
+import importlib.metadata
+import os
+import pathlib
+import platform
+import sys
+
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+import numpy as np
+
+from arada import data
+from arada.errors import UserError
+from arada.runs import workdir as workdirs
+from arada.runtime import files, provenance
+from launch.benchmarks import contestants
+from launch.benchmarks.contestants import Network
+from launch.benchmarks.side_by_side import Comparison, Entry, Skipped, measure, table, tell
+
+RESNET_29 = Network("resnet_v2", depth=29, width=16)
+WRN_28_10 = Network("wide_resnet", depth=28, width=10)
+ADAM = {"name": "adam", "learning_rate": 1e-3, "l2": 1e-4, "l2_on": "convolutions"}
+SGD = {"name": "sgd", "learning_rate": 0.1, "l2": 2e-4, "l2_on": "everything"}
+LAYOUTS = ("channels-last", "contiguous")
+# Carlini-Wagner with the paper's settings takes 3 x 500 steps; its time is extrapolated from fewer.
+PAPERS_STEPS, SHORT_STEPS, SHORT_IMAGES = 3 * 500, 50, 64
+RANKED_IMAGES, LEAST_SPEARMAN = 512, 0.99
+
+
+def train(arguments) -> list[Comparison]:
+    """Training steps: normalisation, forward, backward and update, without augmentation."""
+    comparisons = []
+    for name, network, batch_size, optimizer in (
+        ("ResNet-29", RESNET_29, 256, ADAM),
+        ("ResNet-29", RESNET_29, 64, ADAM),
+        ("WRN-28-10", WRN_28_10, 8, SGD),
+    ):
+        settings = {"network": network, "batch_size": batch_size, "optimizer": optimizer}
+        entries = _with_stock(contestants.arada_training, settings)
+        entries += _in_layouts("PyTorch eager", contestants.torch_training, settings)
+        title = f"Training, {name}, batch {batch_size}, {optimizer['name']}"
+        comparisons.append(Comparison(title, "images/s", entries))
+    return comparisons
+
+
+def gradients(arguments) -> list[Comparison]:
+    """Gradients of the margin by the images, the work of every attack."""
+    settings = {"network": RESNET_29, "batch_size": 64}
+    entries = _with_stock(contestants.arada_gradients, settings) + _in_layouts(
+        "PyTorch autograd", contestants.torch_gradients, settings
+    )
+    return [Comparison("Input gradients, ResNet-29, batch 64", "gradients/s", entries)]
+
+
+def attack(arguments) -> list[Comparison]:
+    """Carlini-Wagner, one search of 50 steps on 64 images, without abort."""
+    images = contestants.draw_images(SHORT_IMAGES, RESNET_29.image_shape)
+    shared = {"network": RESNET_29, "images": images, "amount": SHORT_IMAGES}
+    entries = _with_stock(contestants.arada_attack, shared | _carlini_wagner(SHORT_STEPS))
+    for library in ("foolbox", "torchattacks", "adv-lib"):
+        settings = shared | {"library": library, "iterations": SHORT_STEPS}
+        entries += _in_layouts(library, contestants.torch_attack, settings, optional=library != "foolbox")
+    title = f"Carlini-Wagner 1x{SHORT_STEPS}, ResNet-29, {SHORT_IMAGES} images"
+    return [Comparison(title, "images/s", entries)]
+
+
+def ranking(arguments) -> list[Comparison]:
+    """The time to rank images by the cheapest attack that orders them as Carlini-Wagner 3x500 does, and by that."""
+    if not (arguments.run and arguments.study):
+        raise Skipped("needs --run=DIR (a trained run) and --study=FILE (agreement.json of arada.agreement)")
+    chosen = cheapest(read_study(arguments.study))
+    images, of_what = _training_images(arguments.run)
+    network, few = Network(run=arguments.run), images[:SHORT_IMAGES]
+    amount = papers_images(len(few), SHORT_STEPS)
+    settings = {"network": network, "images": images, "amount": len(images), "batch_size": SHORT_IMAGES}
+    settings |= {"attack": chosen["attack"], "settings": chosen["settings"]}
+    extrapolated = f"CW 3x500, extrapolated from 1x{SHORT_STEPS} on {len(few)} images"
+    shared = {"network": network, "images": few, "amount": amount}
+    by_foolbox = shared | {"library": "foolbox", "iterations": SHORT_STEPS}
+    entries = (
+        Entry(f"arada {chosen['name']}, Spearman {chosen['spearman']:.3f}", contestants.arada_attack, settings),
+        Entry(f"arada {extrapolated}", contestants.arada_attack, shared | _carlini_wagner(SHORT_STEPS)),
+        *_in_layouts(f"foolbox {extrapolated}", contestants.torch_attack, by_foolbox),
+    )
+    title = f"Ranking {len(images)} {of_what} with the network of {arguments.run}"
+    return [Comparison(title, "s", entries, seconds_for=len(images))]
+
+
+def epoch(arguments) -> list[Comparison]:
+    """An epoch of AR-AdaLS (R = 10) and of vanilla training, each with its validation pass, and of vanilla with next to
+    none: what the pass costs, and what the soft labels add to it."""
+    overrides = {"data.num_train": 2048, "data.num_validation": 512, "run.evaluation_batch_size": 512}
+    unvalidated = overrides | {"data.num_validation": 10, "run.evaluation_batch_size": 10}
+    entries = tuple(
+        Entry(name, contestants.training_epoch, {"method": method, "overrides": overrides, "epochs": 2})
+        for name, method, overrides in (
+            ("AR-AdaLS", "ar_adals", overrides),
+            ("vanilla", "vanilla", overrides),
+            ("vanilla, 10 validation images", "vanilla", unvalidated),
+        )
+    )
+    title = "One epoch, ResNet v2 of depth 11, batch 128, 2,048 training and 512 validation images"
+    return [Comparison(title, "s", entries, seconds_for=1)]
+
+
+ROWS = {"train": train, "gradients": gradients, "attack": attack, "ranking": ranking, "epoch": epoch}
+
+
+def _with_stock(build, settings: dict) -> tuple[Entry, ...]:
+    return Entry("arada", build, settings), Entry("stock flax", build, settings | {"stock": True})
+
+
+def _in_layouts(name: str, build, settings: dict, optional: bool = False) -> tuple[Entry, ...]:
+    return tuple(Entry(name, build, settings | {"layout": layout}, layout, optional) for layout in LAYOUTS)
+
+
+def _carlini_wagner(iterations: int) -> dict:
+    options = {"binary_search_steps": 1, "max_iterations": iterations}
+    return {"attack": "cw", "settings": options, "batch_size": SHORT_IMAGES}
+
+
+def papers_images(count: int, steps: int) -> float:
+    """How many images' worth of Carlini-Wagner 3x500 it is to take `steps` steps on `count` images. Every step costs
+    the same, for nothing is aborted early."""
+    return count * steps / PAPERS_STEPS
+
+
+def read_study(path: str) -> list[dict]:
+    """The attacks of `arada.agreement`'s file: name, attack, settings, gradients (an image), images_per_second, and
+    the Spearman correlation on training images. A ranking that attacks some images a second time is left out: it is no
+    single call."""
+    study = []
+    for row in files.read_json(files.absolute(path))["candidates"]:
+        settings = {key: value for key, value in row["settings"].items() if key != "refine_steps"}
+        if row["by"] == "attack" and not row["settings"].get("refine_steps"):
+            study.append(row | {"settings": settings, "spearman": row["train"]["spearman"]})
+    return study
+
+
+def cheapest(study: list[dict]) -> dict:
+    """The attack with the fewest gradients whose rank correlation with Carlini-Wagner 3x500 is high enough."""
+    good = [of for of in study if of["spearman"] >= LEAST_SPEARMAN]
+    if not good:
+        raise Skipped(f"no attack of the study has a Spearman correlation of {LEAST_SPEARMAN}")
+    return min(good, key=lambda of: (of["gradients"], -of["images_per_second"]))
+
+
+def _training_images(run: str) -> tuple[np.ndarray, str]:
+    config = workdirs.stored_config(files.absolute(run))
+    try:
+        dataset = data.build(config.data, config.run.data_dir)
+        return data.load_splits(dataset, config.data)["train"].image[:RANKED_IMAGES], "training images"
+    except UserError as error:
+        tell(f"random images in place of training images: {error}")
+        return contestants.draw_images(RANKED_IMAGES, tuple(config.data.image_shape)), "random images"
+
+
+def made_with(cpus: int) -> dict:
+    """The commit, the machine and the versions."""
+    cpu_info = pathlib.Path("/proc/cpuinfo")
+    models = [line for line in cpu_info.read_text().splitlines() if "model name" in line] if cpu_info.exists() else []
+    versions = provenance.versions()
+    for package in ("jaxlib", "torch", "foolbox", "torchattacks", "adv-lib"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": provenance.commit(),
+        "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
+        "cpus": os.cpu_count(),
+        "threads": cpus,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Measures the rows asked for; 1 if one of them failed or none was measured."""
+    parser = argparse.ArgumentParser(prog="launch.benchmarks.speed", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated: %(default)s")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="the least length of a measurement")
+    parser.add_argument("--threads", type=int, default=contestants.usable_cpus(), help="CPUs for each contestant")
+    parser.add_argument("--run", default="", help="folder of a trained run, for the row `ranking`")
+    parser.add_argument("--study", default="", help="agreement.json of arada.agreement, for the row `ranking`")
+    parser.add_argument("--output", default="workdir/benchmark.json")
+    arguments = parser.parse_args(argv)
+    rows = arguments.rows.split(",")
+    if unknown := [row for row in rows if row not in ROWS]:
+        parser.error(f"--rows: {unknown[0]!r} is none of {', '.join(ROWS)}")
+    run = functools.partial(measure, repeats=arguments.repeats, cpus=arguments.threads, seconds=arguments.seconds)
+    if os.getloadavg()[0] > 0.5:
+        tell(f"the machine is busy: {os.getloadavg()[0]:.1f} processes on average in the last minute")
+    results, failed = [], False
+    for row in rows:
+        try:
+            for comparison in ROWS[row](arguments):
+                results.append(run(comparison))
+                # After each: a benchmark that is stopped has not run for nothing.
+                files.write_json(files.absolute(arguments.output), made_with(arguments.threads) | {"results": results})
+        except (Skipped, UserError) as reason:
+            tell(f"row {row} skipped: {reason}")
+        except RuntimeError as error:
+            tell(f"row {row} failed: {error}")
+            failed = True
+    if results:
+        print(table(results))
+        print(f"Medians of {arguments.repeats} repeats. All figures: {arguments.output}")
+    return int(failed or not results)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

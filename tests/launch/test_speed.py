@@ -1,0 +1,178 @@
+"""The benchmark's arithmetic, and one comparison from end to end on a network that takes milliseconds."""
+
+import argparse
+import functools
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from launch.benchmarks import contestants, side_by_side, speed
+from launch.benchmarks.side_by_side import Comparison, Entry, Skipped
+
+
+def contestant(name, repeats, variant=""):
+    return {"name": name, "variant": variant, "witness": None} | side_by_side.summary(repeats)
+
+
+RATES = {
+    "title": "Training",
+    "unit": "images/s",
+    "seconds": False,
+    "contestants": [
+        contestant("arada", [100.0, 90.0, 120.0]),
+        contestant("PyTorch", [40.0, 50.0, 60.0], "channels-last"),
+        contestant("PyTorch", [80.0, 80.0, 20.0], "contiguous"),
+    ],
+}
+
+
+def test_summary_is_median_and_extremes():
+    assert side_by_side.summary([3.0, 1.0, 2.0, 10.0]) == {
+        "median": 2.5,
+        "min": 1.0,
+        "max": 10.0,
+        "repeats": [3.0, 1.0, 2.0, 10.0],
+    }
+
+
+def test_the_better_variant_stands_for_a_peer():
+    standings = side_by_side.standings(RATES)
+    assert [(one["name"], one["variant"], one["median"]) for one in standings] == [
+        ("arada", "", 100.0),
+        ("PyTorch", "contiguous", 80.0),
+    ]
+    assert [one["speedup"] for one in standings] == [1.0, 1.25]
+
+
+def test_of_seconds_the_fewer_are_better():
+    standings = side_by_side.standings(RATES | {"unit": "s", "seconds": True})
+    assert [(one["variant"], one["speedup"]) for one in standings] == [("", 1.0), ("channels-last", 0.5)]
+
+
+def test_table():
+    lines = side_by_side.table([RATES]).splitlines()
+    assert lines[0] == "Training"
+    assert lines[1].split() == ["images/s", "min", "-", "max", "first", "is", "x", "times", "as", "fast"]
+    assert lines[2].split() == ["arada", "100", "90", "-", "120", "1.00"]
+    assert lines[3].split() == ["PyTorch", "(contiguous)", "80", "20", "-", "80", "1.25"]
+
+
+def test_contestants_must_compute_the_same():
+    side_by_side.check_witnesses({"arada": 2.0, "PyTorch": 2.01, "untold": None})
+    side_by_side.check_witnesses({})
+    with pytest.raises(RuntimeError, match="do not compute the same"):
+        side_by_side.check_witnesses({"arada": 2.0, "PyTorch": 2.1})
+
+
+def test_extrapolation_to_the_papers_settings():
+    # 64 images by 50 of 1,500 steps: 512 images by all of them take 8 * 30 times as long.
+    assert 512 / speed.papers_images(64, 50) == pytest.approx(8 * 30)
+
+
+def of_study(attack, spearman, gradients, **settings):
+    """A row as `arada.agreement` writes it."""
+    agreement = {"train": {"spearman": spearman}, "validation": {"spearman": 1.0}}
+    row = {"name": attack, "by": "attack", "attack": attack, "gradients": gradients, "images_per_second": 1.0}
+    return row | {"settings": settings} | agreement
+
+
+STUDY = [
+    of_study("", 1.0, 0) | {"by": "random", "images_per_second": None},
+    of_study("first_order", 0.9, 1, candidates=1, refine_steps=0),
+    of_study("first_order", 1.0, 5, candidates=1, refine_steps=20),
+    of_study("fmn", 0.95, 10, steps=10),
+    of_study("fmn", 0.995, 20, steps=20),
+    of_study("fmn", 0.999, 40, steps=40),
+    of_study("cw", 1.0, 1500, binary_search_steps=3, max_iterations=500),
+]
+
+
+def test_the_cheapest_attack_that_ranks_as_carlini_wagner_does(tmp_path):
+    path = tmp_path / "agreement.json"
+    path.write_text(json.dumps({"candidates": STUDY}))
+    study = speed.read_study(path)
+    assert [of["settings"] for of in study][:2] == [{"candidates": 1}, {"steps": 10}]
+    chosen = speed.cheapest(study)
+    assert (chosen["attack"], chosen["settings"], chosen["spearman"]) == ("fmn", {"steps": 20}, 0.995)
+    with pytest.raises(Skipped, match=r"Spearman correlation of 0\.99"):
+        speed.cheapest(study[:2])
+
+
+def test_ranking_without_a_run_says_what_it_needs():
+    with pytest.raises(Skipped, match=r"--run=DIR .* --study=FILE"):
+        speed.ranking(argparse.Namespace(run="", study=""))
+
+
+def test_every_row_names_its_contestants():
+    arguments = argparse.Namespace(run="", study="")
+    for row in ("train", "gradients", "attack", "epoch"):
+        for comparison in speed.ROWS[row](arguments):
+            labels = [entry.label for entry in comparison.entries]
+            assert len(labels) == len(set(labels)) >= 2
+
+
+def test_an_unknown_row_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        speed.main(["--rows=trian"])
+    assert "'trian' is none of train, gradients" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["-m", "launch.benchmarks.speed"], ["launch/benchmarks/speed.py"]])
+def test_runs_as_a_module_and_as_a_file(command, tmp_path, request):
+    done = subprocess.run(
+        [sys.executable, *command, "--rows=ranking", f"--output={tmp_path}/benchmark.json"],
+        capture_output=True,
+        text=True,
+        cwd=request.config.rootpath,
+    )
+    assert done.returncode == 1
+    assert "row ranking skipped: needs --run=DIR" in done.stderr
+    assert not done.stdout
+
+
+ABSENT = functools.partial(importlib.import_module, "no_such_library")
+
+
+def test_a_peer_that_is_absent_skips_the_row(capsys):
+    comparison = Comparison("Tiny", "images/s", (Entry("arada", int, {}), Entry("peer", ABSENT, {})))
+    with pytest.raises(Skipped, match=r"no_such_library.*pip install -r tests/requirements-peers\.txt"):
+        side_by_side.measure(comparison, repeats=1, cpus=1, seconds=0)
+    assert "preparing arada" not in capsys.readouterr().err
+
+
+def test_a_contestant_that_breaks_fails_the_row(tmp_path, monkeypatch, capsys):
+    comparison = Comparison("Tiny", "images/s", (Entry("arada", int, {"of": "no such thing"}),))
+    monkeypatch.setattr(speed, "ROWS", {"tiny": lambda arguments: [comparison]})
+    assert speed.main(["--rows=tiny", f"--output={tmp_path}/benchmark.json"]) == 1
+    assert "row tiny failed: Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.peer
+def test_a_comparison_from_end_to_end(peer, tmp_path, monkeypatch, capsys):
+    peer("torch")
+    network = contestants.Network("wide_resnet", depth=10, width=1, image_shape=(8, 8, 3))
+    settings = {"network": network, "batch_size": 4}
+    entries = (
+        Entry("arada", contestants.arada_gradients, settings),
+        Entry("PyTorch", contestants.torch_gradients, settings | {"layout": "channels-last"}, "channels-last"),
+        Entry("other", ABSENT, {}, optional=True),
+    )
+    comparison = Comparison("Tiny gradients", "gradients/s", entries)
+    monkeypatch.setattr(speed, "ROWS", {"tiny": lambda arguments: [comparison]})
+    output = tmp_path / "folder" / "benchmark.json"
+    options = ["--rows=tiny", "--repeats=2", "--seconds=0.01", "--threads=1", f"--output={output}"]
+    assert speed.main(options) == 0
+    shown = capsys.readouterr()
+    assert "without other: No module named 'no_such_library'" in shown.err
+    assert "Tiny gradients" in shown.out
+    written = json.loads(output.read_text())
+    assert written["threads"] == 1
+    assert written["versions"]["torch"]
+    (result,) = written["results"]
+    # They agree far better than check_witnesses asks.
+    witnesses = [one["witness"] for one in result["contestants"]]
+    assert witnesses[0] == pytest.approx(witnesses[1], rel=1e-4)
+    assert all(len(one["repeats"]) == 2 and one["min"] > 0 for one in result["contestants"])

@@ -1,0 +1,293 @@
+"""Two processes of two devices run all stages as one process does with four devices or one, and take over from it."""
+
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from arada.errors import UserError
+from arada.experiment import Experiment
+from arada.runs import trained
+from arada.runs.workdir import Workdir
+from arada.runtime import files, hosts
+from configs import digits
+
+# Batches of 32, of which a process holds 16, and 8 steps; soft labels move after the fourth. The 497 test images are
+# three batches of evaluation, two for one process and a short one for the other, and five of the ranking. With SGD
+# nothing blows up a rounding.
+OVERRIDES = {
+    "seeds": (0,),
+    "training.epochs": 2,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.01,
+    "ranking.attack": "fmn",
+    "ranking.fmn.steps": 3,
+    "evaluation.shifts": ("noise",),
+    "evaluation.severities": (5,),
+    "evaluation.out_of_distribution": (),
+    "run.evaluation_batch_size": 200,
+    "run.ranking_batch_size": 100,
+    "run.checkpoint_every_steps": 4,
+}
+STEPS = 8
+
+
+def by_two_processes(*workdirs, stage="all", **overrides):
+    """Runs the command in two processes at once, in one workdir or in two; returns exit codes and what was said."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "arada.main", "--config=configs/digits.py:ar_adals,testing", f"--stage={stage}"]
+    command += [f"--config.{field}={value}" for field, value in (OVERRIDES | overrides).items()]
+    command += [f"--coordinator_address={address}", "--num_processes=2"]
+    pair = [
+        subprocess.Popen(
+            [*command, f"--process_id={number}", f"--workdir={workdirs[number % len(workdirs)]}"],
+            env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [process.communicate(timeout=400) for process in pair]
+    return [process.returncode for process in pair], said
+
+
+def alone(workdir, devices, stage="all"):
+    config = digits.get_config("ar_adals,testing")
+    config.update_from_flattened_dict(OVERRIDES | {"run.num_devices": devices})
+    Experiment(config, str(workdir)).run(stage)
+    return Workdir(workdir)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The workdir of two processes that ran all stages, mapped by pmap."""
+    path = tmp_path_factory.mktemp("hosts") / "together"
+    codes, said = by_two_processes(path)
+    assert codes == [0, 0], said
+    # The first one speaks for both; gloo speaks in each.
+    (table, log), (of_gloo, of_other) = said
+    assert "Report: " in table
+    assert "Report: " not in of_gloo
+    assert "on 4 x cpu of 2 processes: batches of 32, 8 a device, mapped by pmap" in log
+    assert "soft labels after epoch 2" in log
+    assert "epoch" not in of_other
+    return Workdir(path)
+
+
+def rows(workdir, name):
+    """metrics.jsonl without the speed."""
+    lines = files.read_json_lines(workdir.run(name, 0) / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in lines]
+
+
+def assert_same_run(actual, expected, name):
+    assert [row["step"] for row in rows(expected, name)] == [2, 4, 6, 8]
+    for of_actual, of_expected in zip(rows(actual, name), rows(expected, name), strict=True):
+        assert of_actual == pytest.approx(of_expected, rel=0, abs=1e-5)
+    variables, others = (trained.load(workdir.run(name, 0))[1] for workdir in (actual, expected))
+    for leaf, other in zip(jax.tree.leaves(variables), jax.tree.leaves(others), strict=True):
+        # At most about 2, with some roundings in each of eight steps.
+        np.testing.assert_allclose(leaf, other, rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_processes_change_nothing(together, tmp_path, devices):
+    one = alone(tmp_path, devices)
+    for name in ("vanilla", "ar_adals"):
+        assert_same_run(together, one, name)
+    labels = [row["soft_label/subset_00"] for row in rows(one, "ar_adals") if "soft_label/subset_00" in row]
+    assert len(labels) == 2
+    assert labels[1] < labels[0] == 1
+    found = sorted(str(path.relative_to(one.path)) for path in pathlib.Path(one.path).glob("*/*/seed_0/*.npz"))
+    assert len(found) == 3 + 3
+    for name in found:
+        expected, actual = (files.read_npz(workdir.path / name) for workdir in (one, together))
+        for key in ("example_id", "label", "predicted", "subset"):
+            if key in expected:
+                # Two images as far from the boundary as one another may change places.
+                assert np.mean(actual[key] == expected[key]) > 0.98, f"{name}: {key}"
+        if "logits" in expected:
+            np.testing.assert_allclose(actual["logits"], expected["logits"], rtol=0, atol=2e-5, err_msg=name)
+        else:
+            # In few steps an attack may just fail.
+            assert np.mean(np.isinf(actual["distance"]) == np.isinf(expected["distance"])) > 0.99
+            found_by_both = np.isfinite(actual["distance"]) & np.isfinite(expected["distance"])
+            difference = actual["distance"][found_by_both] - expected["distance"][found_by_both]
+            assert np.quantile(np.abs(difference), 0.98) < 1e-5
+
+
+def test_one_process_writes(together):
+    run = pathlib.Path(together.run("ar_adals", 0))
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["4", "8"]
+    left = [path.name for path in pathlib.Path(together.path).rglob("*") if path.name.endswith(".new")]
+    assert left == []
+    assert not list(pathlib.Path(together.path).glob(".seen*"))
+    assert list(pathlib.Path(together.path).rglob("parts/*")) == []
+    for made in ("gallery.npz", "evaluation.json", "report/index.html"):
+        assert (together.path / made).exists()
+
+
+@pytest.fixture
+def half(together, tmp_path):
+    """A copy of their workdir in which AR-AdaLS is trained to the half."""
+    path = tmp_path / "half"
+    shutil.copytree(together.path, path)
+    shutil.rmtree(Workdir(path).run("ar_adals", 0) / "checkpoints" / str(STEPS))
+    return Workdir(path)
+
+
+def test_one_process_goes_on_where_two_were(together, half):
+    alone(half.path, devices=1, stage="train")
+    assert_same_run(half, together, "ar_adals")
+
+
+def test_two_processes_go_on_with_the_other_mapping(together, half):
+    codes, said = by_two_processes(half.path, stage="train", **{"run.mapping": "shard_map"})
+    assert codes == [0, 0], said
+    assert "mapped by shard_map" in said[0][1]
+    assert "resuming at step 4 of 8" in said[0][1]
+    assert_same_run(half, together, "ar_adals")
+
+
+def test_processes_that_do_not_share_a_workdir(tmp_path):
+    codes, said = by_two_processes(tmp_path / "mine", tmp_path / "yours")
+    assert codes == [1, 1], said
+    for _, log in said:
+        assert "Traceback" not in log
+        assert f"error: --workdir={tmp_path}" in log
+        assert "is not that of process 1; name a folder on storage that all processes share" in log
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What JAX is asked to join, as a list of calls, without doing it."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: calls.append((args, kwargs)))
+    before = jax.config.jax_cpu_collectives_implementation
+    for name in ("SLURM_NTASKS", "SLURM_STEP_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    yield calls
+    jax.config.update("jax_cpu_collectives_implementation", before)
+
+
+def test_alone_nothing_is_tried(joined, monkeypatch):
+    hosts.connect()
+    hosts.connect("elsewhere:1", 1, 0)
+    # One task of an array.
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node1")
+    hosts.connect()
+    assert joined == []
+
+
+def test_tasks_of_slurm_find_each_other(joined, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")
+    hosts.connect()
+    assert joined == [((), {"cluster_detection_method": "slurm"})]
+
+
+@pytest.mark.parametrize(("name", "error"), [("SLURM_NTASKS", ValueError), ("NOT_SLURM", RuntimeError)])
+def test_tasks_that_do_not_find_each_other_do_not_run_alone(joined, monkeypatch, name, error):
+    def fail(**_):
+        raise error("coordinator_address should be defined.\nand more")
+
+    monkeypatch.setenv(name, "4")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(UserError, match=r"did not meet \(coordinator_address should be defined.\); name them by"):
+        hosts.connect()
+
+
+def test_libtpu_without_a_tpu_is_alone(joined, monkeypatch):
+    def nowhere(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(jax.distributed, "initialize", nowhere)
+    hosts.connect()
+
+
+@pytest.fixture
+def listening():
+    """A port on which somebody listens."""
+    with socket.create_server(("localhost", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_flags_name_the_others(joined, listening):
+    hosts.connect(f"localhost:{listening}", 2, 1)
+    settings = {"cluster_detection_method": "deactivate", "initialization_timeout": 300}
+    assert joined == [((f"localhost:{listening}", 2, 1), settings)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("10.0.0.1:1234", 0, -1), "--num_processes 0 and --process_id -1; give all three, or none"),
+        (("", 2, 0), "--coordinator_address is ''"),
+        (("10.0.0.1:1234", 2, 2), r"--process_id is 2; it lies in 0..1"),
+        (("10.0.0.1", 2, 0), "--coordinator_address is '10.0.0.1'; it is HOST:PORT"),
+    ],
+)
+def test_mistakes_in_flags(joined, arguments, message):
+    with pytest.raises(UserError, match=message):
+        hosts.connect(*arguments)
+    assert joined == []
+
+
+def test_nobody_at_the_address(joined):
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UserError, match=f"process 1 cannot reach process 0 at --coordinator_address=localhost:{port}"):
+        hosts.connect(f"localhost:{port}", 2, 1, timeout_seconds=0)
+    assert joined == []
+
+
+def test_a_port_that_is_taken(joined, listening):
+    with pytest.raises(UserError, match=f"{listening}, but process 0 cannot listen there .*; take another"):
+        hosts.connect(f"localhost:{listening}", 2, 0)
+    assert joined == []
+
+
+@pytest.fixture
+def other_says(monkeypatch):
+    """other_says(f): this is the first of two processes, and the other one has f(value) where this has a value."""
+
+    def says(f):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda value: np.array([value, f(value)]))
+
+    return says
+
+
+def test_a_mistake_of_one_process_ends_all(other_says):
+    def run(*mistakes):
+        with hosts.failing_together():
+            for mistake in mistakes:
+                raise UserError(mistake)
+
+    other_says(lambda failed: True)
+    with pytest.raises(UserError, match="process 1 has stopped; its own log says why"):
+        run()
+    other_says(lambda failed: False)
+    run()
+    with pytest.raises(UserError, match="no data here"):
+        run("no data here")
+
+
+def test_processes_with_different_configs(other_says, tmp_path):
+    other_says(lambda digest: digest + 1)
+    with pytest.raises(UserError, match="the processes were started with different configs"):
+        hosts.check_alike(tmp_path, digits.get_config())

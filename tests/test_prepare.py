@@ -1,0 +1,173 @@
+"""The command that says what is there: exit codes, what to fetch by hand, and one line for a download that fails."""
+
+import logging
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from arada import data, prepare
+from arada.data.sources import tfds
+from arada.data.sources.records import RecordFiles, StreamedSplit
+from arada.data.splits import Split
+from configs import cifar10, digits, imagenet, own_images
+
+
+def told(config, download=False):
+    return {item.name: (item.is_there, item.told) for item in prepare.items(config, download)}
+
+
+def with_fields(config, **fields):
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
+class Builder:
+    """A data set that cannot be downloaded."""
+
+    name, MANUAL_DOWNLOAD_INSTRUCTIONS = "cifar10", None
+
+    def __init__(self, path):
+        self.data_path = path / "cifar10" / "3.0.2"
+        self.info = type("Info", (), {"full_name": "cifar10/3.0.2", "splits": {}})
+
+    def download_and_prepare(self):
+        raise ConnectionError("host is down\nand more")
+
+
+def test_what_is_installed_is_there():
+    assert told(digits.get_config()) == {
+        "digits": (True, "train 800, validation 500, test 497 images"),
+        "photographs": (True, "418 images"),
+    }
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    np.savez(tmp_path / "a.npz", image=np.zeros((9, 4, 4, 3), np.uint8), label=np.arange(9))
+    few = {"data__num_train": 5, "data__num_validation": 2, "data__num_test": 2, "data__image_shape": (4, 4, 3)}
+    config = with_fields(own_images.get_config(), data__source="npz", run__data_dir=str(tmp_path / "a.npz"), **few)
+    assert told(config) == {"npz": (True, f"train 5, validation 2, test 2 images in {tmp_path / 'a.npz'}")}
+    config.data.num_train = 6
+    (is_there, why), *_ = told(config).values()
+    assert not is_there
+    assert "has 9 train images; choose fewer" in why
+
+
+def test_nothing_is_downloaded_to_check(monkeypatch, tmp_path):
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Builder(tmp_path))
+    monkeypatch.setattr(Builder, "download_and_prepare", lambda self: pytest.fail("downloads"))
+    config = with_fields(cifar10.get_config(), evaluation__out_of_distribution=("svhn_cropped",))
+    found = told(config)
+    is_there, way_out = found["cifar10"]
+    assert not is_there
+    assert way_out.startswith(f"not in {tmp_path}/cifar10/3.0.2; run this command without --check")
+    assert "fetch https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz into a folder DIR" in way_out
+    assert "data.source=cifar_archive, run.data_dir=DIR" in way_out
+    assert found["svhn_cropped"][0] is False
+
+
+def test_a_download_that_fails_is_one_line_with_the_ways_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Builder(tmp_path))
+    is_there, why = told(cifar10.get_config(), download=True)["cifar10"]
+    assert not is_there
+    assert "\n" not in why
+    assert why.startswith("could not be downloaded (ConnectionError: host is down); run this command")
+    assert "cifar-10-binary.tar.gz" in why
+
+
+def test_streamed_files_are_read_to_their_end(monkeypatch, tmp_path, caplog):
+    """Validation and test are parts of the same files, which are read once."""
+    crops = {"image_shape": (224, 224, 3), "num_classes": 1000, "train_crop": None, "plain_crop": None}
+
+    def streamed(name):
+        paths = [str(tmp_path / f"{name}-{number}") for number in range(2)]
+        for path in paths:
+            with tfds.import_tensorflow().io.TFRecordWriter(path) as writer:
+                for _ in range(3):
+                    writer.write(b"an example")
+        return StreamedSplit(RecordFiles(tuple(paths), (3, 3)), np.arange(6), shuffle_buffer=1, **crops)
+
+    train, held_out = streamed("train"), streamed("validation")
+    splits = {"train": train, "validation": held_out.take(np.arange(2)), "test": held_out.take(np.arange(2, 6))}
+    monkeypatch.setattr(data, "build", lambda *_: types.SimpleNamespace(splits=lambda: splits))
+    monkeypatch.setattr(tfds, "builder", lambda *_: types.SimpleNamespace(data_path=tmp_path))
+    with caplog.at_level(logging.INFO, logger="arada"):
+        is_there = told(imagenet.get_config())["imagenet2012"]
+    assert is_there == (True, f"train 6, validation 2, test 4 images in {tmp_path}")
+    logged = [f"imagenet2012: reading all files, 2 from {tmp_path}/{name}-0 on" for name in ("train", "validation")]
+    assert caplog.messages == logged
+    file = tmp_path / "validation-1"
+    file.write_bytes(file.read_bytes()[:-1])
+    is_there, why = told(imagenet.get_config())["imagenet2012"]
+    assert not is_there
+    assert why.startswith(f"run.data_dir: {file} cannot be read to its end")
+
+
+def test_imagenet_is_fetched_by_hand(tmp_path):
+    builder = tfds.builder("imagenet2012", str(tmp_path))
+    way_out = prepare._by_hand(builder)
+    assert f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {tmp_path}/downloads/manual" in way_out
+    # Whatever else TFDS cannot fetch brings TFDS' own words.
+    assert f"put into {tmp_path}/downloads/manual what TFDS asks" in prepare._by_hand(
+        tfds.builder("resisc45", str(tmp_path))
+    )
+
+
+def shifted(source, published_dir=""):
+    config = with_fields(cifar10.get_config(), evaluation__shift_source=source, run__published_dir=published_dir)
+    config.evaluation.shifts = ("fog", "frost")
+    config.data.source = "cifar_archive"
+    test = Split(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5), np.arange(5))
+    dataset = data.build(config.data, "/archives")
+    item = prepare._shifted(config, dataset, test, "/nowhere", download=False)
+    assert "training data are there" in prepare._shifted(config, dataset, None, "/nowhere", download=False).told
+    return item
+
+
+def test_published_corruptions_are_fetched_by_hand(tmp_path):
+    item = shifted("published")
+    assert not item.is_there
+    assert item.told.endswith(
+        "fetch CIFAR-10-C.tar of https://zenodo.org/records/2535967, unpack, set run.published_dir to the folder"
+    )
+    assert "is empty; it takes an unpacked CIFAR-10-C" in shifted("published", str(tmp_path)).told
+    np.save(tmp_path / "labels.npy", np.tile(np.arange(5), 5))
+    np.save(tmp_path / "fog.npy", np.zeros((25, 32, 32, 3), np.uint8))
+    item = shifted("published", str(tmp_path))
+    assert not item.is_there
+    assert item.told.startswith(f"1 of 2 types; without frost: {tmp_path} has no frost.npy; fetch CIFAR-10-C.tar")
+    np.save(tmp_path / "frost.npy", np.zeros((25, 32, 32, 3), np.uint8))
+    assert shifted("published", str(tmp_path)) == ("published shifts", True, "2 of 2 types")
+    np.save(tmp_path / "labels.npy", np.tile(np.arange(5)[::-1], 5))
+    assert "labels are not those of the test images" in shifted("published", str(tmp_path)).told
+
+
+@pytest.mark.usefixtures("no_frost")
+def test_what_is_generated_needs_nothing():
+    item = shifted("generated")
+    assert item.is_there
+    assert item.told.startswith("1 of 2 types; without frost: its pictures come with")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "output"),
+    [
+        (["--config=configs/digits.py"], 0, "digits                   ready    train 800"),
+        (["--config=configs/own_images.py"], 1, "error: run.data_dir is empty"),
+        (["--config=configs/nothing.py"], 1, "error: "),
+    ],
+)
+def test_command(arguments, code, output):
+    result = subprocess.run(
+        [sys.executable, "-m", "arada.prepare", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"XLA_FLAGS": ""},
+    )
+    assert result.returncode == code, result.stderr
+    assert output in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
