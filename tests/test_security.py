@@ -13,7 +13,7 @@ RUNNERS = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "yaml.load", "yaml.unsafe_load"),
     *("pandas.read_pickle", "pd.read_pickle", "pickle.load", "pickle.loads", "numpy.load", "importlib.import_module"),
 }
-# The python version of CIFAR is a pickle: its reader calls nothing that a file names (tests/data/sources/test_archives.py).
+# The python version of CIFAR is a pickle: its reader calls nothing that a file names (data/sources/test_archives.py).
 READS_A_PICKLE = "arada/data/sources/archives.py"
 
 

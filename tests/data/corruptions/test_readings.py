@@ -1,4 +1,4 @@
-"""Every type and severity against a reading in tests/data/corruptions/corruption_readings.py, or noise by its statistics."""
+"""Every type and severity against a reading in corruption_readings.py beside it, or noise by its statistics."""
 
 import math
 
