@@ -28,9 +28,6 @@ from arada.runtime import console
 # Not __name__: that of a command is "__main__", whose lines `console.start_logging` does not show.
 logger = logging.getLogger("arada.prepare")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
-_CHECK = flags.DEFINE_bool("check", False, "Downloads nothing.")
-
 # The sources whose run.data_dir is not that of TFDS.
 OF_FILES = ("folder", "npz", "cifar_archive")
 # Zenodo's record of each data set's published corruptions, and the archives in it.
@@ -150,25 +147,32 @@ def _shifted(config: ml_collections.ConfigDict, dataset, test, tfds_dir: str, do
     return Item(name, source == "generated", told)
 
 
-def main(_) -> None:
-    """Prints one line a data set; exits with 1 if one is missing."""
-    console.start_logging()
-    # It tells of each of its many retries.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    missing = False
-    with console.ending_in_one_line():
-        checks.check_config(_CONFIG.value, num_devices=1)
-        for item in items(_CONFIG.value, download=not _CHECK.value):
-            print(f"{item.name:<24} {'ready  ' if item.is_there else 'MISSING'}  {item.told}", flush=True)
-            missing |= not item.is_there
-    sys.exit(int(missing))
+def prepare(config: ml_collections.ConfigDict, download: bool) -> bool:
+    """Prints one line a data set; returns whether all are there."""
+    there = True
+    for item in items(config, download):
+        print(f"{item.name:<24} {'ready  ' if item.is_there else 'MISSING'}  {item.told}", flush=True)
+        there &= item.is_there
+    return there
 
 
-def run() -> None:
-    """Entry point."""
+def main() -> None:
+    """Entry point; exits with 1 if a data set is missing."""
+    config = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
+    check = flags.DEFINE_bool("check", False, "Downloads nothing.")
     flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=console.config_parser(_CONFIG))
+
+    def start(_) -> None:
+        console.start_logging()
+        # It tells of each of its many retries.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
+        with console.ending_in_one_line():
+            checks.check_config(config.value, num_devices=1)
+            there = prepare(config.value, download=not check.value)
+        sys.exit(int(not there))
+
+    app.run(start, flags_parser=console.config_parser(config))
 
 
 if __name__ == "__main__":
-    run()
+    main()
