@@ -130,14 +130,18 @@ class Experiment:
 
     def evaluate(self) -> None:
         """Stores the predictions of the method's runs and the report's gallery, and computes all metrics."""
-        absent = PredictionJob(
-            self.config, self.workdir, self.dataset, self.shifted, self.splits, self.replicas
-        ).predict()
+        absent = self.predict()
         if self.config.evaluation.subsets_of == "own":
             self._rank_own()
         extremes.write(self.workdir, self.config, self.dataset, self.splits["train"], self.replicas.own)
         if hosts.is_first():
             files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
+
+    def predict(self) -> dict[str, dict[str, str]]:
+        """Stores the predictions of the method's runs alone; returns what data could not be read, and why."""
+        return PredictionJob(
+            self.config, self.workdir, self.dataset, self.shifted, self.splits, self.replicas
+        ).predict()
 
     def _rank_own(self) -> None:
         """Ranks the test images by each run's own weights; an ensemble cannot be attacked and goes without."""
