@@ -257,7 +257,7 @@ def _check_method(config: ml_collections.ConfigDict) -> None:
     for field in ("beta", "step_size", "steps", "rho", "num_bins", "rate", "highest", "switch"):
         if field in fields:
             _positive(f"method.{name}.{field}", fields[field])
-    for field in ("radius", "gamma"):
+    for field in ("radius", "gamma", "margin", "weight", "on_predicted", "on_others"):
         if fields.get(field, 0) < 0:
             raise UserError(f"method.{name}.{field} is {fields[field]}; it must be 0 or above")
     if name != "adafocal":

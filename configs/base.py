@@ -11,6 +11,9 @@ import ml_collections
 
 Overrides = Mapping[str, Any]
 
+# Methods of others that are a loss of their own, by the names of arada/methods.
+RIVALS = ("mixup", "ccat", "focal", "adafocal", "dual_focal", "mbls", "acls")
+
 
 def config() -> ml_collections.ConfigDict:
     """The fields of an experiment. Those that are None-like here ("", 0) are set by each data set's file."""
@@ -73,7 +76,8 @@ def config() -> ml_collections.ConfigDict:
             # What turns a batch into a loss (arada/methods, whose classes explain the fields). All use the soft labels
             # above: mixup mixes them, CCAT fades them, focal losses weigh their cross-entropy.
             "method": {
-                # "cross_entropy" (vanilla, label smoothing, AdaLS and AR-AdaLS), "mixup", "ccat", "focal", "adafocal".
+                # "cross_entropy" (vanilla, label smoothing, AdaLS and AR-AdaLS), "mixup", "ccat", "focal", "adafocal",
+                # "dual_focal", "mbls", "acls".
                 "name": "cross_entropy",
                 # The paper's beta, for the lowest calibration error.
                 "mixup": {"beta": 0.2, "per_example": False},
@@ -90,6 +94,10 @@ def config() -> ml_collections.ConfigDict:
                     "highest": 20.0,
                     "switch": 0.2,
                 },
+                # Settings of the authors' code; "dual_focal" has none there (arada/methods/focal.py).
+                "dual_focal": {"gamma": 5.0},
+                "mbls": {"margin": 10.0, "weight": 0.1},
+                "acls": {"margin": 10.0, "weight": 0.1, "on_predicted": 1.0, "on_others": 0.1},
             },
             # Several networks whose probabilities are averaged.
             "ensemble": {
@@ -232,7 +240,7 @@ def methods(
         "ar_adals_on_the_fly": adaptive(10, ar_adals) | {"ranking.refresh_epochs": refresh_epochs},
         "ar_adals_by_confidence": adaptive(10, ar_adals) | {"ranking.by": "confidence"},
         "ar_adals_by_random": adaptive(10, ar_adals) | {"ranking.by": "random"},
-        **{name: {"method.name": name} for name in ("mixup", "ccat", "focal", "adafocal")},
+        **{name: {"method.name": name} for name in RIVALS},
     }
     # One ensemble, whose members have the seeds 0 ... members - 1.
     one = {"seeds": (0,), "ensemble.members": members}

@@ -86,7 +86,7 @@ def test_an_unknown_field_is_refused():
 def test_all_data_sets_have_the_same_methods(name):
     file = FILES[name]
     ranked = {"ar_adals", "ar_adals_on_the_fly", "ar_adals_by_confidence", "ar_adals_by_random"}
-    others = {"mixup", "ccat", "focal", "adafocal"}
+    others = {"mixup", "ccat", "focal", "adafocal", "dual_focal", "mbls", "acls"}
     averaged = {f"ensemble_{method}" for method in ("vanilla", "label_smoothing", "adals", "ar_adals")}
     single = {"vanilla", "label_smoothing", "adals"} | ranked | others
     assert set(file.METHODS) == single | averaged | {"ar_adals_of_ensemble"}

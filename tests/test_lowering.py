@@ -26,7 +26,7 @@ MODULES = {
 FILES = {name: module for name, module in MODULES.items() if hasattr(module, "get_config")}
 PLATFORMS = ("tpu", "cuda")
 # One preset of each way to make a batch into a step.
-METHODS = ("ar_adals", "mixup", "ccat", "focal", "adafocal", "ar_adals_of_ensemble")
+METHODS = ("ar_adals", "mixup", "ccat", "focal", "adafocal", "dual_focal", "mbls", "acls", "ar_adals_of_ensemble")
 # Weights of one network. Those of ResNet-29, WRN-28-10 and ResNet-101 are published, others added up layer by layer.
 WEIGHTS = {
     ("cifar10", ""): 843_786,

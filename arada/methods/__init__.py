@@ -3,12 +3,22 @@
 import ml_collections
 
 from arada.methods.ccat import CCAT
-from arada.methods.focal import AdaFocal, AdaFocalState, Focal
+from arada.methods.focal import AdaFocal, AdaFocalState, DualFocal, Focal
+from arada.methods.margin import ACLS, MbLS
 from arada.methods.method import Network, SoftLabels, Validation
 from arada.methods.mixup import Mixup
 
 # The values of `config.method.name`; what else `config.method` has under that name are the class's own fields.
-BY_NAME = {"cross_entropy": SoftLabels, "mixup": Mixup, "ccat": CCAT, "focal": Focal, "adafocal": AdaFocal}
+BY_NAME = {
+    "cross_entropy": SoftLabels,
+    "mixup": Mixup,
+    "ccat": CCAT,
+    "focal": Focal,
+    "adafocal": AdaFocal,
+    "dual_focal": DualFocal,
+    "mbls": MbLS,
+    "acls": ACLS,
+}
 
 
 def build(config: ml_collections.ConfigDict) -> SoftLabels:
@@ -24,11 +34,14 @@ def build(config: ml_collections.ConfigDict) -> SoftLabels:
 
 
 __all__ = [
+    "ACLS",
     "BY_NAME",
     "CCAT",
     "AdaFocal",
     "AdaFocalState",
+    "DualFocal",
     "Focal",
+    "MbLS",
     "Mixup",
     "Network",
     "SoftLabels",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from arada.methods import AdaFocal, AdaFocalState, Focal, SoftLabels, Validation
+from arada.methods import AdaFocal, AdaFocalState, DualFocal, Focal, SoftLabels, Validation
 from arada.methods.focal import focus
 from arada.training.checkpoints import Checkpoints
 from arada.training.state import Supervision
@@ -57,6 +57,40 @@ def test_gradients_of_a_sure_network_are_finite(gamma):
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
     np.testing.assert_allclose(gradient[:2], 0, atol=1e-6)
+
+
+def test_dual_focal_loss_by_hand(outcome, batch):
+    # Rows of log-probabilities, so that softmax gives them back; labels 0, the runner-up, and the least probable.
+    rows = np.array(
+        [[0.5, 0.2, 0.1, 0.1, 0.06, 0.04], [0.4, 0.3, 0.2, 0.05, 0.03, 0.02], [0.3, 0.25, 0.2, 0.1, 0.1, 0.05]]
+    )
+    label = np.tile(np.int32([0, 1, 5]), 4)
+    of_rows = {"image": np.tile(np.log(rows).astype(np.float32), (4, 1)).reshape(12, 2, 3, 1), "label": label}
+    found = outcome(DualFocal(**WIDE, gamma=2.0), batch | of_rows, forward="identity")
+    p, q = np.array([0.5, 0.3, 0.05]), np.array([0.2, 0.2, 0.0])
+    np.testing.assert_allclose(found.losses[:3], -((1 - p + q) ** 2) * np.log(p), rtol=1e-5)
+
+
+def test_dual_focal_loss_of_gamma_0_is_cross_entropy(outcome, batch, assert_same):
+    assert_same(outcome(DualFocal(**LABELS, gamma=0.0), batch), outcome(SoftLabels(**LABELS), batch))
+
+
+@pytest.mark.parametrize("gamma", [0.2, 5.0])
+def test_gradients_of_dual_focal_loss_are_finite(gamma):
+    method = DualFocal(**ONE_HOT, gamma=gamma)
+    batch = {"label": np.zeros(4, np.int32), "subset": np.zeros(4, np.int32)}
+    logits = jnp.float32([[40.0, 0.0, -1.0], [500.0, 0.0, 0.0], [-500.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+
+    def loss(logits):
+        class Shown:
+            def forward(self, images):
+                return images, {}
+
+        return jnp.sum(method.loss(Shown(), logits, batch, method.init(), None)[0])
+
+    value, gradient = jax.value_and_grad(loss)(logits)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
 
 
 def test_adafocal_starts_as_focal_loss_of_power_1(outcome, batch, assert_same):

@@ -133,7 +133,7 @@ def test_the_ranking_is_of_no_consequence_to_one_subset():
 
 
 def test_fields_of_a_method_are_of_consequence_where_it_is_used():
-    for name in ("mixup", "ccat", "focal", "adafocal"):
+    for name in ("mixup", "ccat", "focal", "adafocal", "dual_focal", "mbls", "acls"):
         assert identity_of(name)["method"]["name"] == name
         for field, value in config_of().method[name].items():
             changed = {f"method.{name}.{field}": another(value)}
