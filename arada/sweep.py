@@ -10,11 +10,10 @@ makes every point and seed a task of one Slurm array through submitit, after one
 """
 
 import copy
-import functools
 import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -29,6 +28,7 @@ from arada.evaluation import summary
 from arada.experiment import Experiment
 from arada.runs.identity import run_identity, uses_precomputed
 from arada.runs.workdir import Workdir
+from arada.runtime import cluster as clusters
 from arada.runtime import console, files, hosts, preemption, provenance
 
 # By name: as a command the module is called __main__.
@@ -60,7 +60,7 @@ def parse_grid(text: str) -> Grid:
     if text in GRIDS:
         return GRIDS[text]
     pairs = [part.partition("=") for part in text.split()]
-    grid = {field: tuple(map(_value, values.split(","))) for field, _, values in pairs}
+    grid = {field: tuple(map(value_of, values.split(","))) for field, _, values in pairs}
     if not grid or any(not field or "" in values for field, values in grid.items()):
         raise UserError(f"--grid is one of {', '.join(GRIDS)}, or like 'alpha=0.05,0.1 attack=fmn'; not {text!r}")
     if len(grid) < len(pairs) or any(len(set(values)) < len(values) for values in grid.values()):
@@ -68,7 +68,8 @@ def parse_grid(text: str) -> Grid:
     return grid
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """A number if the text is one."""
     for read in (int, float):
         try:
             return read(text)
@@ -86,7 +87,7 @@ def points(config: ml_collections.ConfigDict, grid: Grid) -> dict[str, ml_collec
         # With what follows from other fields, such as the learning rate from the batch size.
         point = copy.deepcopy(config).lock()
         for field, value in zip(grid, values, strict=True):
-            _set(point, field, value)
+            set_field(point, field, value)
         point.name = f"{config.name}/" + "-".join(f"{field}_{value}" for field, value in zip(grid, values, strict=True))
         found[point.name] = point
         identity = json.dumps(run_identity(point, seed=0, num_devices=1), sort_keys=True)
@@ -95,7 +96,8 @@ def points(config: ml_collections.ConfigDict, grid: Grid) -> dict[str, ml_collec
     return found
 
 
-def _set(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
+def set_field(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
+    """Sets a field, or the one that has a short name. Raises UserError."""
     path, node = FIELDS.get(field, field), config
     if path.startswith(("data.", "model.")):
         raise UserError(f"--grid: {path} is the same for all of a workdir; use a --workdir for each of its values")
@@ -133,14 +135,8 @@ def run_shared(configs: Sequence[Mapping[str, Any]], workdir: str) -> None:
     _generate_shifted(experiment)
 
 
-def run_job(function: Callable, task: Any, workdir: str) -> None:
-    """One of the two above in a process of its own, whose log is all that one sees of it."""
-    console.start_logging()
-    function(task, workdir)
-
-
 def run(
-    config: ml_collections.ConfigDict, workdir: str, grid: Grid, submit: Callable[[Callable, list], None] | None = None
+    config: ml_collections.ConfigDict, workdir: str, grid: Grid, submit: clusters.Submit | None = None
 ) -> dict[str, Any]:
     """Runs what is missing of every point, here or through `submit`, and returns what `compare` finds."""
     configs = points(config, grid)
@@ -225,41 +221,12 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note, ""])
 
 
-def on_cluster(cluster: str, workdir: str, parameters: Mapping[str, Any]) -> Callable[[Callable, list], None]:
-    """Runs a function on tasks as jobs and waits for them; `parameters` are submitit's, such as slurm_partition.
-
-    Raises UserError.
-    """
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("--cluster needs submitit: pip install submitit") from None
-    folder = str(Workdir(workdir).path / "sweeps" / "jobs")
-    if "://" in folder:
-        raise UserError(f"--workdir={workdir}: submitit hands its jobs over in a folder that all nodes see; name one")
-    try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        executor.update_parameters(**parameters)
-    except (NameError, TypeError, RuntimeError) as error:
-        raise UserError(f"--cluster={cluster}: {error}") from None
-
-    def submit(function: Callable, tasks: list) -> None:
-        jobs = executor.map_array(functools.partial(run_job, function), tasks, [workdir] * len(tasks))
-        logger.info("submitted %d jobs, the first is %s; logs in %s", len(jobs), jobs[0].job_id, executor.folder)
-        failed = [job.job_id for job in jobs if job.exception()]
-        if failed:
-            raise UserError(f"jobs {', '.join(failed)} failed: see {executor.folder}; the same command goes on")
-
-    return submit
-
-
 def sweep(config: ml_collections.ConfigDict, workdir: str, grid: str, cluster: str, job: Sequence[str]) -> str:
     """Runs the grid and writes what `compare` finds; returns its table. The arguments are the flags."""
     fields = dict(parse_grid(grid))
     # Seeds are what a point is a mean over, and nothing to choose.
     config.seeds = fields.pop("seeds", config.seeds[: GRID_SEEDS.get(grid)])
-    parameters = {name: _value(value) for name, _, value in (parameter.partition("=") for parameter in job)}
-    submit = on_cluster(cluster, workdir, parameters) if cluster else None
+    submit = clusters.submitter(cluster, workdir, "sweeps", clusters.parameters(job, value_of)) if cluster else None
     found = run(config, workdir, fields, submit)
     name = f"{config.name}-{'-'.join(fields)}"
     if hosts.is_first():

@@ -4,7 +4,9 @@ import atexit
 import importlib
 import os
 import shutil
+import sys
 import tempfile
+import types
 
 # Before the first import of jax, by any test or plugin.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -40,3 +42,40 @@ def peer():
             pytest.skip(reason)
 
     return load
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A submitit whose jobs run at once, in this process; its executors."""
+    from arada.errors import UserError
+    from arada.runtime import console
+
+    executors = []
+
+    class Job:
+        def __init__(self, number, function, *arguments):
+            self.job_id, self.error = f"7_{number}", None
+            try:
+                function(*arguments)
+            except UserError as error:
+                self.error = error
+
+        def exception(self):
+            return self.error
+
+    class AutoExecutor:
+        def __init__(self, folder, cluster):
+            self.folder, self.cluster = folder, cluster
+            executors.append(self)
+
+        def update_parameters(self, **parameters):
+            if "timeout" in parameters:
+                raise NameError("Unknown argument: timeout")
+            self.parameters = parameters
+
+        def map_array(self, function, *arguments):
+            return [Job(number, function, *of_job) for number, of_job in enumerate(zip(*arguments, strict=True))]
+
+    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=AutoExecutor))
+    monkeypatch.setattr(console, "start_logging", lambda: None)
+    return executors

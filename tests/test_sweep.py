@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from arada import checks, sweep
 from arada.errors import UserError
 from arada.evaluation import summary
 from arada.runs.workdir import Workdir
+from arada.runtime import cluster as clusters
 from arada.runtime import files
 from configs import cifar10, cifar10_wrn, digits
 
@@ -257,42 +257,8 @@ def test_a_method_without_ranks_asks_for_none(stages, tmp_path):
     assert stages == [(stage, "adals/alpha_0.1", "", (0, 1)) for stage in ("train", "predict")]
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """A submitit whose jobs run at once, in this process; its executors."""
-    executors = []
-
-    class Job:
-        def __init__(self, number, function, *arguments):
-            self.job_id, self.error = f"7_{number}", None
-            try:
-                function(*arguments)
-            except UserError as error:
-                self.error = error
-
-        def exception(self):
-            return self.error
-
-    class AutoExecutor:
-        def __init__(self, folder, cluster):
-            self.folder, self.cluster = folder, cluster
-            executors.append(self)
-
-        def update_parameters(self, **parameters):
-            if "timeout" in parameters:
-                raise NameError("Unknown argument: timeout")
-            self.parameters = parameters
-
-        def map_array(self, function, *arguments):
-            return [Job(number, function, *of_job) for number, of_job in enumerate(zip(*arguments, strict=True))]
-
-    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=AutoExecutor))
-    monkeypatch.setattr(sweep.console, "start_logging", lambda: None)
-    return executors
-
-
 def test_every_point_and_seed_is_a_job(cluster, stages, tmp_path):
-    submit = sweep.on_cluster("slurm", tmp_path, {"slurm_partition": "gpu", "timeout_min": 60})
+    submit = clusters.submitter("slurm", tmp_path, "sweeps", {"slurm_partition": "gpu", "timeout_min": 60})
     sweep.run(tiny("adals", seeds=(0, 1)), tmp_path, {"alpha": (0.1, 0.2)}, submit)
     assert [(name, seeds) for stage, name, _, seeds in stages if stage == "train"] == [
         (f"adals/alpha_{alpha}", (seed,)) for alpha in (0.1, 0.2) for seed in (0, 1)
@@ -306,8 +272,10 @@ def test_every_point_and_seed_is_a_job(cluster, stages, tmp_path):
 
 def test_what_points_share_is_one_job_before_theirs(cluster, stages, monkeypatch, tmp_path):
     jobs = []
-    monkeypatch.setattr(sweep, "run_job", lambda function, task, workdir: jobs.append((function.__name__, len(task))))
-    submit = sweep.on_cluster("slurm", tmp_path, {})
+    monkeypatch.setattr(
+        clusters, "run_job", lambda function, task, workdir: jobs.append((function.__name__, len(task)))
+    )
+    submit = clusters.submitter("slurm", tmp_path, "sweeps", {})
     grid = {"num_subsets": (5, 10), "attack": ("fmn", "sdf")}
     sweep.run(tiny("ar_adals"), tmp_path, grid, submit)
     # The plain config and one for each attack.
@@ -323,25 +291,9 @@ def test_jobs_that_fail_are_named(cluster, stages, monkeypatch, tmp_path):
             raise UserError("no")
 
     monkeypatch.setattr(sweep, "run_point", fails)
-    submit = sweep.on_cluster("slurm", tmp_path, {})
+    submit = clusters.submitter("slurm", tmp_path, "sweeps", {})
     with pytest.raises(UserError, match=r"jobs 7_1, 7_3 failed: see .*sweeps/jobs; the same command goes on"):
         sweep.run(tiny("adals", seeds=(0, 1)), tmp_path, {"alpha": (0.1, 0.2)}, submit)
-
-
-def test_a_parameter_that_submitit_does_not_know(cluster, tmp_path):
-    with pytest.raises(UserError, match="--cluster=slurm: Unknown argument: timeout"):
-        sweep.on_cluster("slurm", tmp_path, {"timeout": 3})
-
-
-def test_jobs_are_handed_over_in_a_folder(cluster):
-    with pytest.raises(UserError, match="--workdir=gs://bucket/a: submitit hands its jobs over in a folder"):
-        sweep.on_cluster("slurm", "gs://bucket/a", {})
-
-
-def test_a_cluster_needs_submitit(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match="--cluster needs submitit: pip install submitit"):
-        sweep.on_cluster("local", tmp_path, {})
 
 
 def test_on_the_command_line_a_mistake_ends_in_one_line(tmp_path):

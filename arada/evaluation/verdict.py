@@ -1,0 +1,75 @@
+"""The verdict on a claim by rules that were fixed before the first run.
+
+A claim says that a difference between two methods is below 0 in some outcomes. It is *upheld* if the interval of each
+of these differences lies below 0. It is *refuted* if the interval of one outcome, named beforehand, excludes the
+smallest effect that would matter. Else it is *open*, and what is told is how many seeds would decide it if means and
+spreads stay as they are.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from arada.evaluation.intervals import LEVEL, Interval
+
+# Beyond so many seeds nobody decides anything.
+MOST_SEEDS = 10_000
+
+
+class Verdict(NamedTuple):
+    """What the rules say. `seeds` would decide an open claim; None if no number of them would."""
+
+    kind: Literal["upheld", "refuted", "open"]
+    reason: str
+    seeds: int | None = None
+
+
+def decide(
+    claimed: Sequence[Interval | None], refuting: Interval | None, smallest_effect: float | None, level: float = LEVEL
+) -> Verdict:
+    """The verdict on differences of which lower is better.
+
+    Args:
+      claimed: the interval of each difference that the claim says is below 0; None where fewer than two seeds have it.
+      refuting: the interval that would refute it.
+      smallest_effect: how far below 0 the latter would have to be to matter, above 0; None if it is not known.
+      level: that of the intervals.
+
+    Raises ValueError without a claimed difference, or for an effect that is not above 0.
+    """
+    if not claimed:
+        raise ValueError("a claim needs at least one difference")
+    if smallest_effect is not None and smallest_effect <= 0:
+        raise ValueError(f"smallest_effect is {smallest_effect}; it must be above 0")
+    if smallest_effect is None or refuting is None or None in claimed:
+        return Verdict("open", "fewer than two seeds have all that the rules need", 2)
+    if all(interval.high < 0 for interval in claimed):
+        return Verdict("upheld", "every interval of the claim lies below 0")
+    if refuting.low > -smallest_effect:
+        return Verdict("refuted", "the interval excludes the smallest effect that would matter")
+    return Verdict("open", "no rule is met", _seeds_to_decide(claimed, refuting, smallest_effect, level))
+
+
+def _seeds_to_decide(claimed, refuting, smallest_effect, level) -> int | None:
+    """The fewest seeds by which one of the two rules would be met."""
+    uphold = [seeds_for(interval, -interval.estimate, level) for interval in claimed]
+    refute = seeds_for(refuting, refuting.estimate + smallest_effect, level)
+    ways = ([max(uphold)] if None not in uphold else []) + ([refute] if refute is not None else [])
+    return min(ways, default=None)
+
+
+def seeds_for(interval: Interval, margin: float, level: float = LEVEL) -> int | None:
+    """The fewest seeds, from those of `interval` on, whose interval would reach less than `margin` to either side.
+
+    The standard deviation over seeds is taken to stay. None if there is no such number: the margin is 0 or below.
+    """
+    if not (margin > 0 and math.isfinite(interval.high)):
+        return None
+    half = interval.high - interval.estimate
+    deviation = half * math.sqrt(interval.seeds) / stats.t.ppf((1 + level) / 2, interval.seeds - 1)
+    seeds = np.arange(interval.seeds, MOST_SEEDS + 1)
+    narrow = stats.t.ppf((1 + level) / 2, seeds - 1) * deviation / np.sqrt(seeds) < margin
+    return int(seeds[narrow.argmax()]) if narrow.any() else None
