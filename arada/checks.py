@@ -72,6 +72,11 @@ def check_config(
     _check_values(config)
     _one_of("model.name", config.model.name, models.BY_NAME)
     _one_of("model.batch_norm", config.model.batch_norm, ("global", "per_device"))
+    if not 0 <= config.model.batch_norm_momentum < 1:
+        raise UserError(
+            f"model.batch_norm_momentum is {config.model.batch_norm_momentum}; it lies in [0, 1): 0 keeps the "
+            f"statistics of the last step alone, and 1 would never update them"
+        )
     _one_of("model.dtype", config.model.dtype, models.DTYPES)
     _one_of("optimizer.name", config.optimizer.name, ("adam", "sgd"))
     _one_of("optimizer.l2_on", config.optimizer.l2_on, optimizers.L2_TARGETS)

@@ -32,6 +32,9 @@ def config() -> ml_collections.ConfigDict:
                 "width": 16,
                 # "global" (statistics of the whole batch) or "per_device".
                 "batch_norm": "global",
+                # Running statistics are a mean over about the last 1 / (1 - momentum) steps; keep those below an epoch,
+                # for soft labels learn from validation, which uses them. Keras' for this network is 0.99.
+                "batch_norm_momentum": 0.99,
                 # Of the arithmetic, "float32" or "bfloat16"; rankings are float32 always.
                 "dtype": "float32",
             },

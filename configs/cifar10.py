@@ -31,6 +31,8 @@ SIZES = {
         "data.num_validation": 1000,
         "data.num_test": 2000,
         "model.depth": 11,
+        # An epoch has 31 steps.
+        "model.batch_norm_momentum": 0.9,
         "optimizer.decay": ((25, 0.1), (35, 0.01)),
         "training.epochs": 40,
         "training.batch_size": 128,

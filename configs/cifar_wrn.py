@@ -12,6 +12,7 @@ SIZES = {
         "data.num_test": 128,
         "model.depth": 10,
         "model.width": 1,
+        "model.batch_norm_momentum": 0.75,
         "training.epochs": 3,
         "training.batch_size": 32,
         "optimizer.decay": ((2, 0.2),),
@@ -43,7 +44,7 @@ def config(name: str, num_classes: int) -> ml_collections.ConfigDict:
         "split_seed": 0,
     }
     # Statistics of each core's 64 images on the scripts' 8 cores; one device takes them of all 512.
-    config.model.update(name="wide_resnet", depth=28, width=10, batch_norm="per_device")
+    config.model.update(name="wide_resnet", depth=28, width=10, batch_norm="per_device", batch_norm_momentum=0.9)
     # Generated, for they need no download; the paper's own CIFAR-100-C was never published. Of CIFAR-10 and CIFAR-100
     # one is out of the other's distribution.
     other = "cifar100" if name == "cifar10" else "cifar10"

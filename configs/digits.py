@@ -29,6 +29,7 @@ SIZES = {
         "data.num_train": 128,
         "data.num_validation": 128,
         "model.width": 4,
+        "model.batch_norm_momentum": 0.75,
         "training.epochs": 3,
         "training.batch_size": 32,
         "ranking.cw.max_iterations": 20,
@@ -59,7 +60,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "contrast": 0.3,
         "noise_seed": 0,
     }
-    config.model.depth = 11
+    # An epoch has 8 steps (in `testing` 4): statistics of one epoch.
+    config.model.update(depth=11, batch_norm_momentum=0.875)
     config.training.epochs = 40
     config.training.batch_size = 100
     config.optimizer.decay = ((30, 0.1),)

@@ -51,6 +51,7 @@ SIZES = {
         "data.num_train": 32,
         "data.num_validation": 40,
         "data.num_test": 20,
+        "model.batch_norm_momentum": 0.75,
         "optimizer.warmup_epochs": 1.0,
         "optimizer.decay": (),
         "training.epochs": 2,
@@ -85,7 +86,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         # Parts that an epoch is read in, a multiple of the hosts: each of up to eight reads an eighth or more.
         "streams": 8,
     }
-    config.model.update(name="resnet_v1", depth=101, width=64, batch_norm="per_device", dtype="bfloat16")
+    config.model.update(name="resnet_v1", depth=101, width=64, dtype="bfloat16")
+    config.model.update(batch_norm="per_device", batch_norm_momentum=0.9)
     config.training.update(epochs=90, batch_size=4096, normalization="unit")
     config.optimizer.name = "sgd"
     # Linear in the batch size, also in one that is set later.

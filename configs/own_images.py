@@ -38,7 +38,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "num_test": 1000,
         "split_seed": 0,
     }
-    config.model.depth = 11
+    # An epoch has 31 steps; with fewer images lower the momentum (the program says when).
+    config.model.update(depth=11, batch_norm_momentum=0.9)
     config.optimizer.decay = ((25, 0.1), (35, 0.01))
     config.training.epochs = 40
     config.training.batch_size = 128

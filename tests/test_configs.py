@@ -241,3 +241,14 @@ def test_the_learning_rate_follows_a_batch_size_set_on_the_command_line():
         cifar10_wrn.get_config(), "--config.training.batch_size=128", "--config.optimizer.learning_rate=0.3"
     )
     assert config.optimizer.learning_rate == 0.3
+
+
+@pytest.mark.parametrize(("name", "presets"), PRESETS)
+def test_running_statistics_are_at_most_an_epoch_old(name, presets):
+    config = FILES[name].get_config(presets)
+    assert 1 / (1 - config.model.batch_norm_momentum) <= 1.001 * (config.data.num_train // config.training.batch_size)
+
+
+def test_batch_norm_momentum_is_that_of_the_networks_own_scripts():
+    scripts = {"cifar10": 0.99, "cifar10_wrn": 0.9, "cifar100_wrn": 0.9, "imagenet": 0.9}
+    assert {name: FILES[name].get_config().model.batch_norm_momentum for name in scripts} == scripts

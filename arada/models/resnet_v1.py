@@ -26,6 +26,7 @@ class ResNetV1(nn.Module):
     depth: int = 101
     width: int = 64
     batch_norm: str = "global"
+    batch_norm_momentum: float = 0.9
     dtype: jnp.dtype = jnp.float32
     stride_on: str = "3x3"
 
@@ -36,8 +37,9 @@ class ResNetV1(nn.Module):
             raise ValueError(f"the depth of a ResNet v1 is one of {sorted(BLOCKS)}, not {self.depth}")
         if self.stride_on not in STRIDE_ON:
             raise ValueError(f"stride_on is one of {STRIDE_ON}, not {self.stride_on!r}")
-        # PyTorch's constants.
-        norm = batch_norm(self.batch_norm, train=train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        # PyTorch's epsilon, and by default its momentum.
+        momentum = self.batch_norm_momentum
+        norm = batch_norm(self.batch_norm, train=train, momentum=momentum, epsilon=1e-5, dtype=self.dtype)
 
         def conv(features, size, strides=1, padding="SAME"):
             # `SAME` is TensorFlow's: with stride 2 an even map gets its one row and column of zeros at the end.

@@ -19,6 +19,7 @@ class ResNetV2(nn.Module):
     depth: int = 29
     width: int = 16
     batch_norm: str = "global"
+    batch_norm_momentum: float = 0.99
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -27,8 +28,9 @@ class ResNetV2(nn.Module):
         blocks, remainder = divmod(self.depth - 2, 9)
         if remainder or blocks < 1:
             raise ValueError(f"the depth of a ResNet v2 is 9n + 2, not {self.depth}")
-        # Keras' constants.
-        norm = batch_norm(self.batch_norm, train=train, momentum=0.99, epsilon=1e-3, dtype=self.dtype)
+        # Keras' epsilon, and by default its momentum.
+        momentum = self.batch_norm_momentum
+        norm = batch_norm(self.batch_norm, train=train, momentum=momentum, epsilon=1e-3, dtype=self.dtype)
 
         def conv(features, size, strides=1):
             return Conv(features, (size, size), (strides, strides), use_bias=True, dtype=self.dtype)

@@ -19,6 +19,7 @@ class WideResNet(nn.Module):
     depth: int = 28
     width: int = 10
     batch_norm: str = "global"
+    batch_norm_momentum: float = 0.9
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -27,7 +28,8 @@ class WideResNet(nn.Module):
         blocks, remainder = divmod(self.depth - 4, 6)
         if remainder or blocks < 1:
             raise ValueError(f"the depth of a wide ResNet is 6n + 4, not {self.depth}")
-        norm = batch_norm(self.batch_norm, train=train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        momentum = self.batch_norm_momentum
+        norm = batch_norm(self.batch_norm, train=train, momentum=momentum, epsilon=1e-5, dtype=self.dtype)
 
         def conv(features, size, strides=1):
             # Padding is TensorFlow's: with stride 2 an even map gets its one row and column of zeros at the end.

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable
 
 import jax
@@ -48,6 +49,7 @@ class Trainer:
         replicas: Replicas,
     ):
         self._config, self._workdir, self._splits, self._replicas = config, workdir, splits, replicas
+        _warn_of_old_statistics(config)
         self._model = trained.build_model(config)
         self._optimizer = optimizers.build(config.optimizer, trained.steps_per_epoch(config))
         shapes = jax.eval_shape(self._model.init, jax.random.key(0), np.zeros((1, *config.data.image_shape)))
@@ -208,6 +210,21 @@ class Trainer:
                 scalars[f"ranking/changed_{split}"] = np.mean(changed)
                 logger.info("%s: %d of %d %s images change their subset", name, changed.sum(), len(changed), split)
         return supervision.replace(train_subset=subsets["train"], validation_subset=subsets["validation"]), scalars
+
+
+def _warn_of_old_statistics(config: ml_collections.ConfigDict) -> None:
+    """Warns where batch norm's running statistics, which validation uses, average more steps than an epoch has."""
+    momentum, steps = config.model.batch_norm_momentum, trained.steps_per_epoch(config)
+    averaged = round(1 / (1 - momentum), 6)
+    if averaged > steps:
+        logger.warning(
+            "model.batch_norm_momentum is %g: batch norm averages the last %.0f steps, but an epoch has %d, so "
+            "validation sees statistics of older weights, and soft labels learn from it. Set it to %g or less",
+            momentum,
+            averaged,
+            steps,
+            math.floor(1000 * (1 - 1 / steps)) / 1000,
+        )
 
 
 def mapped_step(config: ml_collections.ConfigDict, replicas: Replicas) -> Callable:

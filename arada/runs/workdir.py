@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from arada import models
 from arada.errors import UserError
 from arada.runs.identity import (
     RUN_NAME,
@@ -178,4 +179,13 @@ def stored(path: epath.Path) -> dict[str, Any]:
     found, parts = files.read_json(file), ("identity", "config", "made_with")
     if not (isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in parts)):
         raise UserError(f"{file} is not what a run writes: {', '.join(parts)}; put it back, or delete {path}")
+    _complete(found["identity"])
     return found
+
+
+def _complete(identity: dict[str, Any]) -> None:
+    """Adds what runs of older versions do not hold, with the values they were made with."""
+    for of in (identity, identity.get("source_run")):
+        model = of.get("model") if isinstance(of, dict) else None
+        if isinstance(model, dict) and model.get("name") in models.BY_NAME and "batch_norm_momentum" not in model:
+            model["batch_norm_momentum"] = models.BY_NAME[model["name"]].batch_norm_momentum

@@ -14,7 +14,7 @@ def settled(model, images):
     drawn = draw_variables(model, images.shape[1:], seed=0)
     before = {"params": drawn["params"], "batch_stats": drawn["batch_stats"]}
     _, after = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(before, images)
-    momentum = 0.99 if isinstance(model, ResNetV2) else 0.9
+    momentum = model.batch_norm_momentum
 
     def of_images(old, new):
         return np.asarray((new - momentum * old) / (1 - momentum), np.float32)

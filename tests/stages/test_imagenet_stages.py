@@ -33,11 +33,14 @@ class Tiny(nn.Module):
     depth: int
     width: int
     batch_norm: str
+    batch_norm_momentum: float
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x, train=False):
-        norm = batch_norm(self.batch_norm, train=train, momentum=0.9, epsilon=1e-3, dtype=self.dtype)
+        norm = batch_norm(
+            self.batch_norm, train=train, momentum=self.batch_norm_momentum, epsilon=1e-3, dtype=self.dtype
+        )
         x = nn.relu(norm()(Conv(8, strides=(2, 2), dtype=self.dtype)(x)))
         return nn.Dense(self.num_classes, dtype=jnp.float32)(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
 
