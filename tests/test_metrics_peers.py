@@ -1,4 +1,4 @@
-"""Metrics against netcal and scikit-learn, which were written independently of arada."""
+"""Metrics against netcal, uncertainty-calibration and scikit-learn, which were written independently of arada."""
 
 import numpy as np
 import pytest
@@ -28,6 +28,29 @@ def test_ece_is_netcals(peer, sample, binning):
     expected = peer("netcal.metrics").ECE(BINS, equal_intervals=binning == "uniform").measure(probabilities, labels)
     value = metrics.expected_calibration_error(probabilities, labels, num_bins=BINS, binning=binning)
     assert value == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("binning", metrics.BINNINGS)
+@pytest.mark.parametrize("norm", [1, 2])
+def test_debiased_error_is_that_of_kumar_et_al(peer, sample, binning, norm):
+    theirs, (probabilities, labels) = peer("calibration.utils"), sample
+    # Their code needs two examples in each bin, and asks for integer labels of at least two kinds.
+    bins = {
+        "num_bins": 5,
+        "binning_scheme": getattr(theirs, {"uniform": "get_equal_prob_bins"}.get(binning, "get_equal_bins")),
+    }
+    sure = probabilities.max(axis=-1) > 0.45
+    few = slice(0, 5 * (sure.sum() // 5))
+    probabilities, labels = probabilities[sure][few], labels[sure][few]
+    confidence, correct = (np.asarray(x) for x in metrics.confidence_and_correct(probabilities, labels))
+    scores = (confidence - 0.4).clip(0, 1) / 0.6  # so that no bin is empty
+    np.random.seed(0)  # noqa: NPY002 - norm 1 is over 1,000 draws of the global generator there
+    expected = theirs.lower_bound_scaling_ce(scores, correct.astype(int), p=norm, debias=True, **bins)
+    value = metrics.debiased_error(scores, correct, num_bins=5, binning=binning, norm=norm)
+    assert value == pytest.approx(expected, abs={1: 1e-3, 2: 1e-6}[norm])
+    plain = theirs.lower_bound_scaling_ce(scores, correct.astype(int), p=norm, debias=False, **bins)
+    assert abs(value - plain) > 5e-3  # there is something to correct
 
 
 def test_nll_is_sklearns(sample):
