@@ -13,7 +13,7 @@ from arada.errors import UserError
 from arada.models import resnet_v1
 from arada.runs import ranking as rankings
 from arada.runs import trained
-from arada.runs.identity import RUN_NAME, refreshes, source_run
+from arada.runs.identity import RUN_NAME, refreshes, source_of, source_run
 from arada.runtime import files
 from arada.training import augmentation, optimizers
 from arada.training.replication import MAPPINGS
@@ -296,7 +296,7 @@ def _check_ensemble(config: ml_collections.ConfigDict) -> None:
             f"ensemble.members is {ensemble.members} and ranking.refresh_epochs or ranking.refresh_every is set, but "
             f"members in lockstep are not ranked on the fly; leave them at () and 0, or set ensemble.of"
         )
-    if ensemble.ranks == "per_member" and (source_run(ranking.source) or ("",))[0] != "vanilla":
+    if ensemble.ranks == "per_member" and (source_run(source_of(config, 0)) or ("",))[0] != "vanilla":
         raise UserError(
             f"ensemble.ranks is 'per_member', but ranking.source is {ranking.source!r}; members are ranked by vanilla "
             f"runs: leave it at 'vanilla/seed_0', or set ensemble.ranks='shared'"
@@ -305,7 +305,12 @@ def _check_ensemble(config: ml_collections.ConfigDict) -> None:
 
 def _check_ranking(config: ml_collections.ConfigDict) -> None:
     ranking = config.ranking
-    source = source_run(ranking.source)
+    source = source_run(source_of(config, 0))
+    if not source and "{" in ranking.source and not files.absolute(ranking.source).is_dir():
+        raise UserError(
+            f"ranking.source is {ranking.source!r}; the one placeholder is {{seed}}, each run's own seed, at the end: "
+            f"'vanilla/seed_{{seed}}'"
+        )
     if not source and not (ranking.source and files.absolute(ranking.source).is_dir()):
         raise UserError(
             f"ranking.source is {ranking.source!r}; it is a run such as 'vanilla/seed_0', or a folder that holds "

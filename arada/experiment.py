@@ -17,7 +17,15 @@ from arada.evaluation.prediction_job import PredictionJob
 from arada.runs import ranking as rankings
 from arada.runs import trained, trainer
 from arada.runs import workdir as workdirs
-from arada.runs.identity import differences, members_of, ranking_sources, run_identity, source_run, vanilla_config
+from arada.runs.identity import (
+    differences,
+    members_of,
+    ranking_sources,
+    run_identity,
+    source_run,
+    uses_precomputed,
+    vanilla_config,
+)
 from arada.runtime import backend, files, hosts, preemption
 from arada.training.replication import Replicas
 
@@ -108,7 +116,11 @@ class Experiment:
 
     def rank(self) -> None:
         """Ranks every image of the three splits by the source runs' weights, or by a control."""
-        for source in self._ranking_sources():
+        sources = self._ranking_sources()
+        # All of them first: a missing one is told before the others are ranked.
+        for source in sources:
+            rankings.check_source(self.config, self.workdir, source)
+        for source in sources:
             self._rank(self.config, source)
 
     def _ranking_sources(self) -> list[str]:
@@ -166,6 +178,10 @@ class Experiment:
     def _train(self, config: ml_collections.ConfigDict, seeds: tuple[int, ...]) -> None:
         method = None
         workdirs.check_seeds_alike(self.workdir, config)
+        # Of all seeds first: none is trained in vain.
+        for seed in seeds if uses_precomputed(config) else ():
+            if not trained.is_finished(self.workdir.run(config.name, seed), config):
+                rankings.check_ranked(config, self.workdir, seed)
         for seed in seeds:
             run_dir = self.workdir.run(config.name, seed)
             workdirs.claim(run_dir, run_identity(config, seed, len(self.replicas)), config)

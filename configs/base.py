@@ -113,10 +113,12 @@ def config() -> ml_collections.ConfigDict:
                 "ranks": "shared",
             },
             "ranking": {
-                # The run whose ranks are used (one for all methods and seeds of a workdir; the paper does not say
-                # whether each of its runs had its own), or a folder with train.npz and validation.npz.
+                # The run whose ranks are used: "vanilla/seed_0" for all methods and seeds of a workdir, or
+                # "vanilla/seed_{seed}", each run those of the vanilla run of its own seed (the paper does not say which
+                # it did). Or a folder with train.npz and validation.npz.
                 "source": "vanilla/seed_0",
-                # "attack", or one of two controls: "confidence" (of the source run, least confident first), "random".
+                # "attack", or one of two controls: "confidence" (of the source run, least confident first), "random"
+                # (drawn by the seed of the source).
                 "by": "attack",
                 # A second attack on the same source needs a folder of its own below the first's.
                 "folder": "",
@@ -176,8 +178,8 @@ def config() -> ml_collections.ConfigDict:
                 # each image's 20 largest probabilities, and an ensemble's need a pass over all its members.
                 "store_shifted": "logits",
                 # Whose ranking of the test images gives the robustness subsets of reports: "source" (of
-                # `ranking.source`, one for all methods), or "own" (each single run attacks them itself, as much work as
-                # a ranking of the test split a run). The paper does not say.
+                # `ranking.source`, alike for all methods), or "own" (each single run attacks them itself, as much work
+                # as a ranking of the test split a run). The paper does not say.
                 "subsets_of": "source",
                 # The method from which all others' differences are told, with paired intervals.
                 "reference": "vanilla",

@@ -65,6 +65,7 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
     config.training.epochs = 40
     config.training.batch_size = 100
     config.optimizer.decay = ((30, 0.1),)
+    config.ranking.source = "vanilla/seed_{seed}"
     # The paper's attack takes seconds here; fewer and longer steps than its own suffice on 64 pixels.
     config.ranking.attack = "cw"
     config.ranking.cw.max_iterations = 100

@@ -137,6 +137,12 @@ MISTAKES = [
     ({"ranking.first_order.refine_steps": -1}, r"refine_steps is -1; 0 refines nothing"),
     ({"ranking.source": "vanila"}, r"ranking.source is 'vanila'; it is a run such as 'vanilla/seed_0', or a folder"),
     ({"ranking.source": ""}, r"ranking.source is ''"),
+    (
+        {"ranking.source": "vanilla/seed_{s}"},
+        r"ranking.source is 'vanilla/seed_\{s\}'; the one placeholder is \{seed\}",
+    ),
+    ({"ranking.source": "{name}/seed_{seed}"}, r"ranking.source is '\{name\}/seed_\{seed\}'; the one placeholder"),
+    ({"ranking.source": "vanilla/seed_{seed}{seed}"}, r"ranking.source is .*; the one placeholder is \{seed\}"),
     ({"seeds": ("a",)}, r"seeds is \('a',\); its items are whole numbers"),
     ({"seeds": (True,)}, r"seeds is \(True,\); its items are whole numbers"),
     ({"seeds": (2**31,)}, r"seeds is \(2147483648,\); it must be a number below 2\^31"),

@@ -109,6 +109,80 @@ def test_evaluation_agrees_with_the_stored_predictions(workdir):
     assert evaluation["methods"]["vanilla"]["variance"]["test"] > 0
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_run_learns_from_subsets_of_the_vanilla_run_of_its_own_seed(workdir, seed):
+    stored = files.read_npz(workdir.predictions("ar_adals", seed) / "validation.npz")
+    correct = stored["logits"][0].argmax(axis=-1) == stored["label"]
+    last = [row for row in rows(workdir, "ar_adals", seed) if "soft_label/subset_00" in row][-1]
+    logged = [last[f"validation/accuracy/subset_{r:02}"] for r in range(10)]
+
+    def by_ranks_of(vanilla):
+        ranking = files.read_npz(workdir.ranking(f"vanilla/seed_{vanilla}") / "validation.npz")
+        np.testing.assert_array_equal(ranking["example_id"], stored["example_id"])
+        return [correct[ranking["subset"] == r].mean() for r in range(10)]
+
+    np.testing.assert_allclose(logged, by_ranks_of(seed), atol=1e-6)
+    assert not np.allclose(logged, by_ranks_of(1 - seed), atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("method", ["vanilla", "ar_adals"])
+def test_each_run_is_reported_by_the_levels_of_its_own_seed(workdir, method, seed):
+    evaluation = files.read_json(workdir.evaluation)
+    stored = files.read_npz(workdir.predictions(method, seed) / "test.npz")
+    correct = stored["logits"][0].argmax(axis=-1) == stored["label"]
+    level = files.read_npz(workdir.ranking(f"vanilla/seed_{seed}") / "test.npz")["subset"]
+    found = evaluation["methods"][method]["runs"][str(seed)]["subsets"]["accuracy"]
+    np.testing.assert_allclose(found, [correct[level == r].mean() for r in range(10)])
+
+
+def test_the_evaluation_says_whose_rankings_it_used(workdir):
+    ranking = files.read_json(workdir.evaluation)["experiment"]["ranking"]
+    assert (ranking["source"], ranking["sources"]) == ("vanilla/seed_{seed}", ["vanilla/seed_0", "vanilla/seed_1"])
+    of_seeds = [files.read_npz(workdir.ranking(source) / "test.npz") for source in ranking["sources"]]
+    found = [np.mean(of["predicted"] == of["label"]) for of in of_seeds]
+    assert found[0] != found[1]
+    assert ranking["accuracy"]["test"] == pytest.approx(np.mean(found))
+
+
+def test_one_ranking_may_serve_all_seeds(workdir):
+    config = tiny("ar_adals", **{"ranking.source": "vanilla/seed_0"})
+    config.name = "shared"
+    Experiment(config, workdir.path).run("train")
+    # Seed 0 has the same ranks either way, seed 1 has not.
+    for seed, same in ((0, True), (1, False)):
+        ours, theirs = (trained.final_variables(workdir.run(name, seed)) for name in ("ar_adals", "shared"))
+        pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs) == same
+
+
+def test_a_control_draws_another_partition_for_each_seed(workdir):
+    Experiment(tiny("ar_adals_by_random"), workdir.path).run("rank")
+    drawn = [files.read_npz(workdir.ranking(f"vanilla/seed_{seed}", "random") / "train.npz") for seed in (0, 1)]
+    # Independent ones agree on a tenth of the images.
+    assert np.mean(drawn[0]["subset"] == drawn[1]["subset"]) < 0.3
+
+
+def test_a_seed_without_its_vanilla_run_is_told_which_command_makes_it(workdir):
+    config = tiny("ar_adals", seeds=(0, 1, 7))
+    for stage in ("rank", "train"):
+        with pytest.raises(
+            UserError, match=r"no run .*vanilla/seed_7.*; train it by the same command with --stage=van"
+        ):
+            Experiment(config, workdir.path).run(stage)
+    with pytest.raises(UserError, match=r"no run .*adals/seed_7; train it by the config of adals with --stage=train"):
+        Experiment(tiny("ar_adals", **{"ranking.source": "adals/seed_7"}), workdir.path).run("rank")
+
+
+def test_a_missing_ranking_is_told_before_any_seed_is_trained(workdir, tmp_path):
+    Experiment(tiny("ar_adals", seeds=(0,)), tmp_path).run("vanilla")
+    Experiment(tiny("ar_adals", seeds=(0,)), tmp_path).run("rank")
+    Experiment(tiny("vanilla"), tmp_path).run("train")
+    with pytest.raises(UserError, match=r"there is no ranking .*vanilla/seed_1/train.npz; make it with --stage=rank"):
+        Experiment(tiny("ar_adals"), tmp_path).run("train")
+    assert not Workdir(tmp_path).run("ar_adals", 0).exists()
+
+
 def test_the_run_that_is_ranked_is_vanilla_whatever_is_compared():
     for method in digits.METHODS:
         config = vanilla_config(tiny(method))
@@ -159,7 +233,7 @@ def test_fields_of_no_consequence_may_differ(workdir):
 
 def test_stages_that_come_too_early_say_what_is_missing(tmp_path):
     config = tiny("ar_adals")
-    with pytest.raises(UserError, match=r"no config\.json"):
+    with pytest.raises(UserError, match=r"no run .*/vanilla/seed_0; train it by the same command with --stage=vanilla"):
         Experiment(config, tmp_path).run("rank")
     with pytest.raises(UserError, match=r"no ranking .*--stage=rank"):
         Experiment(config, tmp_path).run("train")

@@ -15,7 +15,7 @@ from arada.data import Dataset
 from arada.data.splits import Examples
 from arada.runs import trained
 from arada.runs import workdir as workdirs
-from arada.runs.identity import source_run
+from arada.runs.identity import ranking_sources, source_run
 from arada.runtime import files
 from arada.training.replication import Replicas
 
@@ -79,7 +79,7 @@ def write(
 
     None without a ranking by an attack on one network of this workdir.
     """
-    file, source = workdir.path / "gallery.npz", config.ranking.source
+    file, source = workdir.path / "gallery.npz", ranking_sources(config, config.seeds[0])[0]
     directory = workdir.ranking(source)
     if not source_run(source) or not (directory / "train.npz").exists():
         logger.info("gallery: not made, for %s is no ranking of this workdir", directory)

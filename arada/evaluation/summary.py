@@ -15,7 +15,7 @@ from arada.evaluation import bootstrap, measure, predictions
 from arada.evaluation.bootstrap import Resamples
 from arada.runs import ranking as rankings
 from arada.runs import workdir as workdirs
-from arada.runs.identity import source_run
+from arada.runs.identity import ranking_sources, source_of, source_run
 from arada.runtime import files, provenance
 from arada.training import log_rows
 
@@ -36,15 +36,9 @@ def summarize(
     name and seed, by default all of the workdir's but those of sweeps.
 
     Subsets are those of a ranking of the test split by an attack: on `config.ranking.source`, for every method alike,
-    also for those that were trained on other ranks, or on each run itself (`evaluation.subsets_of`).
+    also for those that were trained on other ranks, or on each run itself (`evaluation.subsets_of`). An ensemble whose
+    members have rankings of their own takes that of the first.
     """
-    ranking_dir = workdir.ranking(config.ranking.source)
-    ranked = {name: ranking_dir / f"{name}.npz" for name in SPLITS}
-    by_split = {name: rankings.read(path) for name, path in ranked.items() if path.exists()}
-    # A folder may hold a control's ranks, which say nothing of robustness.
-    by_split = {name: ranking for name, ranking in by_split.items() if "distance" in ranking}
-    for name, ranking in by_split.items():
-        files.check_arrays(ranked[name], ranking, label=("i", 1), predicted=("i", 1))
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs() if runs is None else runs:
         clean = (workdir.predictions(name, seed) / f"{split}.npz" for split in ("test", "validation"))
@@ -60,9 +54,14 @@ def summarize(
             )
             continue
         by_method.setdefault(name, []).append(seed)
-    methods = _methods(workdir, config, by_method, by_split.get("test"))
+    runs = [(name, seed) for name, seeds in by_method.items() for seed in seeds]
+    source_of_run = {run: _source(workdir, config, *run) for run in runs}
+    sources = list(dict.fromkeys(source_of_run.values())) or [source_of(config, config.seeds[0])]
+    by_source = {source: _by_split(workdir.ranking(source)) for source in sources}
+    ranking_of_run = {run: by_source[source].get("test") for run, source in source_of_run.items()}
+    methods = _methods(workdir, config, by_method, ranking_of_run)
     return {
-        "experiment": _experiment(workdir, config, by_method, by_split, ranking_dir)
+        "experiment": _experiment(workdir, config, by_method, by_source)
         | _evaluated_on(config.evaluation, methods, absent or {"shift": {}, "ood": {}})
         | {
             "subsets_of": config.evaluation.subsets_of,
@@ -73,7 +72,25 @@ def summarize(
     }
 
 
-def _methods(workdir, config, by_method, ranking) -> dict[str, Any]:
+def _source(workdir, config, name: str, seed: int) -> str:
+    """The run, or folder, by whose ranking `config` cuts a run's test images into subsets."""
+    of_run = ml_collections.ConfigDict(config.to_dict())
+    # Runs that are older than ensembles have no such fields.
+    of_run.ensemble.update(workdirs.stored_config(workdir.run(name, seed)).get("ensemble", {"members": 1, "of": ""}))
+    return ranking_sources(of_run, seed)[0]
+
+
+def _by_split(directory) -> dict[str, measure.Ranking]:
+    """The rankings by an attack in a folder; a control's ranks say nothing of robustness."""
+    paths = {name: directory / f"{name}.npz" for name in SPLITS}
+    found = {name: rankings.read(path) for name, path in paths.items() if path.exists()}
+    found = {name: ranking for name, ranking in found.items() if "distance" in ranking}
+    for name, ranking in found.items():
+        files.check_arrays(paths[name], ranking, label=("i", 1), predicted=("i", 1))
+    return found
+
+
+def _methods(workdir, config, by_method, ranking_of_run) -> dict[str, Any]:
     """Every method with its runs, its intervals, and its difference from the reference."""
     if not by_method:
         return {}
@@ -82,7 +99,8 @@ def _methods(workdir, config, by_method, ranking) -> dict[str, Any]:
     measured = {}
     for name, seeds in by_method.items():
         directories = {seed: workdir.predictions(name, seed) for seed in seeds}
-        by_seed = {seed: of for seed in seeds if (of := _ranking_of(workdir, config, name, seed, ranking)) is not None}
+        of_seeds = {seed: _ranking_of(workdir, config, name, seed, ranking_of_run[name, seed]) for seed in seeds}
+        by_seed = {seed: ranking for seed, ranking in of_seeds.items() if ranking is not None}
         measured[name] = measure.measure(config, directories, by_seed, resamples)
     reference = measured.get(config.evaluation.reference)
     sets = predictions.shifted_names(config.evaluation)
@@ -134,9 +152,16 @@ def _evaluated_on(evaluation, methods, absent) -> dict[str, Any]:
     }
 
 
-def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, Any]:
-    # The ranking's own settings: it may come from elsewhere.
-    ranked = workdirs.stored(ranking_dir)["identity"]["ranking"] if (ranking_dir / "config.json").exists() else {}
+def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
+    # The ranking's own settings: it may come from elsewhere. Those of several sources are alike.
+    folders = {source: workdir.ranking(source) for source in by_source}
+    of_folders = [
+        workdirs.stored(of)["identity"]["ranking"] for of in folders.values() if (of / "config.json").exists()
+    ]
+    ranked = of_folders[0] if of_folders else {}
+    by_split = {name: [of[name] for of in by_source.values() if name in of] for name in SPLITS}
+    by_split = {name: of_sources for name, of_sources in by_split.items() if of_sources}
+    agreements = (_agreement(workdir, source, ranked) for source in by_source)
     made_with = [
         workdirs.stored(workdir.run(name, seed))["made_with"] for name, seeds in by_method.items() for seed in seeds
     ]
@@ -144,7 +169,7 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
         "dataset": config.data.get("name", config.data.source),
         "network": f"{config.model.name}-{config.model.depth}",
         "num_classes": config.data.num_classes,
-        "num_examples": {name: len(ranking["example_id"]) for name, ranking in rankings.items()},
+        "num_examples": {name: len(of_sources[0]["example_id"]) for name, of_sources in by_split.items()},
         "num_subsets": config.ranking.num_subsets,
         "num_bins": config.evaluation.num_bins,
         "variance_of": config.evaluation.variance_of,
@@ -153,9 +178,18 @@ def _experiment(workdir, config, by_method, rankings, ranking_dir) -> dict[str, 
             "by": ranked.get("by", "attack"),
             "attack": ranked.get("attack"),
             "settings": ranked.get(ranked.get("attack"), {}),
-            "success_rate": {name: float(np.isfinite(r["distance"]).mean()) for name, r in rankings.items()},
-            "accuracy": {name: float((r["predicted"] == r["label"]).mean()) for name, r in rankings.items()},
-            "agreement": _agreement(workdir, config.ranking.source, ranked),
+            # The runs or the folder behind `source`, over which what follows is a mean.
+            "sources": list(by_source),
+            "success_rate": {
+                name: float(np.mean([np.isfinite(of["distance"]).mean() for of in of_sources]))
+                for name, of_sources in by_split.items()
+            },
+            "accuracy": {
+                name: float(np.mean([(of["predicted"] == of["label"]).mean() for of in of_sources]))
+                for name, of_sources in by_split.items()
+            },
+            # The study is of one network.
+            "agreement": next(filter(None, agreements), {}),
         },
         # Of training, not of this evaluation.
         "commit": ", ".join(sorted({made["commit"] for made in made_with})),

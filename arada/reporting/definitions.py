@@ -34,13 +34,18 @@ def variance(evaluation: dict) -> str:
 
 def levels(evaluation: dict) -> str:
     """The robustness levels and whose they are."""
-    own = evaluation["experiment"].get("subsets_of") == "own"
     source = (evaluation["experiment"].get("ranking") or {}).get("source") or UNKNOWN
+    if evaluation["experiment"].get("subsets_of") == "own":
+        network, whose = "each run itself", "Each run has subsets of its own."
+    elif source.endswith("{seed}"):
+        network = f"the {source.partition('/')[0]} network of the run's own seed"
+        whose = "Each seed has subsets of its own, which serve all methods."
+    else:
+        network, whose = f"one network, that of {source}", "The same subsets serve all methods and seeds."
     return (
         "Adversarial robustness level: the test images in the order of their L2 distance to the nearest adversarial "
-        f"example of {'each run itself' if own else f'one network, that of {source}'}, cut into "
-        f"{_said(evaluation, 'num_subsets')} subsets of equal size ({_images_per_level(evaluation)} images each). "
-        + ("Each run has subsets of its own." if own else "The same subsets serve all methods and seeds.")
+        f"example of {network}, cut into {_said(evaluation, 'num_subsets')} subsets of equal size "
+        f"({_images_per_level(evaluation)} images each). {whose}"
     )
 
 

@@ -110,7 +110,9 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
 
 def _distances(evaluation: dict, workdir: epath.Path) -> Section:
     drawn, experiment = [], evaluation["experiment"]
-    source = (experiment.get("ranking") or {}).get("source") or "vanilla/seed_0"
+    ranking = experiment.get("ranking") or {}
+    # Of several the first is drawn.
+    source = (ranking.get("sources") or [ranking.get("source") or "vanilla/seed_0"])[0]
     for split, distance in series.distances(workdir, source).items():
         # Those in the file are of the ranking's own number, which may be another.
         subset = attacks.equal_subsets(distance, min(experiment.get("num_subsets") or 10, len(distance)))
@@ -125,8 +127,8 @@ def _distances(evaluation: dict, workdir: epath.Path) -> Section:
         "Distance to the nearest adversarial example",
         "How small a change of the image fools the network; dotted lines are the edges between robustness levels.",
         [
-            "L2 norm of the smallest adversarial perturbation found, with pixels in [0, 1]. An image without an "
-            "adversarial example counts as most robust and is not drawn."
+            f"L2 norm of the smallest adversarial perturbation of {source} that was found, with pixels in [0, 1]. An "
+            "image without an adversarial example counts as most robust and is not drawn."
         ],
         drawn,
         [] if drawn else ["ranking by an attack"],

@@ -18,12 +18,24 @@ def source_run(source: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def source_of(config: ml_collections.ConfigDict, seed: int) -> str:
+    """`ranking.source` for a run with `seed`, which takes the place of {seed} in `<name>/seed_{seed}`."""
+    name, _, end = config.ranking.source.rpartition("/seed_")
+    return f"{name}/seed_{seed}" if end == "{seed}" and re.fullmatch(RUN_NAME, name) else config.ranking.source
+
+
 def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, ...]:
-    """The runs (or the folder) by whose ranks a run with `seed` is trained: one, or one for each member."""
-    if config.ensemble.ranks == "shared":
-        return (config.ranking.source,)
-    name, _ = source_run(config.ranking.source)
-    return tuple(f"{name}/seed_{member}" for member in models.member_seeds(seed, config.ensemble.members))
+    """The runs (or the folder) by whose ranks a run with `seed` is trained: one, or one for each member.
+
+    An ensemble of single runs needs what its members need.
+    """
+    if not config.ensemble.of and config.ensemble.ranks == "shared":
+        return (source_of(config, seed),)
+    members = models.member_seeds(seed, config.ensemble.members)
+    if config.ensemble.of:
+        return tuple(dict.fromkeys(source_of(config, member) for member in members))
+    name, _ = source_run(source_of(config, seed))
+    return tuple(f"{name}/seed_{member}" for member in members)
 
 
 def refreshes(config: ml_collections.ConfigDict) -> bool:
@@ -57,9 +69,9 @@ def shared_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def ranking_identity(config: ml_collections.ConfigDict, source: str = "") -> dict[str, Any]:
     """The fields that decide the scores of a ranking by `source` (else `ranking.source`), given its run."""
-    ranking, source = config.ranking, source or config.ranking.source
-    by = _scored_by(ranking, ranking.attack, ranking.num_subsets) if source_run(source) else {}
-    return plain({"ranking": {"source": source} | by})
+    ranking = config.ranking
+    by = _scored_by(ranking, ranking.attack, ranking.num_subsets) if source_run(source or source_of(config, 0)) else {}
+    return plain({"ranking": {"source": source or ranking.source} | by})
 
 
 def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from arada.data.splits import Examples, Split
 from arada.errors import UserError
 from arada.runs import trained
 from arada.runs import workdir as workdirs
-from arada.runs.identity import ranking_identity, source_run
+from arada.runs.identity import ranking_identity, ranking_sources, source_run
 from arada.runtime import files, hosts, lease, preemption
 from arada.runtime.progress import Progress
 from arada.training import streaming
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 # What `config.ranking.by` may be: the paper's way, and two controls that rank without an attack.
 BY = ("attack", "confidence", "random")
+# The splits whose subsets training needs.
+TRAINED_ON = ("train", "validation")
 # Images that a refined ranking measures although they seem decided, chosen at random: an estimate of what it misses.
 AUDIT = 0.02
 
@@ -137,13 +139,11 @@ def rank_by_source(
     if ranking.by == "random":
         workdirs.claim(directory, ranking_identity(config, source), config)
         for name, split in splits.items():
-            rank_at_random(name, split, directory=directory, num_subsets=ranking.num_subsets)
+            rank_at_random(name, split, directory=directory, num_subsets=ranking.num_subsets, seed=run[1])
         return
+    check_source(config, workdir, source)
     source_dir = workdir.run(*run)
     of_source = workdirs.stored(source_dir)["identity"]
-    trained.check_single(source_dir)
-    if not trained.is_finished(source_dir, workdirs.stored_config(source_dir)):
-        raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
     variables = trained.final_variables(source_dir)
     # The weights that are attacked are part of what makes a ranking.
     of_source["weights"] = fingerprint(variables)
@@ -168,6 +168,44 @@ def rank_by_source(
         for name, split in wanted.items():
             preemption.stop_if_asked(f"ranking {name}")
             ranker.rank(name, variables, split, directory)
+
+
+def check_source(config: ml_collections.ConfigDict, workdir: workdirs.Workdir, source: str) -> None:
+    """Raises UserError if the run `source` is missing, unfinished or an ensemble's, and a ranking needs its weights."""
+    run = source_run(source)
+    if not run or config.ranking.by == "random":
+        return
+    source_dir = workdir.run(*run)
+    if not (source_dir / "config.json").exists():
+        raise UserError(
+            f"ranking.source is {config.ranking.source!r}, but there is no run {source_dir}; {_how_to_train(*run)}"
+        )
+    trained.check_single(source_dir)
+    if not trained.is_finished(source_dir, workdirs.stored_config(source_dir)):
+        raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
+
+
+def check_ranked(config: ml_collections.ConfigDict, workdir: workdirs.Workdir, seed: int) -> None:
+    """Raises UserError naming the stages that make it if a ranking is missing that a run with `seed` trains on."""
+    ranking = config.ranking
+    for source in ranking_sources(config, seed):
+        directory, run = workdir.ranking(source, ranking.by, ranking.folder), source_run(source)
+        missing = [name for name in TRAINED_ON if not (directory / f"{name}.npz").exists()]
+        if missing and run and ranking.by != "random" and not (workdir.run(*run) / "config.json").exists():
+            raise UserError(
+                f"there is no ranking {directory}, and no run {source} to rank by; {_how_to_train(*run)}, then rank by "
+                f"--stage=rank"
+            )
+        if missing:
+            raise UserError(
+                f"there is no ranking {directory / missing[0]}.npz; make it with --stage=rank, or set ranking.source"
+            )
+
+
+def _how_to_train(name: str, seed: int) -> str:
+    if name == "vanilla":
+        return "train it by the same command with --stage=vanilla"
+    return f"train it by the config of {name} with --stage=train --config.seeds='({seed},)'"
 
 
 def check(model, variables, splits: Mapping[str, Examples]) -> None:
@@ -234,12 +272,14 @@ def _tidy(directory: epath.Path, name: str) -> None:
             path.unlink()
 
 
-def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_subsets: int) -> dict[str, np.ndarray]:
+def rank_at_random(
+    name: str, split: Examples, *, directory: epath.Path, num_subsets: int, seed: int = 0
+) -> dict[str, np.ndarray]:
     """A control: subsets that say nothing of robustness. Writes `directory`/`name`.npz unless it is there."""
     file = directory / f"{name}.npz"
     if file.exists():
         return read(file)
-    score = np.random.default_rng(0).random(len(split), np.float32)
+    score = np.random.default_rng(seed).random(len(split), np.float32)
     whole = {"example_id": split.example_id, "label": split.label, "score": score}
     whole["subset"] = attacks.equal_subsets(score, num_subsets)
     if hosts.is_first():

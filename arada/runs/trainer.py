@@ -34,9 +34,6 @@ from arada.training.state import Supervision, TrainState, fingerprint, init_stat
 
 logger = logging.getLogger(__name__)
 
-# The splits whose subsets training needs.
-RANKED = ("train", "validation")
-
 
 class Trainer:
     """Trains the runs of one config. What is compiled is compiled once for all seeds."""
@@ -135,12 +132,12 @@ class Trainer:
                 workdirs.check_ranked_as(directory, self._config, source)
             subsets = [
                 np.stack([rankings.subsets(of, name, self._splits[name], num_subsets) for of in directories])
-                for name in RANKED
+                for name in rankings.TRAINED_ON
             ]
             if len(sources) == 1:
                 subsets = [of_one for (of_one,) in subsets]
         else:
-            subsets = [np.zeros(len(self._splits[name]), np.int32) for name in RANKED]
+            subsets = [np.zeros(len(self._splits[name]), np.int32) for name in rankings.TRAINED_ON]
         return Supervision(jax.device_get(self._method.init()), *subsets)
 
     def _after_epoch(

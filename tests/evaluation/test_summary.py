@@ -26,6 +26,7 @@ def config_of(name="vanilla", **overrides):
     fields = {
         "name": name,
         "ranking.num_subsets": 3,
+        "ranking.source": "vanilla/seed_0",
         "evaluation.shifts": ("noise", "blur"),
         "evaluation.severities": (1, 2),
         "evaluation.out_of_distribution": ("photographs",),
@@ -59,11 +60,11 @@ def add_run(workdir, name, seed, sets=SETS, rows=({"step": 4, "epoch": 1.0, "tra
         predict(workdir, name, seed, dataset, [0.45] * 6, labels=LABELS * 0 - 1 if outside else LABELS)
 
 
-def rank(workdir, rows=(0, 1, 2, 3, 4, 5), distance=(np.inf, 5, 4, 3, 2, 1)):
+def rank(workdir, rows=(0, 1, 2, 3, 4, 5), distance=(np.inf, 5, 4, 3, 2, 1), seed=0):
     """A ranking in which robustness falls with the id, and 10 withstood the attack."""
     rows = np.array(rows)
     arrays = {"example_id": IDS, "distance": np.array(distance, np.float32), "label": LABELS, "predicted": LABELS}
-    files.write_npz(workdir.ranking("vanilla/seed_0") / "test.npz", {key: x[rows] for key, x in arrays.items()})
+    files.write_npz(workdir.ranking(f"vanilla/seed_{seed}") / "test.npz", {key: x[rows] for key, x in arrays.items()})
 
 
 @pytest.fixture
@@ -160,6 +161,25 @@ def test_without_a_ranking_there_are_no_subsets(workdir):
     assert method["variance"]["subsets"] is None
 
 
+def test_each_run_has_the_subsets_of_its_own_seed_s_ranking(workdir):
+    rank(workdir)
+    rank(workdir, distance=(1, 2, 3, 4, 5, 6), seed=1)
+    for name in ("adals", "vanilla"):
+        for seed in (0, 1):
+            add_run(workdir, name, seed)
+    evaluation = summary.summarize(workdir, config_of(**{"ranking.source": "vanilla/seed_{seed}"}))
+    for method in evaluation["methods"].values():
+        # Seed 0 is wrong on the last two images, its least robust; seed 1 on the last alone, its most robust.
+        assert [method["runs"][seed]["subsets"]["accuracy"] for seed in "01"] == [[0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]
+        # 11 and 30 vary, by 0.3999^2 / 2 and 0.4^2 / 2: the third and the first subset of seed 0, the others' of 1.
+        assert method["variance"]["subsets"] == pytest.approx(
+            [0.25 * (0.16 + 0.3999**2) / 2, 0, 0.25 * (0.16 + 0.3999**2) / 2]
+        )
+    ranking = evaluation["experiment"]["ranking"]
+    assert ranking["sources"] == ["vanilla/seed_0", "vanilla/seed_1"]
+    assert ranking["success_rate"] == {"test": pytest.approx((5 / 6 + 1) / 2)}
+
+
 def test_a_control_s_folder_is_no_ranking_of_robustness(workdir):
     folder, config = workdir.path / "by_confidence", config_of()
     config.ranking.source = str(folder)
@@ -168,7 +188,7 @@ def test_a_control_s_folder_is_no_ranking_of_robustness(workdir):
     add_run(workdir, "vanilla", 0)
     evaluation = summary.summarize(workdir, config)
     assert evaluation["experiment"]["ranking"] == {
-        **{"source": str(folder), "by": "confidence", "attack": None, "settings": {}},
+        **{"source": str(folder), "sources": [str(folder)], "by": "confidence", "attack": None, "settings": {}},
         **{"success_rate": {}, "accuracy": {}, "agreement": {}},
     }
     assert evaluation["methods"]["vanilla"]["runs"]["0"]["subsets"] == {}

@@ -18,7 +18,7 @@ address, count, number, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if count > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, count, number)
-from arada import robustness
+from arada.runs import ranking as rankings
 from arada.data.splits import Split
 from arada.training.replication import Replicas
 

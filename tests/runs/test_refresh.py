@@ -7,7 +7,7 @@ import pytest
 from arada import models
 from arada.experiment import Experiment
 from arada.runs import ranking as rankings
-from arada.runs import trained, trainer
+from arada.runs import trained
 from arada.runs import workdir as workdirs
 from arada.runs.identity import refreshes_after
 from arada.runs.workdir import Workdir
@@ -81,13 +81,13 @@ def test_a_refresh_ranks_both_splits_by_the_weights_of_its_epoch(refreshed):
     distances = {}
     for epoch in (1, 2):
         directory = workdir.refreshed_ranking("ar_adals_on_the_fly", 0, epoch)
-        for split in trainer.RANKED:
+        for split in rankings.TRAINED_ON:
             ranking = files.read_npz(directory / f"{split}.npz")
             assert len(ranking["distance"]) == 128
             np.testing.assert_array_equal(np.bincount(ranking["subset"]), [13, 13, 13, 13, 12] * 2)
             distances[epoch, split] = ranking["distance"]
     assert not workdir.refreshed_ranking("ar_adals_on_the_fly", 0, 3).exists()
-    for split in trainer.RANKED:
+    for split in rankings.TRAINED_ON:
         assert not np.array_equal(distances[1, split], distances[2, split])
 
 
@@ -127,7 +127,7 @@ def test_how_many_images_moved_is_logged(refreshed):
     workdir, _ = refreshed
     rows = of_epochs(workdir, on_the_fly())
     assert ["ranking/changed_train" in row for row in rows] == [True, True, False]
-    for split in trainer.RANKED:
+    for split in rankings.TRAINED_ON:
         before, after = (
             files.read_npz(workdir.refreshed_ranking("ar_adals_on_the_fly", 0, epoch) / f"{split}.npz")["subset"]
             for epoch in (1, 2)
@@ -224,7 +224,10 @@ def test_the_controls_train_on_ranks_without_an_attack(path, by):
     ranking = files.read_npz(directory / "train.npz")
     assert "distance" not in ranking
     np.testing.assert_array_equal(np.bincount(ranking["subset"]), [13, 13, 13, 13, 12] * 2)
-    assert workdirs.stored(workdir.run(config.name, 0))["identity"]["ranking"] == {"source": "vanilla/seed_0", "by": by}
+    assert workdirs.stored(workdir.run(config.name, 0))["identity"]["ranking"] == {
+        "source": "vanilla/seed_{seed}",
+        "by": by,
+    }
     if by == "confidence":
         experiment = Experiment(config, path)
         variables = trained.final_variables(workdir.run("vanilla", 0))

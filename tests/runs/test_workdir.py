@@ -222,7 +222,7 @@ def test_ranks_of_another_attack_are_not_taken_for_those_of_the_config(workdir):
     config = config_of("ar_adals")
     folder = workdir.ranking("vanilla/seed_0")
     workdirs.check_ranked_as(folder, config, "vanilla/seed_0")
-    workdirs.claim(folder, ranking_identity(config) | {"source_run": {"weights": 1}}, config)
+    workdirs.claim(folder, ranking_identity(config, "vanilla/seed_0") | {"source_run": {"weights": 1}}, config)
     workdirs.check_ranked_as(folder, config, "vanilla/seed_0")
     other = config_of("ar_adals", **{"ranking.cw.max_iterations": 9})
     differs = r"ranking.cw.max_iterations is 100 there and 9 here\. .* --config.ranking.folder and run --stage=rank, or"
@@ -231,7 +231,7 @@ def test_ranks_of_another_attack_are_not_taken_for_those_of_the_config(workdir):
     with pytest.raises(
         UserError, match=r"source_run.weights is 1 there and 2 here\. .* or --config.ranking.folder with another"
     ):
-        workdirs.claim(folder, ranking_identity(config) | {"source_run": {"weights": 2}}, config)
+        workdirs.claim(folder, ranking_identity(config, "vanilla/seed_0") | {"source_run": {"weights": 2}}, config)
     # A folder of somebody's own is used as it is.
     workdirs.check_ranked_as(folder, other, str(folder))
 

@@ -270,3 +270,20 @@ def test_runs_of_another_config_are_not_averaged(averaged):
 def test_another_number_of_members_is_another_ensemble(averaged):
     with pytest.raises(UserError, match=r"ensemble_vanilla/seed_0 was made .* ensemble.members is 2 there and 1 here"):
         run(tiny("ensemble_vanilla", **{"ensemble.members": 1}), averaged.path, "evaluate")
+
+
+def test_each_member_is_ranked_by_the_vanilla_run_of_its_own_seed(averaged):
+    config = tiny("ensemble_ar_adals")
+    run(config, averaged.path, "vanilla", "rank", "train")
+    for seed in range(M):
+        ranking = averaged.ranking(f"vanilla/seed_{seed}") / "validation.npz"
+        level = rankings.subsets(
+            ranking.parent, "validation", Experiment(config, averaged.path).splits["validation"], R
+        )
+        run(tiny("ar_adals", seeds=(seed,)), averaged.path, "evaluate")
+        stored = files.read_npz(averaged.predictions("ar_adals", seed) / "validation.npz")
+        correct = stored["logits"][0].argmax(axis=-1) == stored["label"]
+        last = [row for row in rows(averaged, "ar_adals", seed) if "soft_label/subset_00" in row][-1]
+        np.testing.assert_allclose(
+            by_subset(last, "validation/accuracy"), [correct[level == r].mean() for r in range(R)], atol=1e-6
+        )
