@@ -45,15 +45,15 @@ class ResNetV1(nn.Module):
             # `SAME` is TensorFlow's: with stride 2 an even map gets its one row and column of zeros at the end.
             return Conv(features, (size, size), (strides, strides), padding, dtype=self.dtype)
 
-        x = nn.relu(norm()(conv(self.width, 7, 2, ((3, 3), (3, 3)))(x)))
+        x = norm(relu=True)(conv(self.width, 7, 2, ((3, 3), (3, 3)))(x))
         x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
         for group, blocks in enumerate(BLOCKS[self.depth]):
             features = self.width * 2**group
             for block in range(blocks):
                 strides = 2 if group > 0 and block == 0 else 1
                 on_1x1, on_3x3 = (strides, 1) if self.stride_on == "1x1" else (1, strides)
-                y = nn.relu(norm()(conv(features, 1, on_1x1)(x)))
-                y = nn.relu(norm()(conv(features, 3, on_3x3)(y)))
+                y = norm(relu=True)(conv(features, 1, on_1x1)(x))
+                y = norm(relu=True)(conv(features, 3, on_3x3)(y))
                 y = norm()(conv(4 * features, 1)(y))
                 x = nn.relu((norm()(conv(4 * features, 1, strides)(x)) if block == 0 else x) + y)
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arada.models.layers import Conv, batch_norm
+from arada.models.layers import Conv, batch_norm, then_norm
 
 
 class ResNetV2(nn.Module):
@@ -35,18 +35,21 @@ class ResNetV2(nn.Module):
         def conv(features, size, strides=1):
             return Conv(features, (size, size), (strides, strides), use_bias=True, dtype=self.dtype)
 
-        x = nn.relu(norm()(conv(self.width, 3)(x)))
+        def conv_norm_relu(features, size, strides=1):
+            return then_norm(conv(features, size, strides), norm(relu=True))
+
+        x = conv_norm_relu(self.width, 3)(x)
         inside = self.width
         for stage in range(3):
             outside = inside * (4 if stage == 0 else 2)
             for block in range(blocks):
                 strides = 2 if stage > 0 and block == 0 else 1
-                y = x if stage == block == 0 else nn.relu(norm()(x))
-                y = nn.relu(norm()(conv(inside, 1, strides)(y)))
-                y = nn.relu(norm()(conv(inside, 3)(y)))
+                y = x if stage == block == 0 else norm(relu=True)(x)
+                y = conv_norm_relu(inside, 1, strides)(y)
+                y = conv_norm_relu(inside, 3)(y)
                 y = conv(outside, 1)(y)
                 x = (conv(outside, 1, strides)(x) if block == 0 else x) + y
             inside = outside
-        x = jnp.mean(nn.relu(norm()(x)), axis=(1, 2), dtype=jnp.float32)
+        x = jnp.mean(norm(relu=True)(x), axis=(1, 2), dtype=jnp.float32)
         head = nn.Dense(self.num_classes, kernel_init=nn.initializers.he_normal(), dtype=jnp.float32)
         return head(x)

@@ -40,9 +40,9 @@ class WideResNet(nn.Module):
             features = 16 * 2**group * self.width
             for block in range(blocks):
                 strides = 2 if group > 0 and block == 0 else 1
-                y = conv(features, 3, strides)(nn.relu(norm()(x)))
-                y = conv(features, 3)(nn.relu(norm()(y)))
+                y = conv(features, 3, strides)(norm(relu=True)(x))
+                y = conv(features, 3)(norm(relu=True)(y))
                 x = (x if x.shape == y.shape else conv(features, 1, strides)(x)) + y
-        x = jnp.mean(nn.relu(norm()(x)), axis=(1, 2), dtype=jnp.float32)
+        x = jnp.mean(norm(relu=True)(x), axis=(1, 2), dtype=jnp.float32)
         head = nn.Dense(self.num_classes, kernel_init=nn.initializers.he_normal(), dtype=jnp.float32)
         return head(x)

@@ -22,7 +22,7 @@ import arada
 from arada import attacks, methods, models, soft_labels
 from arada.attacks.result import margin
 from arada.data import Split
-from arada.models import layers
+from arada.models import cpu
 from arada.runs import trained, trainer
 from arada.runs import workdir as workdirs
 from arada.runtime import files
@@ -108,14 +108,10 @@ def _contestant(work: Callable[[], None], amount: float, witness: float) -> Cont
     return Contestant(turn, float(witness))
 
 
-def _choose_convolution(stock: bool) -> None:
-    """With `stock`, XLA's own convolution instead of arada's, in this process and before anything is traced."""
+def _choose_operations(stock: bool) -> None:
+    """With `stock`, XLA's own operations instead of arada's, in this process and before anything is traced."""
     if stock:
-
-        def convolution(x, kernel, strides, padding):
-            return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-        layers.convolution = convolution
+        cpu.convolution, cpu.batch_norm = cpu.stock_convolution, cpu.stock_batch_norm
 
 
 def _import_torch():
@@ -144,7 +140,7 @@ def _optimizer_settings(optimizer: dict):
 
 def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bool = False) -> Contestant:
     """The project's train step, mapped over one device: normalisation, forward, backward, l2 term and update."""
-    _choose_convolution(stock)
+    _choose_operations(stock)
     model, variables = network.build()
     settings = _optimizer_settings(optimizer)
     transformation = optimizers.build(settings, steps_per_epoch=1)
@@ -207,7 +203,7 @@ def torch_training(network: Network, batch_size: int, optimizer: dict, layout: s
 
 def arada_gradients(network: Network, batch_size: int, stock: bool = False) -> Contestant:
     """Gradients of the margin by the images, step by step inside one jitted loop."""
-    _choose_convolution(stock)
+    _choose_operations(stock)
     model, variables = network.build()
     variables, images = jax.device_put((variables, draw_images(batch_size, network.image_shape)))
 
@@ -259,7 +255,7 @@ def arada_attack(
     stock: bool = False,
 ) -> Contestant:
     """An attack of `arada.attacks`, jitted, on all `images` in batches; a turn counts as `amount` images."""
-    _choose_convolution(stock)
+    _choose_operations(stock)
     model, variables = network.build()
     variables = jax.device_put(variables)
     of_model = models.logits_fn(model)

@@ -1,0 +1,360 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+
+from arada.models import cpu
+from arada.models.cpu import convolution
+
+SHAPES = [
+    pytest.param(kernel, stride, size, id=f"{kernel}x{kernel}-stride{stride}-map{size}")
+    for kernel in (1, 3)
+    for stride in (1, 2)
+    for size in (2, 32)
+]
+
+
+def stock(x, kernel, strides=(1, 1), padding="SAME"):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def example(kernel, size, batch=2, channels=3, features=5):
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        rng.normal(size=shape) for shape in ((batch, size, size, channels), (kernel, kernel, channels, features))
+    )
+    return x.astype(np.float32), kernel.astype(np.float32)
+
+
+def cotangent_of(y):
+    """A value that differs everywhere, the same to the last bit wherever it is needed."""
+    return np.sin(np.arange(y.size, dtype=np.float32)).reshape(y.shape)
+
+
+def value_and_gradients(conv, strides, padding="SAME"):
+    """(x, kernel) -> (y, dx, dkernel), with a cotangent that differs everywhere."""
+
+    def f(x, kernel):
+        y, backward = jax.vjp(lambda x, kernel: conv(x, kernel, strides, padding), x, kernel)
+        return y, *backward(cotangent_of(y))
+
+    return f
+
+
+def assert_rounded(actual, x, kernel, strides=(1, 1), padding="SAME"):
+    """(y, dx, dkernel) are lax's in float64, but for four roundings of the sum of the absolute products."""
+    cotangent = cotangent_of(actual[0])
+
+    def in_float64(*arrays):
+        x, kernel, cotangent = (np.float64(a) for a in arrays)
+        with jax.enable_x64(True):
+            y, backward = jax.vjp(lambda x, kernel: stock(x, kernel, strides, padding), x, kernel)
+            return y, *backward(jnp.asarray(cotangent))
+
+    exact = in_float64(x, kernel, cotangent)
+    scale = in_float64(np.abs(x), np.abs(kernel), np.abs(cotangent))
+    for a, e, s in zip(actual, exact, scale, strict=True):
+        assert a.dtype == np.float32
+        assert a.shape == e.shape
+        assert np.all(np.abs(np.float64(a) - np.asarray(e)) <= 4 * np.finfo(np.float32).eps * np.asarray(s))
+
+
+def assert_same(actual, expected):
+    """Sums of the same products in another order: a few roundings of the largest value."""
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == e.dtype
+        np.testing.assert_allclose(a, e, rtol=0, atol=8 * np.finfo(np.float32).eps * np.abs(e).max())
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), SHAPES)
+def test_is_laxs_convolution_forward_and_backward(kernel, stride, size):
+    arrays = example(kernel, size)
+    ours = jax.jit(value_and_gradients(convolution, (stride, stride)))(*arrays)
+    assert_rounded(ours, *arrays, (stride, stride))
+
+
+# Every way that the CPU has, and the stock one.
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(1, 1, 8), (1, 2, 32), (3, 1, 2), (3, 1, 32), (3, 2, 32)])
+def test_inside_a_loop(kernel, stride, size):
+    def sums(conv):
+        f = value_and_gradients(conv, (stride, stride))
+
+        def body(i, total):
+            return jax.tree.map(jnp.add, total, f(x * (1 + 0.5 * i), weights))
+
+        return lax.fori_loop(0, 3, body, jax.tree.map(jnp.zeros_like, f(x, weights)))
+
+    x, weights = example(kernel, size)
+    assert_same(jax.jit(sums, static_argnums=0)(convolution), jax.jit(sums, static_argnums=0)(stock))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding", "size"),
+    [
+        (1, (1, 1), ((1, 1), (1, 1)), 8),
+        (1, (2, 2), "VALID", 7),
+        (3, (1, 1), "VALID", 8),
+        (3, (1, 1), ((1, 1), (1, 1)), 8),
+        (3, (2, 2), ((1, 1), (1, 1)), 8),
+        (7, (2, 2), ((3, 3), (3, 3)), 32),
+        (2, (1, 1), "SAME", 8),
+        (5, (1, 1), "SAME", 8),
+        (3, (1, 2), "SAME", 9),
+        (3, (1, 1), "SAME", 2),
+        (3, (1, 1), "SAME", 1),
+        (5, (1, 1), "SAME", 3),
+    ],
+)
+def test_other_kernels_strides_and_paddings(kernel, strides, padding, size):
+    arrays = example(kernel, size)
+    ours = jax.jit(value_and_gradients(convolution, strides, padding))(*arrays)
+    assert_rounded(ours, *arrays, strides, padding)
+
+
+@pytest.mark.parametrize(("kernel", "size"), [(1, 8), (3, 2), (3, 12)])
+def test_under_vmap(kernel, size):
+    x = np.stack([example(kernel, size)[0] * scale for scale in (1, -2, 3)])
+    kernels = np.stack([example(kernel, size)[1] + shift for shift in (0, 1, 2)])
+    f = jax.jit(value_and_gradients(convolution, (1, 1)))
+    one_by_one = [f(*pair) for pair in zip(x, kernels, strict=True)]
+    assert_same(jax.jit(jax.vmap(f))(x, kernels), jax.tree.map(lambda *parts: jnp.stack(parts), *one_by_one))
+    shared = [f(images, kernels[0]) for images in x]
+    assert_same(jax.jit(jax.vmap(f, (0, None)))(x, kernels[0]), jax.tree.map(lambda *parts: jnp.stack(parts), *shared))
+
+
+def many(batch, size=12, channels=6):
+    """Enough images for the CPU's own kernel gradient of a larger map."""
+    return example(3, size, batch, channels, channels + 1)
+
+
+@pytest.mark.parametrize(("batch", "size"), [(128, 12), (71, 9), (66, 11)])
+def test_kernel_gradient_of_many_images(batch, size):
+    arrays = many(batch, size)
+    ours = jax.jit(value_and_gradients(convolution, (1, 1)))
+    assert "stablehlo.while" in ours.lower(*arrays).as_text()
+    assert_rounded(ours(*arrays), *arrays)
+
+
+def test_kernel_gradient_of_many_images_under_vmap_and_in_a_loop():
+    x, kernel = many(66)
+    pairs = np.stack([x, -x]), np.stack([kernel, kernel + 1])
+    f = value_and_gradients(convolution, (1, 1))
+    for many_at_once in (jax.vmap(f), lambda *pairs: lax.map(lambda pair: f(*pair), pairs)):
+        found = jax.jit(many_at_once)(*pairs)
+        for i in range(2):
+            assert_rounded([a[i] for a in found], pairs[0][i], pairs[1][i])
+
+
+def test_kernel_gradient_of_many_images_in_bfloat16():
+    arrays = [a.astype(jnp.bfloat16) for a in many(256)]
+
+    def gradient(conv, *arrays):
+        x, kernel = arrays
+        y, backward = jax.vjp(conv, x, kernel)
+        return backward(cotangent_of(y).astype(y.dtype))[1]
+
+    ours = jax.jit(functools.partial(gradient, convolution))(*arrays)
+    assert ours.dtype == jnp.bfloat16
+    exact = jax.jit(functools.partial(gradient, stock))(*(a.astype(jnp.float32) for a in arrays))
+    # The cotangent is rounded to bfloat16 beforehand, the sum once.
+    assert (
+        np.abs(ours.astype(jnp.float32) - exact).max() <= 2 * float(jnp.finfo(jnp.bfloat16).eps) * np.abs(exact).max()
+    )
+
+
+@pytest.mark.parametrize("size", [8, 12])
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+def test_on_two_devices(mapping, size):
+    x, kernel = many(132, size)
+    devices = jax.devices()[:2]
+    f = value_and_gradients(convolution, (1, 1))
+    shards = x.reshape(2, 66, *x.shape[1:])
+    if mapping == "pmap":
+        actual = jax.pmap(f, in_axes=(0, None), devices=devices)(shards, kernel)
+    else:
+        spec = jax.sharding.PartitionSpec("d")
+        one = jax.shard_map(
+            lambda x, kernel: jax.tree.map(lambda a: a[None], f(x[0], kernel)),
+            mesh=jax.sharding.Mesh(devices, "d"),
+            in_specs=(spec, jax.sharding.PartitionSpec()),
+            out_specs=spec,
+            check_vma=False,
+        )
+        actual = jax.jit(one)(shards, kernel)
+    for i in range(2):
+        assert_rounded([np.asarray(a)[i] for a in actual], shards[i], kernel)
+
+
+def test_forward_mode_is_refused():
+    x, kernel = example(3, 8)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(convolution, (x, kernel), (x, kernel))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_get_the_stock_convolution_for_many_images(platform):
+    f = jax.jit(value_and_gradients(convolution, (1, 1)))
+    program = export.export(f, platforms=[platform])(*many(66)).mlir_module()
+    assert program.count("stablehlo.convolution") == 3
+    assert "stablehlo.while" not in program
+    assert "stablehlo.dot_general" not in program
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize(("kernel", "stride", "size"), SHAPES)
+def test_accelerators_get_the_stock_convolution(platform, kernel, stride, size):
+    def program(conv, platform):
+        f = jax.jit(value_and_gradients(conv, (stride, stride)))
+        return export.export(f, platforms=[platform])(*example(kernel, size)).mlir_module()
+
+    ours = program(convolution, platform)
+    # Forward and both gradients, as many as lax has itself, and no product beside them.
+    assert ours.count("stablehlo.convolution") == program(stock, platform).count("stablehlo.convolution") == 3
+    assert "stablehlo.dot_general" not in ours
+    if kernel == 1 or (stride == 1 and size == 2):
+        # Of a kernel larger than its map the stock gradient is the fast one.
+        assert program(convolution, "cpu").count("stablehlo.convolution") == (0 if kernel == 1 else 1)
+
+
+def test_one_program_for_several_platforms():
+    exported = export.export(jax.jit(convolution), platforms=["cpu", "tpu"])(*example(1, 8))
+    assert "stablehlo.convolution" in exported.mlir_module()
+    assert_same(exported.call(*example(1, 8)), stock(*example(1, 8)))
+
+
+# What a norm and its gradient are made of.
+OPERATIONS = ("reduce", "multiply", "add", "subtract", "divide", "rsqrt", "maximum", "select", "compare")
+NORMS = [(norm, relu) for norm in ("cpu", "stock") for relu in (False, True)]
+
+
+def norm_example(batch=4, size=3, channels=5, dtype=np.float32):
+    """(x, scale, bias, cotangent). Means are up to one deviation from 0, for a variance taken as mean of squares less
+    squared mean loses digits beyond, on every platform."""
+    rng = np.random.default_rng(0)
+    shape = (batch, size, size, channels)
+    x = rng.normal(np.linspace(-1, 1, channels), 1, shape)
+    cotangent = rng.normal(size=shape)
+    return [a.astype(dtype) for a in (x, rng.uniform(0.5, 1.5, channels), rng.normal(size=channels), cotangent)]
+
+
+def norm_by_hand(x, scale, bias, cotangent, relu, epsilon):
+    """(y, mean, variance, dx, dscale, dbias) in float64, by the textbook: dx = scale / sigma * (g - mean of g -
+    z * mean of g z), z the normalised x and g what ReLU lets through."""
+    x, scale, bias, cotangent = (np.float64(a) for a in (x, scale, bias, cotangent))
+    axes = (0, 1, 2)
+    mean, variance = x.mean(axes), x.var(axes)
+    z = (x - mean) / np.sqrt(variance + epsilon)
+    y = scale * z + bias
+    g = np.where(y > 0, cotangent, 0) if relu else cotangent
+    dx = scale / np.sqrt(variance + epsilon) * (g - g.mean(axes) - z * (g * z).mean(axes))
+    return np.maximum(y, 0) if relu else y, mean, variance, dx, (g * z).sum(axes), g.sum(axes)
+
+
+def norm_and_gradients(norm, relu, axis_name=None, epsilon=1e-3):
+    """(x, scale, bias, cotangent) -> what `norm_by_hand` returns."""
+    apply = {
+        "cpu": functools.partial(cpu.batch_norm, epsilon=epsilon, relu=relu, axis_name=axis_name),
+        "stock": functools.partial(cpu.stock_batch_norm, epsilon=epsilon, relu=relu, axis_name=axis_name),
+    }[norm]
+
+    def f(x, scale, bias, cotangent):
+        (y, *statistics), backward = jax.vjp(apply, x, scale, bias)
+        return y, *statistics, *backward((cotangent.astype(y.dtype), *map(jnp.zeros_like, statistics)))
+
+    return f
+
+
+def assert_close(actual, expected, tolerance=3e-6):
+    """To so much of the largest value."""
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == np.shape(e)
+        np.testing.assert_allclose(np.float64(a), e, rtol=0, atol=tolerance * np.abs(e).max())
+
+
+@pytest.mark.parametrize(("norm", "relu"), NORMS)
+def test_batch_norm_and_its_gradients(norm, relu):
+    arrays = norm_example()
+    assert_close(jax.jit(norm_and_gradients(norm, relu))(*arrays), norm_by_hand(*arrays, relu, epsilon=1e-3))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_takes_the_cpus_way(relu):
+    text = str(jax.make_jaxpr(norm_and_gradients("cpu", relu))(*norm_example()))
+    assert "optimization_barrier" in text
+    program = jax.jit(norm_and_gradients("cpu", relu)).lower(*norm_example()).as_text()
+    assert program.count("optimization_barrier") == 1 + relu
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_get_the_stock_batch_norm(platform):
+    def program(norm):
+        f = jax.jit(norm_and_gradients(norm, True))
+        text = export.export(f, platforms=[platform])(*norm_example()).mlir_module()
+        return [text.count(f"stablehlo.{name} ") + text.count(f"stablehlo.{name}(") for name in OPERATIONS], text
+
+    (ours, text), (stock, _) = program("cpu"), program("stock")
+    assert ours == stock
+    assert "optimization_barrier" not in text
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map", "vmap"])
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_over_devices(mapping, relu):
+    """What two devices with one half each compute, joined, is what one computes of the whole. The gradients of scale
+    and bias are sums over the devices' own images."""
+    x, scale, bias, cotangent = norm_example(batch=8)
+    f = norm_and_gradients("cpu", relu, axis_name="d")
+    halves = [a.reshape(2, 4, *a.shape[1:]) for a in (x, cotangent)]
+    if mapping == "shard_map":
+        spec, whole = jax.sharding.PartitionSpec("d"), jax.sharding.PartitionSpec()
+        mapped = jax.jit(
+            jax.shard_map(
+                lambda x, scale, bias, cotangent: jax.tree.map(lambda a: a[None], f(x[0], scale, bias, cotangent[0])),
+                mesh=jax.sharding.Mesh(jax.devices()[:2], "d"),
+                in_specs=(spec, whole, whole, spec),
+                out_specs=spec,
+                check_vma=False,
+            )
+        )
+    else:
+        options = {"axis_name": "d", "in_axes": (0, None, None, 0)}
+        mapped = (
+            jax.jit(jax.vmap(f, **options)) if mapping == "vmap" else jax.pmap(f, devices=jax.devices()[:2], **options)
+        )
+    y, mean, variance, dx, dscale, dbias = (np.asarray(a) for a in mapped(halves[0], scale, bias, halves[1]))
+    found = y.reshape(x.shape), mean[0], variance[0], dx.reshape(x.shape), dscale.sum(0), dbias.sum(0)
+    assert_close(found, norm_by_hand(x, scale, bias, cotangent, relu, epsilon=1e-3))
+    np.testing.assert_array_equal(mean[0], mean[1])
+
+
+def test_batch_norm_of_stacked_networks():
+    arrays = norm_example()
+    stacked = [np.stack([a, a[::-1], 2 * a]) for a in arrays]
+    found = jax.jit(jax.vmap(norm_and_gradients("cpu", True)))(*stacked)
+    for i in range(3):
+        assert_close([a[i] for a in found], norm_by_hand(*(a[i] for a in stacked), True, epsilon=1e-3))
+
+
+def test_batch_norm_in_bfloat16():
+    arrays = norm_example(batch=64)
+    x, scale, bias, cotangent = arrays
+    low = x.astype(jnp.bfloat16), scale, bias, cotangent.astype(jnp.bfloat16)
+    found = jax.jit(norm_and_gradients("cpu", True))(*low)
+    assert [a.dtype for a in found] == [jnp.bfloat16, *[jnp.float32] * 2, jnp.bfloat16, *[jnp.float32] * 2]
+    exact = norm_by_hand(*(a.astype(np.float64) for a in low), True, epsilon=1e-3)
+    # Only images are rounded, once: statistics and sums are as exact as the float32 ones.
+    rounding = float(jnp.finfo(jnp.bfloat16).eps)
+    for a, e, tolerance in zip(found, exact, (rounding, 3e-6, 3e-6, rounding, 3e-6, 3e-6), strict=True):
+        assert_close([a], [e], tolerance)
+
+
+def test_statistics_carry_no_gradient():
+    x, scale, bias, _ = norm_example()
+
+    def of_statistics(x):
+        return sum(jnp.sum(a) for a in cpu.batch_norm(x, scale, bias, epsilon=1e-3)[1:])
+
+    np.testing.assert_array_equal(jax.grad(of_statistics)(x), 0)
