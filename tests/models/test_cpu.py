@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from arada.models import cpu
+from arada.models import WideResNet, cpu
 from arada.models.cpu import convolution
+from launch.benchmarks.contestants import draw_variables
 
 SHAPES = [
     pytest.param(kernel, stride, size, id=f"{kernel}x{kernel}-stride{stride}-map{size}")
@@ -358,3 +359,38 @@ def test_statistics_carry_no_gradient():
         return sum(jnp.sum(a) for a in cpu.batch_norm(x, scale, bias, epsilon=1e-3)[1:])
 
     np.testing.assert_array_equal(jax.grad(of_statistics)(x), 0)
+
+
+def gradients_of(model, variables, images):
+    """(gradients by weights in training, gradient by images in use) of a weighted sum of the logits."""
+    weights = np.cos(np.arange(len(images) * model.num_classes, dtype=np.float32)).reshape(len(images), -1)
+    running = {"batch_stats": variables["batch_stats"]}
+
+    def in_training(params):
+        logits, _ = model.apply({"params": params} | running, images, train=True, mutable=["batch_stats"])
+        return jnp.sum(logits * weights)
+
+    def in_use(images):
+        return jnp.sum(model.apply(variables, images) * weights)
+
+    return jax.jit(jax.grad(in_training))(variables["params"]), jax.jit(jax.grad(in_use))(images)
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        pytest.param(WideResNet(3, depth=10, width=1), 8, id="wide ResNet"),
+    ],
+)
+def test_gradients_of_networks_are_those_of_stock_operations_in_float64(monkeypatch, model, size):
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3))
+    model = model.clone(batch_norm="per_device")
+    variables = draw_variables(model, images.shape[1:], seed=0)
+    variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    actual = gradients_of(model, variables, images.astype(np.float32))
+    monkeypatch.setattr(cpu, "convolution", cpu.stock_convolution)
+    monkeypatch.setattr(cpu, "batch_norm", cpu.stock_batch_norm)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(np.float64, variables)
+        expected = gradients_of(model.clone(dtype=jnp.float64), wide, images)
+    assert_close(jax.tree.leaves(actual), jax.tree.leaves(expected))
