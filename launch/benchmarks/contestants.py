@@ -8,6 +8,7 @@ import atexit
 import dataclasses
 import functools
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,11 +41,13 @@ GRADIENT_STEPS = 10
 class Contestant:
     """`turn` does its work once, to the end, and returns (amount of work, seconds); the first call may compile.
 
-    `witness` is a number that contestants who compute the same have in common.
+    `witness` is a number that contestants who compute the same have in common; `first_seconds` what the very first
+    work took, where building the contestant has done it already.
     """
 
     turn: Callable[[], tuple[float, float]]
     witness: float | None = None
+    first_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +102,16 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _contestant(work: Callable[[], None], amount: float, witness: float) -> Contestant:
-    def turn():
-        start = time.perf_counter()
-        work()
-        return amount, time.perf_counter() - start
+def _contestant(work: Callable, amount: float, witness: Callable[..., float]) -> Contestant:
+    """Works once, for the witness that its result bears."""
 
-    return Contestant(turn, float(witness))
+    def timed():
+        start = time.perf_counter()
+        result = work()
+        return result, time.perf_counter() - start
+
+    result, first_seconds = timed()
+    return Contestant(lambda: (amount, timed()[1]), float(witness(result)), first_seconds)
 
 
 def _choose_operations(stock: bool) -> None:
@@ -119,6 +125,13 @@ def _import_torch():
 
     torch.set_num_threads(usable_cpus())
     return torch
+
+
+def _compiled(torch, f: Callable) -> Callable:
+    """`torch.compile` of f. Raises ImportError where there is no C++ compiler, which it needs on a CPU."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ImportError("torch.compile needs a C++ compiler")
+    return torch.compile(f)
 
 
 def _torch_classifier(network: Network, images: np.ndarray, layout: str):
@@ -171,11 +184,13 @@ def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bo
         state, metrics = mapped(state, batch, labels, key)
         return jax.block_until_ready((state, metrics))[1]
 
-    return _contestant(work, batch_size, float(work()["loss"]) - l2)
+    return _contestant(work, batch_size, lambda metrics: float(metrics["loss"]) - l2)
 
 
-def torch_training(network: Network, batch_size: int, optimizer: dict, layout: str) -> Contestant:
-    """The same step in eager PyTorch with fused updates. The l2 term enters as weight decay: the same gradient."""
+def torch_training(
+    network: Network, batch_size: int, optimizer: dict, layout: str, compiled: bool = False
+) -> Contestant:
+    """The same step in PyTorch with fused updates. The l2 term enters as weight decay: the same gradient."""
     torch, classifier, images = _torch_classifier(network, draw_images(batch_size, network.image_shape), layout)
     labels = torch.tensor(draw_labels(batch_size)).long()
     settings = _optimizer_settings(optimizer)
@@ -191,14 +206,19 @@ def torch_training(network: Network, batch_size: int, optimizer: dict, layout: s
         updates = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
     classifier.train()
 
+    def loss_of(images, labels):
+        return torch.nn.functional.cross_entropy(classifier(images.float() / 255), labels)
+
+    loss_of = _compiled(torch, loss_of) if compiled else loss_of
+
     def work():
-        loss = torch.nn.functional.cross_entropy(classifier(images.float() / 255), labels)
+        loss = loss_of(images, labels)
         updates.zero_grad()
         loss.backward()
         updates.step()
         return loss.item()
 
-    return _contestant(work, batch_size, work())
+    return _contestant(work, batch_size, float)
 
 
 def arada_gradients(network: Network, batch_size: int, stock: bool = False) -> Contestant:
@@ -221,10 +241,10 @@ def arada_gradients(network: Network, batch_size: int, stock: bool = False) -> C
     def work():
         return jax.block_until_ready(descend(variables, images))
 
-    return _contestant(work, GRADIENT_STEPS * batch_size, np.linalg.norm(work()))
+    return _contestant(work, GRADIENT_STEPS * batch_size, np.linalg.norm)
 
 
-def torch_gradients(network: Network, batch_size: int, layout: str) -> Contestant:
+def torch_gradients(network: Network, batch_size: int, layout: str, compiled: bool = False) -> Contestant:
     """The same by autograd, in a loop of Python; no gradients of weights are asked for."""
     torch, classifier, images = _torch_classifier(network, draw_images(batch_size, network.image_shape), layout)
     classifier.requires_grad_(False)
@@ -232,17 +252,18 @@ def torch_gradients(network: Network, batch_size: int, layout: str) -> Contestan
     with torch.no_grad():
         label = classifier(images).argmax(dim=1)
     is_label = torch.nn.functional.one_hot(label, 10).bool()
+    logits_of = _compiled(torch, classifier) if compiled else classifier
 
     def work():
         moved = images
         for _ in range(GRADIENT_STEPS):
             moved = moved.detach().requires_grad_()
-            logits = classifier(moved)
+            logits = logits_of(moved)
             margins = logits[is_label] - logits.masked_fill(is_label, -torch.inf).amax(dim=1)
             moved = moved.detach() - 1e-3 * torch.autograd.grad(margins.sum(), moved)[0]
         return moved - images
 
-    return _contestant(work, GRADIENT_STEPS * batch_size, work().norm().item())
+    return _contestant(work, GRADIENT_STEPS * batch_size, lambda moved: moved.norm().item())
 
 
 def arada_attack(
@@ -267,7 +288,7 @@ def arada_attack(
     def work():
         return [np.asarray(attacked(variables, batch)) for batch in batches]
 
-    return _contestant(work, amount, _mean_top_logit(np.asarray(jax.jit(of_model)(variables, batches[0]))))
+    return _contestant(work, amount, lambda _: _mean_top_logit(np.asarray(jax.jit(of_model)(variables, batches[0]))))
 
 
 def torch_attack(

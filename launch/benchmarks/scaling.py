@@ -136,7 +136,7 @@ def main(argv: list[str]) -> int:
     result = side_by_side.measure(epoch, repeats=arguments.repeats, cpus=usable, seconds=1)
     made_with = speed.made_with(usable)
     print(f"{arguments.config}:{arguments.presets}, {made_with['cpu']}, commit {made_with['commit']}\n")
-    print(f"{table(figures, arguments.batch_per_device)}\n\n{side_by_side.table([result])}")
+    print(f"{table(figures, arguments.batch_per_device)}\n\n{side_by_side.markdown([result])}")
     return 0
 
 

@@ -1,13 +1,16 @@
-"""Contestants side by side: each in a process of its own, taking turns, and the table of what came out.
+"""Contestants side by side: each in a process of its own, taking turns, and how they compare.
 
 The threads of JAX and of PyTorch wait for one another in a common process. All contestants are built and have done
-their work once (compilation, memory) before the first measurement; while one works the others sleep.
+their work once (compilation, memory) before the first measurement; while one works the others sleep. What anything else
+on the machine uses of its CPUs during a turn is measured with it.
 """
 
 import contextlib
 import dataclasses
 import multiprocessing
 import os
+import pathlib
+import resource
 import statistics
 import sys
 import time
@@ -44,40 +47,61 @@ class Entry:
 class Comparison:
     """Contestants that do the same work; the first is what the others are compared with.
 
-    Figures are amounts of work a second, or with `seconds_for` the seconds for so much work.
+    Figures are amounts of work a second, or with `seconds_for` the seconds for so much work. `goals` says by name how
+    many times as fast as a contestant the first one should be.
     """
 
     title: str
     unit: str
     entries: tuple[Entry, ...]
     seconds_for: float = 0.0
+    goals: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def _serve(connection, entry: Entry, cpus: int, seconds: float) -> None:
     """A worker's life: builds its contestant, runs it once, and then measures whenever it is asked to."""
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # the first call compiles, as a newcomer's does
     if hasattr(os, "sched_setaffinity"):  # before the first thread of JAX and torch
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
     try:
         contestant = entry.build(**entry.settings)
+        start = time.perf_counter()
         contestant.turn()
+        first = time.perf_counter() - start
     except ImportError as error:
         connection.send(("absent", str(error)))
         return
     except BaseException:
         connection.send(("failed", traceback.format_exc()))
         return
-    connection.send(("ready", contestant.witness))
+    # Kilobytes on Linux, bytes on a Mac.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    about = {"witness": contestant.witness, "first_seconds": contestant.first_seconds or first, "peak_bytes": peak}
+    connection.send(("ready", about))
     idle, spent_idle = 0.0, 0.0
     done, worked = time.perf_counter(), time.process_time()
     while connection.recv() == "measure":
         idle += time.perf_counter() - done
         spent_idle += time.process_time() - worked
+        busy, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
         turns = [contestant.turn()]
         while sum(spent for _, spent in turns) < seconds:
             turns.append(contestant.turn())
-        connection.send((sum(amount for amount, _ in turns) / sum(spent for _, spent in turns), spent_idle / idle))
+        others = (_busy_seconds() - busy - (time.process_time() - own)) / (time.perf_counter() - start)
+        rate = sum(amount for amount, _ in turns) / sum(spent for _, spent in turns)
+        connection.send((rate, spent_idle / idle, max(0.0, others)))
         done, worked = time.perf_counter(), time.process_time()
+
+
+def _busy_seconds() -> float:
+    """CPU time that the machine has spent working or lent to another machine since it was started; NaN off Linux."""
+    try:
+        fields = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except FileNotFoundError:
+        return float("nan")
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(int, fields)
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -95,8 +119,9 @@ class Worker:
         except EOFError:
             self.state, self.told = "failed", f"{entry.label}: its process died"
 
-    def measure(self) -> tuple[float, float]:
-        """Amount of work a second; and how much of a CPU the process has used while it was waiting."""
+    def measure(self) -> tuple[float, float, float]:
+        """Amount of work a second; how many CPUs the process has used while it was waiting; and how many CPUs others
+        have used while it was working."""
         try:
             self._connection.send("measure")
             return self._connection.recv()
@@ -118,7 +143,7 @@ def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float) 
     Raises Skipped if a library is missing without which the comparison has no point.
     """
     tell(comparison.title)
-    workers, witnesses, load = {}, {}, os.getloadavg()[0]
+    workers, about, load = {}, {}, os.getloadavg()[0]
     try:
         for entry in reversed(comparison.entries):  # peers first: what is missing shows itself before compilations
             tell(f"  preparing {entry.label}")
@@ -131,17 +156,19 @@ def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float) 
                     raise Skipped(f"{worker.told}; pip install -r tests/requirements-peers.txt")
                 tell(f"  without {entry.label}: {worker.told}")
             else:
-                witnesses[entry.label] = worker.told
-        check_witnesses(witnesses)
+                about[entry.label] = worker.told
+        check_witnesses({label: told["witness"] for label, told in about.items()})
         entries = [entry for entry in comparison.entries if entry.label in workers]
-        figures, idle = {entry.label: [] for entry in entries}, dict.fromkeys(workers, 0.0)
+        figures, idle, others = {entry.label: [] for entry in entries}, dict.fromkeys(workers, 0.0), []
         for repeat in range(repeats):
             # To and fro, so that a drift of the machine's speed meets everyone.
             for entry in entries if repeat % 2 == 0 else reversed(entries):
-                rate, idle[entry.label] = workers[entry.label].measure()
+                rate, idle[entry.label], disturbance = workers[entry.label].measure()
+                others.append(disturbance)
                 figure = comparison.seconds_for / rate if comparison.seconds_for else rate
                 figures[entry.label].append(figure)
-                tell(f"  repeat {repeat + 1}/{repeats}: {entry.label}: {figure:.4g} {comparison.unit}")
+                progress = f"  repeat {repeat + 1}/{repeats}: {entry.label}: {figure:.4g} {comparison.unit}"
+                tell(f"{progress}; others used {disturbance:.2f} CPUs")
     finally:
         for worker in workers.values():
             worker.close()
@@ -149,9 +176,12 @@ def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float) 
         "title": comparison.title,
         "unit": comparison.unit,
         "seconds": bool(comparison.seconds_for),
+        "goals": comparison.goals,
         "load_before": load,
+        "cpus_of_others": statistics.mean(others),
         "contestants": [
-            {"name": entry.name, "variant": entry.variant, "witness": witnesses[entry.label]}
+            {"name": entry.name, "variant": entry.variant}
+            | about[entry.label]
             | {"cpu_while_waiting": idle[entry.label]}
             | summary(figures[entry.label])
             for entry in entries
@@ -174,31 +204,40 @@ def summary(figures: list[float]) -> dict:
 
 def standings(result: dict) -> list[dict]:
     """One contestant for each name, the fastest by its median, with `speedup`: how many times as fast as it the first
-    one is."""
+    one is, turn by turn; median, min and max."""
     best = {}
     for contestant in result["contestants"]:
         rival = best.get(contestant["name"], contestant)
         better = min if result["seconds"] else max
         best[contestant["name"]] = better((rival, contestant), key=lambda one: one["median"])
-    first = next(iter(best.values()))["median"]
-    ratios = {name: one["median"] / first if result["seconds"] else first / one["median"] for name, one in best.items()}
-    return [one | {"speedup": ratios[name]} for name, one in best.items()]
+    first = next(iter(best.values()))["repeats"]
+
+    def speedup(one):
+        pairs = zip(first, one["repeats"], strict=True)
+        return summary([theirs / ours if result["seconds"] else ours / theirs for ours, theirs in pairs])
+
+    return [one | {"speedup": speedup(one)} for one in best.values()]
 
 
-def table(results: list[dict]) -> str:
-    """Medians, extremes and ratios as text."""
+def markdown(results: list[dict]) -> str:
+    """The tables of the documentation: medians with extremes, ratios turn by turn, goals, first call and memory."""
     lines = []
     for result in results:
-        rows = [("", result["unit"], "min - max", "first is x times as fast")]
-        for one in standings(result):
+        faster = f"{result['contestants'][0]['name']} is x times as fast"
+        lines += [f"**{result['title']}**", "", f"| | {result['unit']} | {faster} | goal | first call, s | peak, GiB |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for place, one in enumerate(standings(result)):
             label = f"{one['name']} ({one['variant']})" if one["variant"] else one["name"]
-            extremes = f"{one['min']:.4g} - {one['max']:.4g}"
-            rows.append((label, f"{one['median']:.4g}", extremes, f"{one['speedup']:.2f}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += [result["title"]]
-        for label, *cells in rows:
-            right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-            lines.append("  ".join((label.ljust(widths[0]), *right)))
+            ratio, goal = one["speedup"], result["goals"].get(one["name"])
+            cells = [
+                label,
+                f"{one['median']:.4g} ({one['min']:.4g} - {one['max']:.4g})",
+                f"{ratio['median']:.2f} ({ratio['min']:.2f} - {ratio['max']:.2f})" if place else "",
+                f"{goal:.2f}" if goal else "",
+                f"{one['first_seconds']:.1f}",
+                f"{one['peak_bytes'] / 2**30:.2f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 

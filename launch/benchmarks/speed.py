@@ -1,14 +1,19 @@
 """Measures arada and its peers side by side on the CPU of one machine.
 
     python -m launch.benchmarks.speed                           # all rows but `ranking`; about an hour on two cores
-    python -m launch.benchmarks.speed --rows=train,gradients --repeats=3
+    python -m launch.benchmarks.speed --rows=train_resnet29,gradients --repeats=3
     python -m launch.benchmarks.speed --rows=ranking --run=WORKDIR/runs/vanilla/seed_0 --study=FILE
+    python -m launch.benchmarks.speed --markdown                # the table of what --output holds; measures nothing
 
 Contestants take turns, repeat by repeat, each in a process of its own and after a warm-up; a measurement repeats its
-work for `--seconds` at least. What is compared has the same weights, images and number of CPUs, and must agree in a
-number that is computed from them.
+work for `--seconds` at least. What is compared has the same weights, images, number of CPUs and settings of the memory
+allocator (those of `launch/environment.sh`), and must agree in a number that is computed from them.
 
-The peers need `pip install -r tests/requirements-peers.txt`; torchattacks and adv-lib take part where they are there.
+Results go to `--output`, where rows measured earlier at the same commit stay. Rows during which other processes used
+more than a tenth of a CPU are kept there, but no table is made of them.
+
+The peers need `pip install -r tests/requirements-peers.txt`; torchattacks and adv-lib take part where they are there,
+and compiled PyTorch where there is a C++ compiler.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import subprocess
 import sys
 
 if __package__ in (None, ""):  # run as a file
@@ -31,7 +37,7 @@ from arada.runs import workdir as workdirs
 from arada.runtime import files, provenance
 from launch.benchmarks import contestants
 from launch.benchmarks.contestants import Network
-from launch.benchmarks.side_by_side import Comparison, Entry, Skipped, measure, table, tell
+from launch.benchmarks.side_by_side import Comparison, Entry, Skipped, markdown, measure, tell
 
 RESNET_29 = Network("resnet_v2", depth=29, width=16)
 WRN_28_10 = Network("wide_resnet", depth=28, width=10)
@@ -41,31 +47,25 @@ LAYOUTS = ("channels-last", "contiguous")
 # Carlini-Wagner with the paper's settings takes 3 x 500 steps; its time is extrapolated from fewer.
 PAPERS_STEPS, SHORT_STEPS, SHORT_IMAGES = 3 * 500, 50, 64
 RANKED_IMAGES, LEAST_SPEARMAN = 512, 0.99
+# CPUs that other processes may use on average while contestants work, for a row to be published.
+QUIET = 0.1
 
 
-def train(arguments) -> list[Comparison]:
+def train(name: str, network: Network, batch_size: int, optimizer: dict, goal: float, arguments) -> list[Comparison]:
     """Training steps: normalisation, forward, backward and update, without augmentation."""
-    comparisons = []
-    for name, network, batch_size, optimizer in (
-        ("ResNet-29", RESNET_29, 256, ADAM),
-        ("ResNet-29", RESNET_29, 64, ADAM),
-        ("WRN-28-10", WRN_28_10, 8, SGD),
-    ):
-        settings = {"network": network, "batch_size": batch_size, "optimizer": optimizer}
-        entries = _with_stock(contestants.arada_training, settings)
-        entries += _in_layouts("PyTorch eager", contestants.torch_training, settings)
-        title = f"Training, {name}, batch {batch_size}, {optimizer['name']}"
-        comparisons.append(Comparison(title, "images/s", entries))
-    return comparisons
+    settings = {"network": network, "batch_size": batch_size, "optimizer": optimizer}
+    entries = _with_stock(contestants.arada_training, settings)
+    entries += _of_pytorch(contestants.torch_training, settings)
+    title = f"Training, {name}, batch {batch_size}, {optimizer['name']}"
+    return [Comparison(title, "images/s", entries, goals={"PyTorch": goal})]
 
 
 def gradients(arguments) -> list[Comparison]:
     """Gradients of the margin by the images, the work of every attack."""
     settings = {"network": RESNET_29, "batch_size": 64}
-    entries = _with_stock(contestants.arada_gradients, settings) + _in_layouts(
-        "PyTorch autograd", contestants.torch_gradients, settings
-    )
-    return [Comparison("Input gradients, ResNet-29, batch 64", "gradients/s", entries)]
+    entries = _with_stock(contestants.arada_gradients, settings)
+    entries += _of_pytorch(contestants.torch_gradients, settings)
+    return [Comparison("Input gradients, ResNet-29, batch 64", "gradients/s", entries, goals={"PyTorch": 1.4})]
 
 
 def attack(arguments) -> list[Comparison]:
@@ -77,7 +77,7 @@ def attack(arguments) -> list[Comparison]:
         settings = shared | {"library": library, "iterations": SHORT_STEPS}
         entries += _in_layouts(library, contestants.torch_attack, settings, optional=library != "foolbox")
     title = f"Carlini-Wagner 1x{SHORT_STEPS}, ResNet-29, {SHORT_IMAGES} images"
-    return [Comparison(title, "images/s", entries)]
+    return [Comparison(title, "images/s", entries, goals={"foolbox": 1.4})]
 
 
 def ranking(arguments) -> list[Comparison]:
@@ -119,7 +119,15 @@ def epoch(arguments) -> list[Comparison]:
     return [Comparison(title, "s", entries, seconds_for=1)]
 
 
-ROWS = {"train": train, "gradients": gradients, "attack": attack, "ranking": ranking, "epoch": epoch}
+ROWS = {
+    "train_resnet29": functools.partial(train, "ResNet-29", RESNET_29, 64, ADAM, 1.0),
+    "train_resnet29_256": functools.partial(train, "ResNet-29", RESNET_29, 256, ADAM, 1.0),
+    "train_wrn": functools.partial(train, "WRN-28-10", WRN_28_10, 8, SGD, 0.95),
+    "gradients": gradients,
+    "attack": attack,
+    "ranking": ranking,
+    "epoch": epoch,
+}
 
 
 def _with_stock(build, settings: dict) -> tuple[Entry, ...]:
@@ -128,6 +136,13 @@ def _with_stock(build, settings: dict) -> tuple[Entry, ...]:
 
 def _in_layouts(name: str, build, settings: dict, optional: bool = False) -> tuple[Entry, ...]:
     return tuple(Entry(name, build, settings | {"layout": layout}, layout, optional) for layout in LAYOUTS)
+
+
+def _of_pytorch(build, settings: dict) -> tuple[Entry, ...]:
+    """Eager in both layouts, and compiled in the faster one."""
+    settings_compiled = settings | {"layout": LAYOUTS[0], "compiled": True}
+    compiled = Entry("PyTorch compiled", build, settings_compiled, LAYOUTS[0], optional=True)
+    return (*_in_layouts("PyTorch", build, settings), compiled)
 
 
 def _carlini_wagner(iterations: int) -> dict:
@@ -188,8 +203,37 @@ def made_with(cpus: int) -> dict:
         "cpus": os.cpu_count(),
         "threads": cpus,
         "python": platform.python_version(),
+        "allocator": os.environ.get("GLIBC_TUNABLES", ""),
         "versions": versions,
     }
+
+
+def keep_memory() -> None:
+    """The allocator settings of `launch/environment.sh` for all contestants, which are processes that start later."""
+    told = 'source launch/environment.sh && keep_memory && printf %s "$GLIBC_TUNABLES"'
+    root = pathlib.Path(__file__).resolve().parents[2]
+    done = subprocess.run(["bash", "-c", told], cwd=root, capture_output=True, text=True, check=True)
+    os.environ["GLIBC_TUNABLES"] = done.stdout
+
+
+def earlier_results(output: str, commit: str) -> list[dict]:
+    """What `output` holds already, if it was measured at the same commit."""
+    path = files.absolute(output)
+    stored = files.read_json(path) if path.exists() else {}
+    return stored["results"] if stored.get("commit") == commit else []
+
+
+def published(output: str) -> str:
+    """The table of `output` in Markdown. Raises UserError if the machine was busy during one of its rows."""
+    stored = files.read_json(files.absolute(output))
+    for result in stored["results"]:
+        others = result["cpus_of_others"]
+        if not others <= QUIET:
+            raise UserError(
+                f"{output}: other processes used {others:.2f} CPUs while {result['title']!r} was measured, more than "
+                f"{QUIET}. Measure that row again on a quiet machine"
+            )
+    return markdown(stored["results"])
 
 
 def main(argv: list[str]) -> int:
@@ -202,29 +246,43 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--run", default="", help="folder of a trained run, for the row `ranking`")
     parser.add_argument("--study", default="", help="agreement.json of arada.agreement, for the row `ranking`")
     parser.add_argument("--output", default="workdir/benchmark.json")
+    parser.add_argument("--markdown", action="store_true", help="print the table of --output, measure nothing")
     arguments = parser.parse_args(argv)
+    if arguments.markdown:
+        return _print_published(arguments.output)
     rows = arguments.rows.split(",")
     if unknown := [row for row in rows if row not in ROWS]:
         parser.error(f"--rows: {unknown[0]!r} is none of {', '.join(ROWS)}")
     run = functools.partial(measure, repeats=arguments.repeats, cpus=arguments.threads, seconds=arguments.seconds)
-    if os.getloadavg()[0] > 0.5:
-        tell(f"the machine is busy: {os.getloadavg()[0]:.1f} processes on average in the last minute")
-    results, failed = [], False
+    keep_memory()
+    tell(f"load of the machine: {os.getloadavg()[0]:.1f} processes on average in the last minute")
+    made, measured, failed = made_with(arguments.threads), 0, False
     for row in rows:
         try:
             for comparison in ROWS[row](arguments):
-                results.append(run(comparison))
+                result = run(comparison)
+                measured += 1
                 # After each: a benchmark that is stopped has not run for nothing.
-                files.write_json(files.absolute(arguments.output), made_with(arguments.threads) | {"results": results})
+                kept = earlier_results(arguments.output, made["commit"])
+                results = [one for one in kept if one["title"] != result["title"]] + [result]
+                files.write_json(files.absolute(arguments.output), made | {"results": results})
         except (Skipped, UserError) as reason:
             tell(f"row {row} skipped: {reason}")
         except RuntimeError as error:
             tell(f"row {row} failed: {error}")
             failed = True
-    if results:
-        print(table(results))
-        print(f"Medians of {arguments.repeats} repeats. All figures: {arguments.output}")
-    return int(failed or not results)
+    if measured:
+        failed |= bool(_print_published(arguments.output))
+    return int(failed or not measured)
+
+
+def _print_published(output: str) -> int:
+    try:
+        print(published(output))
+    except (UserError, OSError) as error:
+        tell(f"no table: {error}")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -14,13 +15,16 @@ from launch.benchmarks.side_by_side import Comparison, Entry, Skipped
 
 
 def contestant(name, repeats, variant=""):
-    return {"name": name, "variant": variant, "witness": None} | side_by_side.summary(repeats)
+    about = {"witness": None, "first_seconds": 12.345, "peak_bytes": 2**30}
+    return {"name": name, "variant": variant} | about | side_by_side.summary(repeats)
 
 
 RATES = {
     "title": "Training",
     "unit": "images/s",
     "seconds": False,
+    "goals": {"PyTorch": 1.5},
+    "cpus_of_others": 0.05,
     "contestants": [
         contestant("arada", [100.0, 90.0, 120.0]),
         contestant("PyTorch", [40.0, 50.0, 60.0], "channels-last"),
@@ -44,20 +48,69 @@ def test_the_better_variant_stands_for_a_peer():
         ("arada", "", 100.0),
         ("PyTorch", "contiguous", 80.0),
     ]
-    assert [one["speedup"] for one in standings] == [1.0, 1.25]
+    # Turn by turn 100 / 80, 90 / 80 and 120 / 20.
+    assert [one["speedup"]["repeats"] for one in standings] == [[1.0, 1.0, 1.0], [1.25, 1.125, 6.0]]
+    assert [one["speedup"]["median"] for one in standings] == [1.0, 1.25]
 
 
 def test_of_seconds_the_fewer_are_better():
     standings = side_by_side.standings(RATES | {"unit": "s", "seconds": True})
-    assert [(one["variant"], one["speedup"]) for one in standings] == [("", 1.0), ("channels-last", 0.5)]
+    # Medians of 40 / 100, 50 / 90 and 60 / 120.
+    assert [(one["variant"], one["speedup"]["median"]) for one in standings] == [("", 1.0), ("channels-last", 0.5)]
 
 
-def test_table():
-    lines = side_by_side.table([RATES]).splitlines()
-    assert lines[0] == "Training"
-    assert lines[1].split() == ["images/s", "min", "-", "max", "first", "is", "x", "times", "as", "fast"]
-    assert lines[2].split() == ["arada", "100", "90", "-", "120", "1.00"]
-    assert lines[3].split() == ["PyTorch", "(contiguous)", "80", "20", "-", "80", "1.25"]
+def test_markdown():
+    assert side_by_side.markdown([RATES]).splitlines() == [
+        "**Training**",
+        "",
+        "| | images/s | arada is x times as fast | goal | first call, s | peak, GiB |",
+        "|---|---|---|---|---|---|",
+        "| arada | 100 (90 - 120) |  |  | 12.3 | 1.00 |",
+        "| PyTorch (contiguous) | 80 (20 - 80) | 1.25 (1.12 - 6.00) | 1.50 | 12.3 | 1.00 |",
+    ]
+
+
+def test_a_table_is_made_of_stored_results(tmp_path, capsys):
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps({"commit": "abc", "results": [RATES]}))
+    assert speed.main(["--markdown", f"--output={path}"]) == 0
+    assert capsys.readouterr().out.strip() == side_by_side.markdown([RATES]).strip()
+
+
+def test_no_table_is_made_of_what_a_busy_machine_gave(tmp_path, capsys):
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps({"results": [RATES, RATES | {"title": "Gradients", "cpus_of_others": 0.7}]}))
+    assert speed.main(["--markdown", f"--output={path}"]) == 1
+    shown = capsys.readouterr()
+    assert "other processes used 0.70 CPUs while 'Gradients' was measured, more than 0.1. Measure" in shown.err
+    assert not shown.out
+
+
+def test_rows_of_another_commit_do_not_stay(tmp_path):
+    path = tmp_path / "benchmark.json"
+    assert speed.earlier_results(str(path), "abc") == []
+    path.write_text(json.dumps({"commit": "abc", "results": [RATES]}))
+    assert speed.earlier_results(str(path), "abc") == [RATES]
+    assert speed.earlier_results(str(path), "abcd") == []
+
+
+def sleeper():
+    def turn():
+        time.sleep(0.3)
+        return 1, 0.3
+
+    return contestants.Contestant(turn)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what other processes use")
+def test_others_are_noticed():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            worker = side_by_side.Worker(Entry("sleeper", sleeper, {}), cpus=1, seconds=0.3)
+            assert worker.measure()[2] > 0.3
+            worker.close()
+        finally:
+            other.kill()
 
 
 def test_contestants_must_compute_the_same():
@@ -108,7 +161,7 @@ def test_ranking_without_a_run_says_what_it_needs():
 
 def test_every_row_names_its_contestants():
     arguments = argparse.Namespace(run="", study="")
-    for row in ("train", "gradients", "attack", "epoch"):
+    for row in speed.ROWS.keys() - {"ranking"}:
         for comparison in speed.ROWS[row](arguments):
             labels = [entry.label for entry in comparison.entries]
             assert len(labels) == len(set(labels)) >= 2
@@ -117,7 +170,7 @@ def test_every_row_names_its_contestants():
 def test_an_unknown_row_is_refused(capsys):
     with pytest.raises(SystemExit):
         speed.main(["--rows=trian"])
-    assert "'trian' is none of train, gradients" in capsys.readouterr().err
+    assert "'trian' is none of train_resnet29" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["-m", "launch.benchmarks.speed"], ["launch/benchmarks/speed.py"]])
@@ -146,6 +199,7 @@ def test_a_peer_that_is_absent_skips_the_row(capsys):
 def test_a_contestant_that_breaks_fails_the_row(tmp_path, monkeypatch, capsys):
     comparison = Comparison("Tiny", "images/s", (Entry("arada", int, {"of": "no such thing"}),))
     monkeypatch.setattr(speed, "ROWS", {"tiny": lambda arguments: [comparison]})
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
     assert speed.main(["--rows=tiny", f"--output={tmp_path}/benchmark.json"]) == 1
     assert "row tiny failed: Traceback" in capsys.readouterr().err
 
@@ -164,12 +218,15 @@ def test_a_comparison_from_end_to_end(peer, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "ROWS", {"tiny": lambda arguments: [comparison]})
     output = tmp_path / "folder" / "benchmark.json"
     options = ["--rows=tiny", "--repeats=2", "--seconds=0.01", "--threads=1", f"--output={output}"]
+    monkeypatch.setattr(speed, "QUIET", float("inf"))
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")  # who has chosen already is left alone
     assert speed.main(options) == 0
     shown = capsys.readouterr()
     assert "without other: No module named 'no_such_library'" in shown.err
     assert "Tiny gradients" in shown.out
     written = json.loads(output.read_text())
     assert written["threads"] == 1
+    assert written["allocator"] == "glibc.malloc.arena_max=1"
     assert written["versions"]["torch"]
     (result,) = written["results"]
     # They agree far better than check_witnesses asks.
