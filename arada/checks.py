@@ -47,6 +47,7 @@ NOT_NEGATIVE = (
     "optimizer.warmup_epochs",
     "optimizer.momentum",
     "optimizer.l2",
+    "soft_labels.shrinkage",
     "ranking.cw.confidence",
 )
 # The items of tuples, which ml_collections takes whatever they are.

@@ -74,3 +74,25 @@ def update(state: SoftLabelState, confidence: Array, accuracy: Array, learning_r
     gap = jnp.asarray(confidence, jnp.float32) - jnp.asarray(accuracy, jnp.float32)
     p_correct = jnp.clip(state.p_correct - learning_rate * gap, 1 / state.num_classes, 1)
     return state.replace(p_correct=p_correct)
+
+
+def shrink(gap: Array, error: Array, images: int, strength: float = 1.0) -> np.ndarray:
+    """The gaps of R subsets, shrunk towards their mean by as much as sampling explains their spread: float64[R].
+
+    Few validation images make a subset's gap noisy, and eq. (3) adds the noise up, epoch after epoch, for the images
+    stay the same. Empirical Bayes keeps of each deviation from the mean gap the share 1 - strength * s^2 / v, at least
+    0: v is the variance of the R gaps, s^2 the part of it that the choice of images makes. Not in the paper.
+
+    Args:
+      gap: float[R], confidence minus accuracy in each validation subset.
+      error: float[M], confidence minus correctness of each validation image; subsets are of equal size.
+      images: M / R, at least 2.
+      strength: 0 leaves gaps as they are; 1 is the estimate; endlessly much makes all gaps the same, as in AdaLS.
+
+    Source: Efron & Morris 1973, the positive-part rule with estimated variances.
+    """
+    gap, error = np.asarray(gap, np.float64), np.asarray(error, np.float64)
+    mean, spread = gap.mean(), gap.var(ddof=1) if len(gap) > 1 else 0.0
+    within = max(np.mean(error**2) - np.mean(gap**2), 0.0) * images / (images - 1)
+    kept = max(1 - strength * within / images / spread, 0.0) if spread else 0.0
+    return mean + kept * (gap - mean)

@@ -75,6 +75,9 @@ def config() -> ml_collections.ConfigDict:
                 "adaptive": False,
                 # ((first epoch, alpha), ...).
                 "alpha": ((0, 0.005),),
+                # How much subsets share what validation says (arada/soft_labels.py, `shrink`): 0 is the paper's rule,
+                # 1 shrinks their gaps towards the common one by what sampling explains of their spread.
+                "shrinkage": 0.0,
             },
             # What turns a batch into a loss (arada/methods, whose classes explain the fields). All use the soft labels
             # above: mixup mixes them, CCAT fades them, focal losses weigh their cross-entropy.
@@ -245,6 +248,7 @@ def methods(
         "ar_adals_on_the_fly": adaptive(10, ar_adals) | {"ranking.refresh_epochs": refresh_epochs},
         "ar_adals_by_confidence": adaptive(10, ar_adals) | {"ranking.by": "confidence"},
         "ar_adals_by_random": adaptive(10, ar_adals) | {"ranking.by": "random"},
+        "ar_adals_shrunk": adaptive(10, ar_adals) | {"soft_labels.shrinkage": 1.0},
         **{name: {"method.name": name} for name in RIVALS},
     }
     # One ensemble, whose members have the seeds 0 ... members - 1.

@@ -85,7 +85,7 @@ def test_an_unknown_field_is_refused():
 @pytest.mark.parametrize("name", FILES)
 def test_all_data_sets_have_the_same_methods(name):
     file = FILES[name]
-    ranked = {"ar_adals", "ar_adals_on_the_fly", "ar_adals_by_confidence", "ar_adals_by_random"}
+    ranked = {"ar_adals", "ar_adals_on_the_fly", "ar_adals_by_confidence", "ar_adals_by_random", "ar_adals_shrunk"}
     others = {"mixup", "ccat", "focal", "adafocal", "dual_focal", "mbls", "acls"}
     averaged = {f"ensemble_{method}" for method in ("vanilla", "label_smoothing", "adals", "ar_adals")}
     single = {"vanilla", "label_smoothing", "adals"} | ranked | others
@@ -105,6 +105,7 @@ def test_all_data_sets_have_the_same_methods(name):
         labels = config.soft_labels
         assert labels.adaptive == (method in ranked | {"adals"})
         assert labels.num_subsets == (10 if method in ranked else 1)
+        assert labels.shrinkage == (method == "ar_adals_shrunk")
         assert refreshes(config) == (method == "ar_adals_on_the_fly")
         control = method.removeprefix("ar_adals_by_")
         assert config.ranking.by == ("attack" if control == method else control)

@@ -29,6 +29,8 @@ def build(config: ml_collections.ConfigDict) -> SoftLabels:
         num_classes=config.data.num_classes,
         epsilon=labels.epsilon,
         alpha=labels.alpha if labels.adaptive else (),
+        # Runs that are older have no such field.
+        shrinkage=labels.get("shrinkage", 0.0),
         **config.method.get(name, {}),
     )
 

@@ -44,12 +44,14 @@ class SoftLabels:
     num_subsets, num_classes: R and Z.
     epsilon: smoothing at the start.
     alpha: ((first epoch, learning rate of eq. (3)), ...); empty where soft labels stay as they are.
+    shrinkage: how much subsets share what they learn, see `arada.soft_labels.shrink`; 0 is the paper's rule.
     """
 
     num_subsets: int
     num_classes: int
     epsilon: float = 0.0
     alpha: tuple[tuple[int, float], ...] = ()
+    shrinkage: float = 0.0
 
     def init(self) -> Any:
         """What the method knows before the first epoch."""
@@ -75,8 +77,13 @@ class SoftLabels:
         """What the method has learnt after this 0-based epoch."""
         if not self.alpha:
             return learnt
-        rate = rate_at(self.alpha, epoch)
-        return soft.update(learnt, validation.subset_confidence, validation.subset_accuracy, rate)
+        rate, confidence = rate_at(self.alpha, epoch), validation.subset_confidence
+        if self.shrinkage:
+            error = validation.confidence - validation.correct
+            images = len(error) // self.num_subsets
+            gap = soft.shrink(confidence - validation.subset_accuracy, error, images, self.shrinkage)
+            confidence = validation.subset_accuracy + gap
+        return soft.update(learnt, confidence, validation.subset_accuracy, rate)
 
     def scalars(self, learnt: Any) -> dict[str, float]:
         """What is learnt by name, for the log."""

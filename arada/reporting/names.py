@@ -27,6 +27,7 @@ _STYLES = {
     "ar_adals_on_the_fly": Style("AR-AdaLS, on the fly", SKY, "d"),
     "ar_adals_by_confidence": Style("AR-AdaLS by confidence", GREY, "h", ":"),
     "ar_adals_by_random": Style("AR-AdaLS at random", GREY, "d", "-."),
+    "ar_adals_shrunk": Style("AR-AdaLS, shrunk", BLUE, "d", "-."),
     "mixup": Style("mixup", ORANGE, "P"),
     "ccat": Style("CCAT", OLIVE, "X"),
     "focal": Style("Focal loss", ORANGE, "v", ":"),

@@ -82,6 +82,9 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     soft_labels = dict(config.soft_labels)
     if not soft_labels["adaptive"]:
         del soft_labels["alpha"]
+    # Runs are older than this field, and one subset has nobody to share with.
+    if not (soft_labels["adaptive"] and soft_labels["num_subsets"] > 1 and soft_labels.get("shrinkage")):
+        soft_labels.pop("shrinkage", None)
     training = dict(config.training)
     # Runs of undivided batches are older than this field.
     if training["accumulate"] == 1:

@@ -40,6 +40,20 @@ def test_equation_3_over_epochs_with_a_schedule(num_subsets):
     assert np.abs(expected - found[0]).min() > 0.01
 
 
+def test_subsets_share_what_they_learn():
+    # The example of test_soft_labels.py: gaps of 0.4 and 0 become 0.375 and 0.025.
+    of_epoch = Validation(
+        confidence=np.array([0.5, 1.3, 0.1, 0.9]),
+        correct=np.array([False, True, False, True]),
+        subset_confidence=np.array([0.9, 0.5]),
+        subset_accuracy=np.array([0.5, 0.5]),
+    )
+    for shrinkage, gap in ((0.0, [0.4, 0.0]), (1.0, [0.375, 0.025])):
+        method = SoftLabels(num_subsets=2, num_classes=4, alpha=((0, 0.5),), shrinkage=shrinkage)
+        learnt = method.update(method.init(), of_epoch, 0)
+        np.testing.assert_allclose(learnt.p_correct, 1 - 0.5 * np.array(gap), rtol=1e-6)
+
+
 def test_without_a_rate_nothing_is_learnt():
     fixed, _ = epochs(SoftLabels(num_subsets=3, num_classes=4))
     tiny, _ = epochs(SoftLabels(num_subsets=3, num_classes=4, alpha=((0, 1e-12),)))
@@ -55,6 +69,7 @@ def test_presets_build_their_method(preset):
     assert type(method) is methods.BY_NAME[config.method.name]
     assert (method.num_subsets, method.num_classes, method.epsilon) == (labels.num_subsets, 10, labels.epsilon)
     assert method.alpha == (labels.alpha if labels.adaptive else ())
+    assert method.shrinkage == labels.shrinkage
     for field, value in config.method.get(config.method.name, {}).items():
         assert getattr(method, field) == value
 
