@@ -76,8 +76,9 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
     def parse(argv: list[str]) -> list[str]:
         try:
             for name, value in zip(argv, [*argv[1:], ""], strict=True):
-                if re.fullmatch("--?config(=.*)?", name):
-                    _check_is_python((name.partition("=")[2] if "=" in name else value).partition(":")[0])
+                if re.fullmatch(f"--?{config.name}(=.*)?", name):
+                    path = (name.partition("=")[2] if "=" in name else value).partition(":")[0]
+                    _check_is_python(config.name, path)
             rest = flags.FLAGS(argv)
             if rest[1:]:
                 sys.exit(f"error: {rest[1]!r} is no flag; flags begin by --, and values with spaces stand in quotes")
@@ -88,7 +89,7 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
             what = error
             while isinstance(what, AttributeError | KeyError):  # one within another, each adding its quotes
                 what = what.args[0]
-            sys.exit(f"error: the config has no such field: {' '.join(str(what).split())}")
+            sys.exit(f"error: the {config.name} has no such field: {' '.join(str(what).split())}")
         except (flags.Error, TypeError, ValueError, OSError) as error:
             # ml_collections raises all of these, some with a traceback for a text: its last line tells.
             lines = [line.strip() for line in str(error).splitlines()]
@@ -98,7 +99,7 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
     return parse
 
 
-def _check_is_python(path: str) -> None:
+def _check_is_python(flag: str, path: str) -> None:
     # Any file would be run, the JSON of a workdir too.
     if not path.endswith(".py"):
-        raise ValueError(f"--config={path} is no Python file; name one of configs/, such as configs/digits.py")
+        raise ValueError(f"--{flag}={path} is no Python file; name one of configs/, such as configs/digits.py")

@@ -59,10 +59,10 @@ def read_json_lines(path: epath.Path) -> list[Any]:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
-def write_npz(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_npz(path: epath.Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
     """Writes arrays under their names."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 

@@ -10,7 +10,10 @@ PACKAGES = ("arada", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def commit() -> str:
-    """The commit of a checkout, with a plus if files differ from it; "unknown" for an installed package."""
+    """The commit of a checkout, with a plus if files differ from it; "unknown" for an installed package.
+
+    Not those in docs/, which decide no number and where studies leave their results.
+    """
     here = pathlib.Path(__file__)
 
     def git(*args: str) -> str:
@@ -20,7 +23,9 @@ def commit() -> str:
     try:
         # An installed package may lie inside somebody else's checkout.
         git("ls-files", "--error-unmatch", here.name)
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", ":/", ":(top,exclude)docs") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

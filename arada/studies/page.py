@@ -1,0 +1,211 @@
+"""The page of a study, in Markdown: the verdict, the rules, what they look at, and everything that was run."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from arada import metrics
+from arada.evaluation import verdict
+from arada.evaluation.intervals import LEVEL, Interval
+from arada.studies import design, outcomes
+from arada.studies.design import Task
+
+Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
+
+
+def page(
+    study: ml_collections.ConfigDict,
+    finished: Mapping[Task, Mapping[str, Any]],
+    left: Mapping[Task, float | None],
+    probabilities: Callable[[Task], tuple[np.ndarray, np.ndarray] | None],
+) -> str:
+    """The page of what is `finished`; `left` are the hours that are expected of the rest."""
+    runs = by_arm(study, finished)
+    parts = [
+        f"# {study.question}",
+        f"Study `{study.name}`, stated {study.stated}, before its first run. {len(finished)} runs are done, "
+        f"{len(left)} are not. This page is written by `python -m arada.study`.",
+        "## Verdict",
+        *_verdicts(study, runs),
+        "## Rules",
+        *_rules(study),
+        "## Differences",
+        f"Paired within each seed: mean [{LEVEL:.0%} interval over seeds, Student's t]. {_SIGNS}",
+        _differences(study, runs),
+        "## Arms",
+        "Mean ± standard deviation over seeds. The variance over seeds is that of the predicted class's probability "
+        "on the test images, times 1000.",
+        _arms(study, runs, finished, probabilities),
+        *_choices(study, finished),
+        "## What was run",
+        _run(finished),
+        "## What was not run",
+        _not_run(left),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_SIGNS = "Calibration errors, accuracy, Brier scores and AUROC in points of a hundred, NLL as it is."
+
+
+def by_arm(study: ml_collections.ConfigDict, finished: Mapping[Task, Mapping[str, Any]]) -> Runs:
+    """The finished runs of each arm by seed; not those that a value was chosen by."""
+    of_arms = {arm: {} for arm in study.arms}
+    for task, run in finished.items():
+        if not task.of_choice:
+            of_arms[task.arm][task.seed] = run
+    return of_arms
+
+
+def verdicts(study: ml_collections.ConfigDict, runs: Runs) -> dict[str, verdict.Verdict]:
+    """The verdict on every claim, by its rules."""
+
+    def difference(comparison: str, outcome: str) -> Interval | None:
+        of, how = study.comparisons[comparison], study.outcomes[outcome]
+        found = outcomes.difference(runs[of.arm], runs[of.reference], how.of)
+        # A claim says that the arm is better, which is a difference below 0 but where more is better.
+        more_is_better = found and how.better == "higher"
+        return Interval(-found.estimate, -found.high, -found.low, found.seeds) if more_is_better else found
+
+    decided = {}
+    for name, claim in study.claims.items():
+        claimed = [difference(*pair) for pair in claim.upheld_by]
+        decided[name] = verdict.decide(claimed, difference(*claim.refuted_by), smallest_effect(study, claim, runs))
+    return decided
+
+
+def smallest_effect(study: ml_collections.ConfigDict, claim: ml_collections.ConfigDict, runs: Runs) -> float | None:
+    """The effect that would matter: a share of an arm's own outcome, as the claim says; None before its first run."""
+    effect = claim.smallest_effect
+    of_seeds = outcomes.by_seed(runs[effect.arm], study.outcomes[effect.outcome].of).values()
+    return effect.share * float(np.mean(list(of_seeds))) if of_seeds else None
+
+
+def _verdicts(study, runs) -> Iterable[str]:
+    for name, decided in verdicts(study, runs).items():
+        claim = study.claims[name]
+        carried = ", ".join(f"{outcome} ({comparison})" for comparison, outcome in claim.upheld_by)
+        seeds = f"; {decided.seeds or 'no number of'} seeds would decide it if means and spreads stay"
+        reason = decided.reason + (seeds if decided.kind == "open" else "")
+        yield f"**{decided.kind.capitalize()}**: {claim.says} The rules say so because {reason}. It rests on {carried}."
+
+
+def _rules(study) -> Iterable[str]:
+    for claim in study.claims.values():
+        upheld = " and ".join(f"{comparison} in {outcome}" for comparison, outcome in claim.upheld_by)
+        comparison, outcome = claim.refuted_by
+        effect = claim.smallest_effect
+        yield (
+            f"*{claim.says}* Upheld if the interval of {upheld} lies on the better side of 0. Refuted if that of "
+            f"{comparison} in {outcome} excludes an effect of {effect.share:.3g} of {effect.arm}'s {effect.outcome}. "
+            f"Else open."
+        )
+    yield f"Runs stop by the budget of {study.budget_hours:g} hours alone, never by results."
+    yield _table(
+        ("outcome", "what it is", "path", "better"),
+        ((name, outcome.says, f"`{outcome.of}`", outcome.better) for name, outcome in study.outcomes.items()),
+    )
+
+
+def _differences(study, runs) -> str:
+    def cell(comparison, outcome) -> str:
+        found = outcomes.difference(runs[comparison.arm], runs[comparison.reference], outcome.of)
+        factor = _factor(outcome)
+        if not found:
+            return "not run"
+        estimate, low, high = (factor * number for number in found[:3])
+        return f"{estimate:+.{_digits(outcome)}f} [{low:+.{_digits(outcome)}f}, {high:+.{_digits(outcome)}f}]"
+
+    rows = (
+        (
+            name,
+            f"{comparison.arm} - {comparison.reference}",
+            len(runs[comparison.arm].keys() & runs[comparison.reference].keys()),
+            *(cell(comparison, outcome) for outcome in study.outcomes.values()),
+        )
+        for name, comparison in study.comparisons.items()
+    )
+    return _table(("comparison", "difference", "seeds", *study.outcomes), rows)
+
+
+def _arms(study, runs, finished, probabilities) -> str:
+    def cell(arm, outcome) -> str:
+        values = [_factor(outcome) * of for of in outcomes.by_seed(runs[arm], outcome.of).values()]
+        spread = f" ± {np.std(values, ddof=1):.{_digits(outcome)}f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.{_digits(outcome)}f}{spread}" if values else "not run"
+
+    def variance(arm) -> str:
+        kept = [probabilities(task) for task in finished if task.arm == arm and not task.of_choice]
+        kept = [of for of in kept if of]
+        if len(kept) < 2:
+            return "not run"
+        of = study.arms[arm].evaluation.variance_of
+        found = metrics.prediction_variance(np.stack([of_run for of_run, _ in kept]), kept[0][1], of)
+        return f"{1000 * float(np.mean(found)):.2f}"
+
+    rows = (
+        (arm, len(runs[arm]), *(cell(arm, outcome) for outcome in study.outcomes.values()), variance(arm))
+        for arm in study.arms
+    )
+    return _table(("arm", "seeds", *study.outcomes, "variance over seeds"), rows)
+
+
+def _choices(study, finished) -> Iterable[str]:
+    chosen = design.chosen(study, finished)
+    for name, choice in study.choices.items():
+        found = chosen.get(name)
+        by_value = found and ", ".join(f"{value}: {100 * ece:.2f}" for value, ece in found["validation_ece"].items())
+        told = f"{found['value']} (validation ECE in percent by value: {by_value})" if found else "not run"
+        yield f"Chosen for {choice.arm} on validation, seed {choice.seed}, and used by {', '.join(choice.arms)}:"
+        yield f"- {name} = {told}"
+
+
+def _run(finished) -> str:
+    rows = [
+        (
+            task.name,
+            task.seed,
+            f"{run['hours']:.2f}",
+            f"`{run['commit']}`",
+            run["hardware"],
+            _percent(run["metrics"].get("train_accuracy")),
+            _absent(run.get("absent", {})),
+        )
+        for task, run in finished.items()
+    ]
+    if not rows:
+        return "Nothing yet."
+    total = sum(run["hours"] for run in finished.values())
+    header = ("run", "seed", "hours", "commit", "hardware", "accuracy on its training images", "data that were absent")
+    return _table(header, rows) + f"\n\n{len(rows)} runs, {total:.2f} hours."
+
+
+def _absent(absent: Mapping[str, Any]) -> str:
+    names = (name for part in absent.values() for of_kind in part.values() for name in of_kind)
+    return ", ".join(dict.fromkeys(names)) or "none"
+
+
+def _not_run(left) -> str:
+    if not left:
+        return "Nothing: all that was planned is done."
+    rows = ((task.name, task.seed, "unknown" if hours is None else f"{hours:.2f}") for task, hours in left.items())
+    return _table(("run", "seed", "expected hours"), rows)
+
+
+def _factor(outcome) -> float:
+    return 1.0 if outcome.of.endswith(".nll") else 100.0
+
+
+def _digits(outcome) -> int:
+    return 3 if outcome.of.endswith(".nll") else 2
+
+
+def _percent(value: float | None) -> str:
+    return "not known" if value is None else f"{100 * value:.1f}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

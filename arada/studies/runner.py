@@ -1,0 +1,270 @@
+"""Runs what a study lacks, one arm and seed after the other or as jobs of a cluster, within its budget of hours."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from arada.errors import UserError
+from arada.evaluation import predictions, summary
+from arada.experiment import Experiment
+from arada.runs import workdir as workdirs
+from arada.runs.identity import run_identity, uses_precomputed
+from arada.runtime import cluster, files, hosts, preemption, provenance
+from arada.studies import design, page
+from arada.studies.design import Task
+from arada.studies.results import Results, is_complete, ranking_folders
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two entries of a run's hours: what a kill may lose of them.
+HEARTBEAT = 30.0
+
+
+class Runner:
+    """A study in one workdir. Raises UserError for what cannot be run, before anything is."""
+
+    def __init__(self, study: ml_collections.ConfigDict, workdir: epath.PathLike):
+        design.check(study)
+        self.study = study
+        self.workdir = workdirs.Workdir(workdir)
+        self.results = Results(study.results or self.workdir.path / "study")
+
+    def finished(self) -> dict[Task, dict[str, Any]]:
+        """What every finished run has left."""
+        read = ((task, self.results.read(task)) for task in design.tasks(self.study))
+        return {task: run for task, run in read if run}
+
+    def config_of(self, task: Task) -> ml_collections.ConfigDict:
+        """The config of a run whose choices are made."""
+        return design.config_of(self.study, task, design.chosen(self.study, self.finished()))
+
+    def run(self, tasks: Sequence[Task], submit: cluster.Submit | None = None) -> None:
+        """Runs what is missing of `tasks` until it is done or the budget is spent."""
+        self._look_at_all()
+        with hosts.first_before_others("rankings are back"):
+            if hosts.is_first():
+                self.results.restore_rankings(self.workdir)
+        while True:
+            self.tell(tasks)
+            # On one machine a seed at a time, so that pairs are complete early; jobs begin all at once.
+            runnable = self._runnable(tasks)
+            due = self._affordable(self._of_first_phase(runnable) if submit else runnable[:1])
+            if not due:
+                break
+            if submit:
+                submit(run_task, [(self.study.to_dict(), task) for task in due])
+            else:
+                preemption.stop_if_asked(f"{due[0].name}/seed_{due[0].seed}")
+                self.run_task(due[0])
+            self.write_page()
+
+    def _look_at_all(self) -> None:
+        """All configs first: a mistake in the last arm costs nothing."""
+        choices, looked_at = design.chosen(self.study, self.finished()), set()
+        for task in design.tasks(self.study):
+            waits = design.waits_for(self.study, task, choices)
+            config = self.study.arms[task.arm] if waits else design.config_of(self.study, task, choices)
+            if config.name not in looked_at:
+                looked_at.add(config.name)
+                self._experiment(config)
+            if not waits:
+                self.results.check(task, config)
+
+    def _experiment(self, config: ml_collections.ConfigDict) -> Experiment:
+        return Experiment(config, self.workdir.path, of_sweep="/" in config.name)
+
+    def _runnable(self, tasks: Sequence[Task]) -> list[Task]:
+        """Those of `tasks` that are missing and wait for no choice, in their order."""
+        finished = self.finished()
+        choices = design.chosen(self.study, finished)
+        return [task for task in self.left(tasks) if not design.waits_for(self.study, task, choices)]
+
+    def _of_first_phase(self, tasks: list[Task]) -> list[Task]:
+        """Of these only what waits for no other: choices, then what is not ranked, the others, at last ensembles."""
+
+        def phase(task: Task) -> int:
+            config = self.study.arms[task.arm]
+            if task.of_choice:
+                return 0
+            return 3 if config.ensemble.of else 1 + uses_precomputed(config)
+
+        first = min(map(phase, tasks), default=0)
+        return [task for task in tasks if phase(task) == first]
+
+    def _affordable(self, tasks: list[Task]) -> list[Task]:
+        """The first of these, as many as the budget pays for."""
+        finished = self.finished()
+        hours, budget = self.spent(finished), self.study.budget_hours
+        for number, task in enumerate(tasks):
+            hours += self.expected(task, finished) or 0.0
+            if hours > budget:
+                logger.info("%s/seed_%d is not run: it would end after %.2f of %g hours", *task[1:], hours, budget)
+                return tasks[:number]
+        return tasks
+
+    def run_task(self, task: Task) -> None:
+        """Trains, ranks and predicts one run, and keeps what it leaves."""
+        config = self.config_of(task)
+        logger.info("study %s: %s/seed_%d", self.study.name, task.name, task.seed)
+        with self._clock(task) as hours:
+            experiment = self._experiment(config)
+            # The splits are read and compared with those of runs on other machines.
+            _ = experiment.splits
+            data = files.read_json(self.workdir.data)["sha256"]
+            self.results.check_data(data)
+            rank_once(experiment)
+            experiment.train()
+            if not task.of_choice:
+                self._rank_for_others(task)
+            metrics, absent = self._evaluate(experiment, task)
+        if hosts.is_first():
+            made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
+            identity = run_identity(config, task.seed, len(experiment.replicas))
+            self.results.write(
+                task,
+                {"name": config.name, "identity": identity, **made, "hours": hours()}
+                | {"data": data, "absent": absent, "metrics": metrics},
+            )
+        hosts.wait(f"{task.name}/seed_{task.seed} is kept")
+
+    def _rank_for_others(self, task: Task) -> None:
+        """Makes and keeps the rankings by this run for all arms, which then need its weights no more."""
+        finished = self.finished()
+        choices = design.chosen(self.study, finished)
+        for other in design.tasks(self.study):
+            if other in finished or other.of_choice or design.waits_for(self.study, other, choices):
+                continue
+            config = design.config_of(self.study, other, choices)
+            by_this = self.workdir.path / "robustness" / task.name / f"seed_{task.seed}"
+            folders = ranking_folders(self.workdir, config)
+            if any(folder == by_this or by_this in folder.parents for folder in folders):
+                rank_once(self._experiment(config))
+                if hosts.is_first():
+                    self.results.keep_rankings(self.workdir, config)
+
+    def _evaluate(self, experiment: Experiment, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The run's metrics, with "shift" by the study's parts, and what data were absent."""
+        config, metrics, absent = experiment.config, {}, {}
+        # What a choice is made by needs no shifted images.
+        parts = {"clean": {"shifts": ()}} if task.of_choice else self.study.shifts.to_dict()
+        for part, fields in parts.items():
+            config.evaluation.update(fields)
+            if task.of_choice:
+                config.evaluation.out_of_distribution = ()
+            absent[part] = experiment.predict()
+            report = summary.summarize(self.workdir, config, absent[part], [(config.name, task.seed)])
+            run = report["methods"][config.name]["runs"][str(task.seed)]
+            metrics = _joined(metrics, run, part)
+        if not task.of_choice and hosts.is_first():
+            directory = self.workdir.predictions(config.name, task.seed)
+            probabilities, labels, _ = predictions.read(directory, "test")
+            self.results.write_probabilities(task, probabilities, labels)
+        return metrics, absent
+
+    @contextlib.contextmanager
+    def _clock(self, task: Task) -> Iterator[Any]:
+        """Counts the hours of a run, over all its starts; what is given returns those up to now."""
+        file = self._hours(task)
+        before, start = (files.read_json(file)["hours"] if file.exists() else 0.0), time.monotonic()
+        ended = threading.Event()
+
+        def hours() -> float:
+            return before + (time.monotonic() - start) / 3600
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT):
+                with contextlib.suppress(UserError, OSError):
+                    files.write_json(file, {"hours": hours()})
+
+        thread = threading.Thread(target=beat, daemon=True, name=f"hours of {task.name}")
+        if hosts.is_first():
+            thread.start()
+        try:
+            yield hours
+        finally:
+            ended.set()
+            if hosts.is_first():
+                thread.join()
+                files.write_json(file, {"hours": hours()})
+
+    def _hours(self, task: Task) -> epath.Path:
+        return self.workdir.path / "study_hours" / task.name / f"seed_{task.seed}.json"
+
+    def spent(self, finished: Mapping[Task, Mapping[str, Any]]) -> float:
+        """Hours of all runs: those finished, and this workdir's part of those that are not."""
+        begun = (self._hours(task) for task in design.tasks(self.study) if task not in finished)
+        hours = (files.read_json(file)["hours"] for file in begun if file.exists())
+        return sum(run["hours"] for run in finished.values()) + sum(hours)
+
+    def expected(self, task: Task, finished: Mapping[Task, Mapping[str, Any]]) -> float | None:
+        """Hours that a run will take: those of the arm's other runs, or in proportion to its images; None at first."""
+        kind = [run["hours"] for of, run in finished.items() if (of.arm, of.of_choice) == (task.arm, task.of_choice)]
+        if kind:
+            return sum(kind) / len(kind)
+        images = sum(self._images(of) for of in finished)
+        return sum(run["hours"] for run in finished.values()) / images * self._images(task) if images else None
+
+    def _images(self, task: Task) -> float:
+        config = self.study.arms[task.arm]
+        return 0 if config.ensemble.of else config.ensemble.members * config.training.epochs * config.data.num_train
+
+    def left(self, tasks: Sequence[Task]) -> dict[Task, float | None]:
+        """The expected hours of every one of `tasks` that is not finished."""
+        finished = self.finished()
+        return {task: self.expected(task, finished) for task in tasks if task not in finished}
+
+    def tell(self, tasks: Sequence[Task]) -> None:
+        """Logs how much is done and left."""
+        finished, left = self.finished(), self.left(tasks)
+        spent, budget = self.spent(finished), self.study.budget_hours
+        known = [hours for hours in left.values() if hours is not None]
+        needed = f"about {sum(known):.2f} hours" if known or not left else "hours unknown before the first run ends"
+        logger.info(
+            "study %s: %d runs are done, %d are left, %s; %.2f of %g hours are spent",
+            *(self.study.name, len(finished), len(left), needed, spent, budget),
+        )
+
+    def write_page(self) -> epath.Path:
+        """Writes the page of the results as they are, and returns its path."""
+        file, finished = self.results.path / "index.md", self.finished()
+        if hosts.is_first():
+            text = page.page(self.study, finished, self.left(design.tasks(self.study)), self.results.read_probabilities)
+            files.write_bytes(file, text.encode())
+        return file
+
+
+def rank_once(experiment: Experiment) -> None:
+    """Makes the rankings that training needs, unless they are there: then nobody asks for the weights they are of."""
+    config, workdir = experiment.config, experiment.workdir
+    if not uses_precomputed(config) or not _missing_rankings(workdir, config):
+        return
+    if config.ranking.by != "random":
+        experiment.vanilla()
+    experiment.rank()
+
+
+def _missing_rankings(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> bool:
+    folders = ranking_folders(workdir, config)
+    return not folders or not all(map(is_complete, folders))
+
+
+def run_task(job: tuple[dict[str, Any], tuple], workdir: str) -> None:
+    """One run as a job of a cluster, given as plain values."""
+    study, task = job
+    Runner(ml_collections.ConfigDict(study, convert_dict=True), workdir).run_task(Task(*task))
+
+
+def _joined(metrics: dict[str, Any], run: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """The metrics of a run with those on one more part of the shifts: "shift" becomes {part: {type: [...]}}."""
+    of_parts = metrics.get("shift", {}) | {part: run["shift"]}
+    calibrated = {
+        name: {**of, "shift": metrics.get("calibrated", {}).get(name, {}).get("shift", {}) | {part: of["shift"]}}
+        for name, of in run["calibrated"].items()
+    }
+    return {**run, "shift": of_parts, "calibrated": calibrated}

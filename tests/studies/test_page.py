@@ -1,0 +1,70 @@
+"""Verdicts and pages of made-up results."""
+
+import pytest
+
+from arada.studies import design, page
+
+# (ECE under shift, the same after temperature scaling) of AdaLS with seeds 0, 1, 2.
+ADALS = [(0.300, 0.10), (0.310, 0.11), (0.290, 0.12)]
+
+
+def less(*by):
+    """AdaLS' errors, less so much in each seed."""
+    return [(ece - raw, tempered - rest) for (ece, tempered), (raw, rest) in zip(ADALS[: len(by)], by, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("robust", "kind"),
+    [
+        # Both differences are below 0 in every seed, by about the same.
+        (less((0.080, 0.020), (0.082, 0.021), (0.078, 0.019)), "upheld"),
+        # Raw calibration is better by half a point only; a sixth of AdaLS' 30 points are 5.
+        (less((0.004, -0.001), (0.006, 0.001), (0.005, 0.0)), "refuted"),
+        # Better by 8 points raw, but by nothing certain after temperature scaling.
+        (less((0.080, 0.020), (0.082, -0.030), (0.078, 0.019)), "open"),
+    ],
+)
+def test_a_verdict_of_each_kind(study, finished, robust, kind):
+    runs = page.by_arm(study, finished({"adals": ADALS, "ar_adals": robust}))
+    assert page.verdicts(study, runs)["helps"].kind == kind
+    # The mean of 0.30, 0.31 and 0.29.
+    assert page.smallest_effect(study, study.claims.helps, runs) == pytest.approx(0.05)
+
+
+def test_where_more_is_better_a_claim_wants_more(study, finished):
+    done = finished({"adals": ADALS, "ar_adals": ADALS})
+    for task, run in done.items():
+        run["metrics"]["test"]["accuracy"] = (
+            0.6 + 0.01 * task.seed + (0.1 + 0.001 * task.seed) * (task.arm == "ar_adals")
+        )
+    study.claims.helps.update(
+        upheld_by=(("robust_minus_one", "accuracy"),), refuted_by=("robust_minus_one", "accuracy")
+    )
+    study.claims.helps.smallest_effect.update(outcome="accuracy")
+    assert page.verdicts(study, page.by_arm(study, done))["helps"].kind == "upheld"
+
+
+def test_before_any_run_all_is_open(study):
+    text = page.page(study, {}, dict.fromkeys(design.tasks(study)), lambda task: None)
+    assert "**Open**: Ranking helps." in text
+    assert "Nothing yet." in text
+    assert "| ar_adals | 1 | unknown |" in text
+
+
+def test_a_page_tells_what_was_run_and_what_not(study, finished):
+    done = finished({"adals": ADALS[:2], "ar_adals": less((0.08, 0.02), (0.09, 0.03))})
+    left = dict.fromkeys((task for task in design.tasks(study) if task not in done), 0.5)
+    text = page.page(study, done, left, lambda task: None)
+    # 8 and 9 points less: a mean of 8.5, and t(1) = 12.706 times 0.7071 / sqrt(2) = 6.35 to either side.
+    assert "| robust_minus_one | ar_adals - adals | 2 |" in text
+    assert "-8.50 [-14.85, -2.15]" in text
+    assert "| ar_adals | 1 | 0.50 | `0123456789ab` | none | 98.0 | photographs |" in text
+    assert "4 runs, 2.00 hours." in text
+    assert "| vanilla | 0 | 0.50 |" in text
+
+
+def test_a_page_tells_what_was_chosen(with_choice, made_up):
+    errors = {0.1: 0.3, 0.2: 0.2}
+    done = {design.Task("adals", f"adals/alpha_{value}", 0): made_up(0.3, 0.1, ece) for value, ece in errors.items()}
+    text = page.page(with_choice, done, {}, lambda task: None)
+    assert "alpha = 0.2 (validation ECE in percent by value: 0.1: 30.00, 0.2: 20.00)" in text
