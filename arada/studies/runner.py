@@ -13,6 +13,7 @@ from etils import epath
 from arada.errors import UserError
 from arada.evaluation import predictions, summary
 from arada.experiment import Experiment
+from arada.metrics import calibration_floor
 from arada.runs import workdir as workdirs
 from arada.runs.identity import run_identity, uses_precomputed
 from arada.runtime import cluster, files, hosts, preemption, provenance
@@ -164,6 +165,8 @@ class Runner:
         if not task.of_choice and hosts.is_first():
             directory = self.workdir.predictions(config.name, task.seed)
             probabilities, labels, _ = predictions.read(directory, "test")
+            floor = calibration_floor(probabilities, num_bins=config.evaluation.num_bins)
+            metrics["test"] = {"ece_floor": floor.mean} | metrics["test"]
             self.results.write_probabilities(task, probabilities, labels)
         return metrics, absent
 

@@ -68,7 +68,7 @@ def outcomes(part: str) -> dict[str, dict[str, str]]:
     return {
         "shift_ece_tempered": one("(a) ECE under shift after temperature scaling", f"{tempered}.shift.{part}.ece"),
         "shift_ece": one("(b) ECE under shift", f"shift.{part}.ece"),
-        "ece": one("(c) ECE on clean test images", "test.ece"),
+        "ece_over_floor": one("(c) ECE on clean test images minus its floor", "test.ece - test.ece_floor"),
         "accuracy": one("(d) accuracy, clean", "test.accuracy", "higher"),
         "nll": one("(d) NLL, clean", "test.nll"),
         "brier": one("(d) Brier score, clean", "test.brier"),

@@ -27,7 +27,7 @@ from configs import cifar10
 from configs.studies import design
 
 ADAPTIVE = ("adals", "ar_adals", "ar_adals_by_random")
-IF_AFFORDABLE = ("ar_adals_by_confidence", "ar_adals_on_the_fly")
+IF_AFFORDABLE = ("ar_adals_by_confidence", "ar_adals_shrunk", "ar_adals_on_the_fly")
 
 OVERRIDES = {
     "data.num_train": 20_000,
@@ -87,6 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
             "adals_minus_vanilla": {"arm": "adals", "reference": "vanilla"},
             "attack_minus_label_smoothing": {"arm": "ar_adals", "reference": "label_smoothing"},
             "attack_minus_confidence": {"arm": "ar_adals", "reference": "ar_adals_by_confidence"},
+            "shrunk_minus_attack": {"arm": "ar_adals_shrunk", "reference": "ar_adals"},
+            "shrunk_minus_adals": {"arm": "ar_adals_shrunk", "reference": "adals"},
             "on_the_fly_minus_attack": {"arm": "ar_adals_on_the_fly", "reference": "ar_adals"},
         },
         claims={
