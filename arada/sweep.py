@@ -132,7 +132,7 @@ def run_shared(configs: Sequence[Mapping[str, Any]], workdir: str) -> None:
         experiment.vanilla()
     for config in ranked:
         Experiment(config, workdir, of_sweep=True).rank()
-    _generate_shifted(experiment)
+    generate_shifted(experiment)
 
 
 def run(
@@ -160,7 +160,7 @@ def run(
     return compare(config, workdir, grid)
 
 
-def _generate_shifted(experiment: Experiment) -> None:
+def generate_shifted(experiment: Experiment) -> None:
     """Makes the images that one folder holds for all tasks, which would otherwise write there at once."""
     evaluation = experiment.config.evaluation
     if evaluation.shift_source != "generated":

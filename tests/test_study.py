@@ -192,6 +192,7 @@ def test_jobs_of_a_cluster_come_in_phases(file, tmp_path, monkeypatch):
             there.results.write(task, run | {"identity": identity})
 
     there.run(design.tasks(config), submit)
+    # What is ranked comes before what is trained by its ranks.
     assert phases == [[("vanilla", 0), ("vanilla", 1)], [("ar_adals", 0), ("ar_adals", 1)]]
 
 
@@ -210,3 +211,20 @@ def test_a_mistake_ends_in_one_line(file, tmp_path, flags, message):
     assert result.returncode == 1
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
+
+
+def test_a_part_of_shifts_that_cannot_be_is_seen_before_any_run(file, tmp_path):
+    config = load(file)
+    config.shifts.turned.shifts = ("rotated",)
+    with pytest.raises(UserError, match=r"evaluation.shifts is one of .*, not 'rotated'"):
+        runner.Runner(config, tmp_path).run(design.tasks(config))
+
+
+def test_images_that_all_jobs_read_are_made_by_one_before_them(file, tmp_path, monkeypatch):
+    config = load(file)
+    config.shifts.turned.shift_source = "generated"
+    there, submitted = runner.Runner(config, tmp_path), []
+    monkeypatch.setattr(there, "_look_at_all", lambda: None)
+    monkeypatch.setattr(there, "_runnable", lambda tasks: [])
+    there.run([], lambda function, jobs: submitted.append((function, len(jobs))))
+    assert submitted == [(runner.make_shifted, 1)]

@@ -56,6 +56,7 @@ def check(study: ml_collections.ConfigDict) -> None:
         raise UserError(f"study.budget_hours is {study.budget_hours}; it must be above 0")
     _check_arms(study)
     _check_choices(study)
+    _check_shifts(study)
     for name, outcome in study.outcomes.items():
         try:
             outcomes.parse(outcome.of)
@@ -85,6 +86,15 @@ def _check_arms(study: ml_collections.ConfigDict) -> None:
     for name in others:
         if differing := differences(shared_identity(study.arms[first]), shared_identity(study.arms[name])):
             raise UserError(f"study.arms.{first} and .{name} are of other data or networks: {'; '.join(differing)}")
+
+
+def _check_shifts(study: ml_collections.ConfigDict) -> None:
+    if not study.shifts:
+        raise UserError("study.shifts is empty; name at least one part, such as {'simple': {'shifts': ('simple',)}}")
+    for part, fields in study.shifts.items():
+        for config in study.arms.values():
+            if unknown := [field for field in fields if field not in config.evaluation]:
+                raise UserError(f"study.shifts.{part} has {unknown[0]!r}, which is no field of evaluation")
 
 
 def _check_choices(study: ml_collections.ConfigDict) -> None:

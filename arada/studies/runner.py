@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from arada import sweep
 from arada.errors import UserError
 from arada.evaluation import predictions, summary
 from arada.experiment import Experiment
@@ -51,6 +52,8 @@ class Runner:
         with hosts.first_before_others("rankings are back"):
             if hosts.is_first():
                 self.results.restore_rankings(self.workdir)
+        if submit and any(fields.get("shift_source") == "generated" for fields in self.study.shifts.values()):
+            submit(make_shifted, [self.study.to_dict()])
         while True:
             self.tell(tasks)
             # On one machine a seed at a time, so that pairs are complete early; jobs begin all at once.
@@ -73,7 +76,10 @@ class Runner:
             config = self.study.arms[task.arm] if waits else design.config_of(self.study, task, choices)
             if config.name not in looked_at:
                 looked_at.add(config.name)
-                self._experiment(config)
+                for fields in self.study.shifts.values():
+                    of_part = ml_collections.ConfigDict(config.to_dict(), convert_dict=True)
+                    of_part.evaluation.update(fields)
+                    self._experiment(of_part)
             if not waits:
                 self.results.check(task, config)
 
@@ -261,6 +267,15 @@ def run_task(job: tuple[dict[str, Any], tuple], workdir: str) -> None:
     """One run as a job of a cluster, given as plain values."""
     study, task = job
     Runner(ml_collections.ConfigDict(study, convert_dict=True), workdir).run_task(Task(*task))
+
+
+def make_shifted(study: dict[str, Any], workdir: str) -> None:
+    """Makes the shifted images that are kept on disk, before jobs that would all write them at once."""
+    arm = next(iter(study["arms"].values()))
+    for fields in study["shifts"].values():
+        config = ml_collections.ConfigDict(arm, convert_dict=True)
+        config.evaluation.update(fields)
+        sweep.generate_shifted(Experiment(config, workdir))
 
 
 def _joined(metrics: dict[str, Any], run: Mapping[str, Any], part: str) -> dict[str, Any]:

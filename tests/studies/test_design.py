@@ -1,5 +1,6 @@
 """What a study may be, the order of its runs, and the values that it chooses."""
 
+import ml_collections
 import pytest
 
 from arada.errors import UserError
@@ -36,6 +37,11 @@ def set_to(field, value):
         (set_to("arms.adals.model.width", 8), r"of other data or networks: model.width is .* there and .* here"),
         (set_to("if_affordable", ("focal",)), r"study.if_affordable names 'focal'; there are vanilla, adals, ar_adals"),
         (set_to("comparisons.robust_minus_one.arm", "x"), r"study.comparisons.robust_minus_one.arm names 'x'"),
+        (set_to("shifts", ml_collections.ConfigDict()), r"study.shifts is empty; name at least one part"),
+        (
+            set_to("shifts.simple.shift", ("noise",)),
+            r"study.shifts.simple has 'shift', which is no field of evaluation",
+        ),
         (set_to("outcomes.nll.of", "ece"), r"study.outcomes.nll.of is 'ece': an outcome is a path"),
         (set_to("claims.helps.upheld_by", ()), r"study.claims.helps needs upheld_by"),
         (set_to("claims.helps.refuted_by", ("x", "nll")), r"study.claims.helps names 'x'"),
