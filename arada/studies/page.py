@@ -89,7 +89,16 @@ def _verdicts(study, runs) -> Iterable[str]:
         carried = ", ".join(f"{outcome} ({comparison})" for comparison, outcome in claim.upheld_by)
         seeds = f"; {decided.seeds or 'no number of'} seeds would decide it if means and spreads stay"
         reason = decided.reason + (seeds if decided.kind == "open" else "")
-        yield f"**{decided.kind.capitalize()}**: {claim.says} The rules say so because {reason}. It rests on {carried}."
+        pairs = (study.comparisons[comparison] for comparison, _ in (*claim.upheld_by, claim.refuted_by))
+        done, planned = min(len(_common(runs, pair)) for pair in pairs), len(study.seeds)
+        so_far = f" Provisional: {done} of {planned} seeds are done." if done < planned else ""
+        told = f"{claim.says} The rules say so because {reason}. It rests on {carried}.{so_far}"
+        yield f"**{decided.kind.capitalize()}**: {told}"
+
+
+def _common(runs: Runs, comparison) -> set[int]:
+    """The seeds that both sides of a comparison have."""
+    return runs[comparison.arm].keys() & runs[comparison.reference].keys()
 
 
 def _rules(study) -> Iterable[str]:
@@ -122,7 +131,7 @@ def _differences(study, runs) -> str:
         (
             name,
             f"{comparison.arm} - {comparison.reference}",
-            len(runs[comparison.arm].keys() & runs[comparison.reference].keys()),
+            len(_common(runs, comparison)),
             *(cell(comparison, outcome) for outcome in study.outcomes.values()),
         )
         for name, comparison in study.comparisons.items()

@@ -47,6 +47,7 @@ def test_where_more_is_better_a_claim_wants_more(study, finished):
 def test_before_any_run_all_is_open(study):
     text = page.page(study, {}, dict.fromkeys(design.tasks(study)), lambda task: None)
     assert "**Open**: Ranking helps." in text
+    assert "Provisional: 0 of 2 seeds are done." in text
     assert "Nothing yet." in text
     assert "| ar_adals | 1 | unknown |" in text
 
@@ -60,6 +61,7 @@ def test_a_page_tells_what_was_run_and_what_not(study, finished):
     assert "-8.50 [-14.85, -2.15]" in text
     assert "| ar_adals | 1 | 0.50 | `0123456789ab` | none | 98.0 | photographs |" in text
     assert "4 runs, 2.00 hours." in text
+    assert "Provisional" not in text
     assert "| vanilla | 0 | 0.50 |" in text
 
 
