@@ -20,7 +20,7 @@ MOST_SEEDS = 10_000
 
 
 class Verdict(NamedTuple):
-    """What the rules say. `seeds` would decide an open claim; None if no number of them would."""
+    """What the rules say. `seeds` would decide an open claim; None if no number would, or too few are done to say."""
 
     kind: Literal["upheld", "refuted", "open"]
     reason: str
@@ -45,12 +45,13 @@ def decide(
     if smallest_effect is not None and smallest_effect <= 0:
         raise ValueError(f"smallest_effect is {smallest_effect}; it must be above 0")
     if smallest_effect is None or refuting is None or None in claimed:
-        return Verdict("open", "fewer than two seeds have all that the rules need", 2)
+        return Verdict("open", "fewer than two seeds have all that the rules need")
     if all(interval.high < 0 for interval in claimed):
         return Verdict("upheld", "every interval of the claim lies below 0")
     if refuting.low > -smallest_effect:
         return Verdict("refuted", "the interval excludes the smallest effect that would matter")
-    return Verdict("open", "no rule is met", _seeds_to_decide(claimed, refuting, smallest_effect, level))
+    seeds = _seeds_to_decide(claimed, refuting, smallest_effect, level)
+    return Verdict("open", f"no rule is met; if means and spreads stay, {seeds or 'no number of'} seeds decide", seeds)
 
 
 def _seeds_to_decide(claimed, refuting, smallest_effect, level) -> int | None:

@@ -87,12 +87,10 @@ def _verdicts(study, runs) -> Iterable[str]:
     for name, decided in verdicts(study, runs).items():
         claim = study.claims[name]
         carried = ", ".join(f"{outcome} ({comparison})" for comparison, outcome in claim.upheld_by)
-        seeds = f"; {decided.seeds or 'no number of'} seeds would decide it if means and spreads stay"
-        reason = decided.reason + (seeds if decided.kind == "open" else "")
         pairs = (study.comparisons[comparison] for comparison, _ in (*claim.upheld_by, claim.refuted_by))
         done, planned = min(len(_common(runs, pair)) for pair in pairs), len(study.seeds)
         so_far = f" Provisional: {done} of {planned} seeds are done." if done < planned else ""
-        told = f"{claim.says} The rules say so because {reason}. It rests on {carried}.{so_far}"
+        told = f"{claim.says} The rules say so because {decided.reason}. It rests on {carried}.{so_far}"
         yield f"**{decided.kind.capitalize()}**: {told}"
 
 
