@@ -155,7 +155,7 @@ def test_runs_of_another_design_are_not_taken_for_these(done, file):
     workdir, _ = done
     config = load(file)
     config.arms.ar_adals.soft_labels.alpha = ((0, 0.7),)
-    with pytest.raises(UserError, match=r"seed_0 was made with another config: soft_labels.alpha is"):
+    with pytest.raises(UserError, match=r"seed_0.json was made with another config: soft_labels.alpha is"):
         runner.Runner(config, workdir).run(design.tasks(config))
 
 
