@@ -3,7 +3,8 @@
     python -m launch.benchmarks.speed                           # all rows but `ranking`; about an hour on two cores
     python -m launch.benchmarks.speed --rows=train_resnet29,gradients --repeats=3
     python -m launch.benchmarks.speed --rows=ranking --run=WORKDIR/runs/vanilla/seed_0 --study=FILE
-    python -m launch.benchmarks.speed --markdown                # the table of what --output holds; measures nothing
+    python -m launch.benchmarks.speed --markdown                # the tables of what --output holds; measures nothing
+    python -m launch.benchmarks.speed --page=docs/benchmarks.md --output=docs/benchmark.json    # puts them into a page
 
 Contestants take turns, repeat by repeat, each in a process of its own and after a warm-up; a measurement repeats its
 work for `--seconds` at least. What is compared has the same weights, images, number of CPUs and settings of the memory
@@ -46,6 +47,8 @@ SGD = {"name": "sgd", "learning_rate": 0.1, "l2": 2e-4, "l2_on": "everything"}
 LAYOUTS = ("channels-last", "contiguous")
 # Carlini-Wagner with the paper's settings takes 3 x 500 steps; its time is extrapolated from fewer.
 PAPERS_STEPS, SHORT_STEPS, SHORT_IMAGES = 3 * 500, 50, 64
+# Between these lines of a page stand the tables.
+PAGE_MARKS = "<!-- tables -->\n", "<!-- end of tables -->\n"
 RANKED_IMAGES, LEAST_SPEARMAN = 512, 0.99
 # CPUs that other processes may use on average while contestants work, for a row to be published.
 QUIET = 0.1
@@ -119,6 +122,7 @@ def epoch(arguments) -> list[Comparison]:
     return [Comparison(title, "s", entries, seconds_for=1)]
 
 
+PEERS = ("torch", "foolbox", "torchattacks", "adv-lib")
 ROWS = {
     "train_resnet29": functools.partial(train, "ResNet-29", RESNET_29, 64, ADAM, 1.0),
     "train_resnet29_256": functools.partial(train, "ResNet-29", RESNET_29, 256, ADAM, 1.0),
@@ -191,7 +195,7 @@ def made_with(cpus: int) -> dict:
     cpu_info = pathlib.Path("/proc/cpuinfo")
     models = [line for line in cpu_info.read_text().splitlines() if "model name" in line] if cpu_info.exists() else []
     versions = provenance.versions()
-    for package in ("jaxlib", "torch", "foolbox", "torchattacks", "adv-lib"):
+    for package in ("jaxlib", *PEERS):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -233,7 +237,19 @@ def published(output: str) -> str:
                 f"{output}: other processes used {others:.2f} CPUs while {result['title']!r} was measured, more than "
                 f"{QUIET}. Measure that row again on a quiet machine"
             )
-    return markdown(stored["results"])
+    versions, threads = stored["versions"], stored["threads"]
+    peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if versions[name] != "absent")
+    machine = f"{stored['cpu']}, {threads} CPUs; jax {versions['jax']}, {peers}"
+    return f"{markdown(stored['results'])}\nCommit {stored['commit']}, {stored['date'][:10]}, {machine}.\n"
+
+
+def with_tables(page: str, tables: str) -> str:
+    """A page's text with `tables` between its two marks. Raises UserError if it has no marks."""
+    before, start, rest = page.partition(PAGE_MARKS[0])
+    _, end, after = rest.partition(PAGE_MARKS[1])
+    if not end:
+        raise UserError(f"the page has no lines {PAGE_MARKS[0].strip()} and {PAGE_MARKS[1].strip()}")
+    return f"{before}{start}\n{tables}\n{end}{after}"
 
 
 def main(argv: list[str]) -> int:
@@ -246,10 +262,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--run", default="", help="folder of a trained run, for the row `ranking`")
     parser.add_argument("--study", default="", help="agreement.json of arada.agreement, for the row `ranking`")
     parser.add_argument("--output", default="workdir/benchmark.json")
-    parser.add_argument("--markdown", action="store_true", help="print the table of --output, measure nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of --output, measure nothing")
+    parser.add_argument("--page", default="", help="put the tables of --output into this page, measure nothing")
     arguments = parser.parse_args(argv)
-    if arguments.markdown:
-        return _print_published(arguments.output)
+    if arguments.markdown or arguments.page:
+        return _publish(arguments.output, arguments.page)
     rows = arguments.rows.split(",")
     if unknown := [row for row in rows if row not in ROWS]:
         parser.error(f"--rows: {unknown[0]!r} is none of {', '.join(ROWS)}")
@@ -272,13 +289,19 @@ def main(argv: list[str]) -> int:
             tell(f"row {row} failed: {error}")
             failed = True
     if measured:
-        failed |= bool(_print_published(arguments.output))
+        failed |= bool(_publish(arguments.output))
     return int(failed or not measured)
 
 
-def _print_published(output: str) -> int:
+def _publish(output: str, page: str = "") -> int:
+    """Prints the tables, or puts them into a page; 1 if there is none to publish."""
     try:
-        print(published(output))
+        tables = published(output)
+        if page:
+            path = pathlib.Path(page)
+            path.write_text(with_tables(path.read_text("utf-8"), tables), "utf-8")
+        else:
+            print(tables)
     except (UserError, OSError) as error:
         tell(f"no table: {error}")
         return 1

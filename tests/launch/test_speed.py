@@ -33,6 +33,16 @@ RATES = {
 }
 
 
+STORED = {
+    "commit": "abc",
+    "date": "2026-01-02T03:04:05",
+    "cpu": "Some CPU",
+    "threads": 2,
+    "versions": {"jax": "1.0", "torch": "2.0"} | dict.fromkeys(("foolbox", "torchattacks", "adv-lib"), "absent"),
+    "results": [RATES],
+}
+
+
 def test_summary_is_median_and_extremes():
     assert side_by_side.summary([3.0, 1.0, 2.0, 10.0]) == {
         "median": 2.5,
@@ -72,9 +82,30 @@ def test_markdown():
 
 def test_a_table_is_made_of_stored_results(tmp_path, capsys):
     path = tmp_path / "benchmark.json"
-    path.write_text(json.dumps({"commit": "abc", "results": [RATES]}))
+    path.write_text(json.dumps(STORED))
     assert speed.main(["--markdown", f"--output={path}"]) == 0
-    assert capsys.readouterr().out.strip() == side_by_side.markdown([RATES]).strip()
+    shown = capsys.readouterr().out
+    assert shown.startswith(side_by_side.markdown([RATES]))
+    assert shown.strip().endswith("Commit abc, 2026-01-02, Some CPU, 2 CPUs; jax 1.0, torch 2.0.")
+
+
+def test_a_page_takes_the_tables_again_and_again(tmp_path, capsys):
+    path, page = tmp_path / "benchmark.json", tmp_path / "page.md"
+    page.write_text("Before\n<!-- tables -->\nold\n<!-- end of tables -->\nAfter\n")
+    for commit in ("abc", "def"):
+        path.write_text(json.dumps(STORED | {"commit": commit}))
+        assert speed.main([f"--page={page}", f"--output={path}"]) == 0
+        tables = speed.published(str(path))
+        assert page.read_text() == f"Before\n<!-- tables -->\n\n{tables}\n<!-- end of tables -->\nAfter\n"
+    page.write_text("Nothing")
+    assert speed.main([f"--page={page}", f"--output={path}"]) == 1
+    assert "the page has no lines <!-- tables -->" in capsys.readouterr().err
+
+
+def test_the_pages_tables_are_those_of_the_stored_results(request):
+    docs = request.config.rootpath / "docs"
+    page, stored = (docs / "benchmarks.md").read_text("utf-8"), docs / "benchmark.json"
+    assert speed.with_tables(page, speed.published(str(stored)) if stored.exists() else "Not measured yet.") == page
 
 
 def test_no_table_is_made_of_what_a_busy_machine_gave(tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from arada.models import WideResNet, cpu
+from arada.models import ResNetV2, WideResNet, cpu
 from arada.models.cpu import convolution
 from launch.benchmarks.contestants import draw_variables
 
@@ -379,7 +379,9 @@ def gradients_of(model, variables, images):
 @pytest.mark.parametrize(
     ("model", "size"),
     [
+        pytest.param(ResNetV2(3, depth=11, width=4), 16, id="ResNet v2"),
         pytest.param(WideResNet(3, depth=10, width=1), 8, id="wide ResNet"),
+        pytest.param(ResNetV2(10, depth=29), 32, id="ResNet-29", marks=pytest.mark.slow),
     ],
 )
 def test_gradients_of_networks_are_those_of_stock_operations_in_float64(monkeypatch, model, size):
@@ -393,4 +395,11 @@ def test_gradients_of_networks_are_those_of_stock_operations_in_float64(monkeypa
     with jax.enable_x64(True):
         wide = jax.tree.map(np.float64, variables)
         expected = gradients_of(model.clone(dtype=jnp.float64), wide, images)
-    assert_close(jax.tree.leaves(actual), jax.tree.leaves(expected))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
+    for (path, a), e in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        if "Conv" in str(path) and "bias" in str(path):
+            # Some norm further on cancels it, so the true gradient is 0, and what is left is rounding.
+            assert np.abs(e).max() < 1e-12 * largest
+            assert np.abs(a).max() <= 3e-6 * largest
+        else:
+            assert_close([a], [e])
