@@ -170,9 +170,9 @@ def _norm_forward(x, scale, bias, epsilon, relu, axis_name):
 
 def _norm_backward(epsilon, relu, axis_name, residuals, cotangents):
     x, slope, offset, mean, inverse = residuals
-    dy = cotangents[0]  # none of the statistics': see `batch_norm`
+    dy = cotangents[0]  # no gradient flows through the statistics: `stock_batch_norm` stops it likewise
     if relu:
-        # Three passes read it.
+        # Two sums and dx read it: without the barrier each of them would compare and select again.
         dy = lax.optimization_barrier(jnp.where(slope * x + offset > 0, dy, 0))
     axes = tuple(range(x.ndim - 1))
     d_bias = jnp.sum(dy, axes, dtype=mean.dtype)
@@ -201,7 +201,9 @@ def batch_norm(
 
     Statistics are float32 and, with `axis_name`, of all devices; no gradient flows through the two that are returned.
     """
-
     stock = functools.partial(stock_batch_norm, epsilon=epsilon, relu=relu, axis_name=axis_name)
-    on_cpu = lambda *arrays: _norm_on_cpu(*arrays, epsilon, relu, axis_name)  # noqa: E731
+
+    def on_cpu(x, scale, bias):
+        return _norm_on_cpu(x, scale, bias, epsilon, relu, axis_name)
+
     return lax.platform_dependent(x, scale, bias, cpu=on_cpu, default=stock)
