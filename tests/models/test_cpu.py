@@ -376,12 +376,12 @@ def gradients_of(model, variables, images):
     return jax.jit(jax.grad(in_training))(variables["params"]), jax.jit(jax.grad(in_use))(images)
 
 
+# Small, for among a million ReLUs some are so close to 0 that a rounding switches them.
 @pytest.mark.parametrize(
     ("model", "size"),
     [
         pytest.param(ResNetV2(3, depth=11, width=4), 16, id="ResNet v2"),
         pytest.param(WideResNet(3, depth=10, width=1), 8, id="wide ResNet"),
-        pytest.param(ResNetV2(10, depth=29), 32, id="ResNet-29", marks=pytest.mark.slow),
     ],
 )
 def test_gradients_of_networks_are_those_of_stock_operations_in_float64(monkeypatch, model, size):
