@@ -9,6 +9,7 @@ from arada import attacks, methods, metrics, models
 from arada.data import corruptions, splits
 from arada.data.shifted import published
 from arada.data.shifted import sources as shift_sources
+from arada.data.sources.resize import RESIZES
 from arada.errors import UserError
 from arada.models import resnet_v1
 from arada.runs import ranking as rankings
@@ -212,6 +213,7 @@ def _check_imagenet(config: ml_collections.ConfigDict, num_processes: int) -> No
     data = config.data
     _positive("data.shuffle_buffer", data.shuffle_buffer)
     _positive("data.streams", data.streams)
+    _one_of("data.resize", data.resize, RESIZES)
     if config.training.batch_size % data.streams or data.streams % num_processes:
         raise UserError(
             f"data.streams is {data.streams}; it must divide training.batch_size={config.training.batch_size}, and be "

@@ -85,6 +85,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "shuffle_buffer": 8192,
         # Parts that an epoch is read in, a multiple of the hosts: each of up to eight reads an eighth or more.
         "streams": 8,
+        # "tf1_bicubic", the script's, or "tf2_bicubic" (arada/data/sources/resize.py).
+        "resize": "tf1_bicubic",
     }
     config.model.update(name="resnet_v1", depth=101, width=64, dtype="bfloat16")
     config.model.update(batch_norm="per_device", batch_norm_momentum=0.9)

@@ -186,6 +186,9 @@ def stored(path: epath.Path) -> dict[str, Any]:
 def _complete(identity: dict[str, Any]) -> None:
     """Adds what runs of older versions do not hold, with the values they were made with."""
     for of in (identity, identity.get("source_run")):
+        data = of.get("data") if isinstance(of, dict) else None
+        if isinstance(data, dict) and data.get("source") == "imagenet":
+            data.setdefault("resize", "tf2_bicubic")
         model = of.get("model") if isinstance(of, dict) else None
         if isinstance(model, dict) and model.get("name") in models.BY_NAME and "batch_norm_momentum" not in model:
             model["batch_norm_momentum"] = models.BY_NAME[model["name"]].batch_norm_momentum

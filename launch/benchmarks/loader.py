@@ -66,7 +66,7 @@ def main(_) -> None:
         sys.exit(f"error: data.source is {config.data.source!r}; only ImageNet streams from disk")
     with console.ending_in_one_line():
         prepared = tfds.prepared(config.data.name, config.run.data_dir).info.splits["train"]
-    fields = {key: config.data[key] for key in ("name", "split_seed", "shuffle_buffer", "streams")}
+    fields = {key: config.data[key] for key in ("name", "split_seed", "shuffle_buffer", "streams", "resize")}
     fields |= {"image_size": config.data.image_shape[0], "num_train": prepared.num_examples}
     fields |= {"num_validation": 1, "num_test": 1}
     print(f"{config.data.name}: {prepared.num_examples} training images in {prepared.num_shards} files")

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from etils import epath
 
+from arada.data.sources.resize import resized
 from arada.data.splits import Split, check_labels
 from arada.errors import UserError
 
@@ -34,8 +35,8 @@ def position_of(file_name: str) -> int:
 def decode(content: bytes, name: str, crop: bool = False) -> np.ndarray:
     """A JPEG as uint8 [224, 224, 3]. Raises UserError, naming `name`, if it is broken or of another size.
 
-    `crop` takes the middle 196 pixels and enlarges them to 224, bicubic: the evaluation crop (224 / 256), which
-    edward2 applies to these images although they have been cropped before. Rounded to whole levels.
+    `crop` takes the middle 196 pixels and enlarges them to 224: the evaluation crop (224 / 256) and the resize of
+    edward2's script, which applies them to these images although they have been cropped before. Rounded to levels.
     """
     from PIL import Image
 
@@ -47,9 +48,7 @@ def decode(content: bytes, name: str, crop: bool = False) -> np.ndarray:
         raise UserError(f"run.published_dir: {name} has {image.size[0]} x {image.size[1]} pixels, not {SIZE} x {SIZE}")
     if crop:
         edge = (SIZE - SIZE * SIZE // (SIZE + 32)) // 2
-        # Cut out first: `resize(box=...)` would see the pixels beyond.
-        inner = image.crop((edge, edge, SIZE - edge, SIZE - edge))
-        image = inner.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        return resized(np.asarray(image)[edge:-edge, edge:-edge], SIZE, "tf1_bicubic").numpy()
     return np.asarray(image)
 
 

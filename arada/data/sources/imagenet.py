@@ -7,15 +7,17 @@ import numpy as np
 
 from arada.data.shifted.imagenet_c import position_of
 from arada.data.sources.records import RecordFiles, StreamedSplit
+from arada.data.sources.resize import resized
 from arada.data.sources.tfds import import_tensorflow, label_names, prepared
 from arada.data.splits import partition
 from arada.errors import UserError
 
 
-def train_crop(jpeg, key, size: int):
+def train_crop(jpeg, key, size: int, resize: str):
     """A random part of a JPEG, mirrored or not, as uint8[size, size, 3]; a TensorFlow function of `key` int64[2].
 
     The part has 8 to 100 % of the area and an aspect of 3/4 to 4/3. Where ten attempts find none, it is the centre.
+    `resize` is one of `arada.data.sources.resize.RESIZES`.
     """
     tf = import_tensorflow()
     box_key, flip_key = tf.unstack(tf.random.split(key))
@@ -33,13 +35,13 @@ def train_crop(jpeg, key, size: int):
     # As the script has it, also for a box that was drawn as large as the image.
     is_whole = tf.reduce_all(extent[:2] == shape[:2])
     box = tf.where(is_whole, _centre(shape), tf.concat([begin[:2], extent[:2]], axis=0))
-    return tf.image.stateless_random_flip_left_right(_resized(jpeg, box, size), flip_key)
+    return tf.image.stateless_random_flip_left_right(_cut(jpeg, box, size, resize), flip_key)
 
 
-def plain_crop(jpeg, size: int):
+def plain_crop(jpeg, size: int, resize: str):
     """The centre square of a JPEG, 224/256 of the shorter side, as uint8[size, size, 3]; a TensorFlow function."""
     tf = import_tensorflow()
-    return _resized(jpeg, _centre(tf.image.extract_jpeg_shape(jpeg)), size)
+    return _cut(jpeg, _centre(tf.image.extract_jpeg_shape(jpeg)), size, resize)
 
 
 def _centre(shape):
@@ -48,13 +50,9 @@ def _centre(shape):
     return tf.stack([(shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2, side, side])
 
 
-def _resized(jpeg, box, size: int):
+def _cut(jpeg, box, size: int, resize: str):
     """The part `box` (top, left, height, width) of a JPEG, decoded alone: grey and CMYK ones become RGB."""
-    tf = import_tensorflow()
-    image = tf.image.decode_and_crop_jpeg(jpeg, box, channels=3)
-    # Bicubic, as the script has it: no smoothing before an image is made smaller, and it overshoots.
-    image = tf.image.resize(image, (size, size), method="bicubic")
-    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+    return resized(import_tensorflow().image.decode_and_crop_jpeg(jpeg, box, channels=3), size, resize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +67,7 @@ class ImageNet:
     num_test: int
     split_seed: int
     shuffle_buffer: int
+    resize: str
     streams: int = 1
 
     def splits(self) -> dict[str, StreamedSplit]:
@@ -98,8 +97,8 @@ class ImageNet:
             num_classes=info.features["label"].num_classes,
             shuffle_buffer=self.shuffle_buffer,
             streams=self.streams,
-            train_crop=functools.partial(train_crop, size=self.image_size),
-            plain_crop=functools.partial(plain_crop, size=self.image_size),
+            train_crop=functools.partial(train_crop, size=self.image_size, resize=self.resize),
+            plain_crop=functools.partial(plain_crop, size=self.image_size, resize=self.resize),
         )
         positions = partition(len(files), tuple(sizes.values()), self.split_seed)
         return {name: whole.take(part) for name, part in zip(sizes, positions, strict=True)}

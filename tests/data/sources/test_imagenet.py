@@ -12,6 +12,7 @@ from PIL import Image
 
 from arada import data
 from arada.data.sources import imagenet, tfds
+from arada.data.sources.resize import resized
 from arada.data.splits import Split
 from arada.errors import UserError
 from configs import imagenet as config_file
@@ -220,14 +221,14 @@ def test_in_order_is_as_in_memory(train):
         list(train.in_order(13, batches=[3, 1]))
 
 
-def by_hand(jpeg, size):
-    """The evaluation crop in plain NumPy: 7/8 of the shorter side, Keys' cubic convolution with a = -1/2."""
+def by_hand(jpeg, size, weights_of):
+    """The evaluation crop in plain NumPy: 7/8 of the shorter side, then a resize with the weights [size, side]."""
     image = decoded_as_tensorflow(jpeg).astype(np.float64)
     height, width = image.shape[:2]
     side = int(0.875 * min(height, width))
     top, left = (height - side + 1) // 2, (width - side + 1) // 2
     crop = image[top : top + side, left : left + side]
-    weights = cubic(side, size)
+    weights = weights_of(side, size)
     resized = np.einsum("ih,hwc,jw->ijc", weights, crop, weights)
     return np.clip(np.round(resized), 0, 255)
 
@@ -237,26 +238,60 @@ def decoded_as_tensorflow(jpeg):
     return tfds.import_tensorflow().image.decode_jpeg(jpeg, channels=3).numpy()
 
 
-def cubic(side, size):
-    """Weights [size, side] of a resize with half-pixel centres; what lies outside counts for nothing."""
+def keys(x, a):
+    """Keys' cubic convolution (1981, equation 15, with its a free)."""
+    x = abs(x)
+    return (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+
+
+def as_in_tf1(side, size):
+    """Weights [size, side] of TF1's bicubic: a = -3/4, no half-pixel centres; the edge's pixel goes on beyond it."""
+    weights = np.zeros((size, side))
+    for i in range(size):
+        first = int(np.floor(i * side / size))
+        # TF1 looks its kernel up in a table of 1,024 steps a pixel.
+        offset = np.round(1024 * (i * side / size - first)) / 1024
+        for tap in (-1, 0, 1, 2):
+            weights[i, np.clip(first + tap, 0, side - 1)] += keys(tap - offset, -0.75)
+    return weights
+
+
+def as_in_tf2(side, size):
+    """Weights [size, side] with half-pixel centres and a = -1/2; what lies outside counts for nothing."""
     weights = np.zeros((size, side))
     for i in range(size):
         centre = (i + 0.5) * side / size - 0.5
         for source in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-            x = abs(centre - source)
-            weight = 1.5 * x**3 - 2.5 * x**2 + 1 if x <= 1 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
             if 0 <= source < side:
-                weights[i, source] = weight
+                weights[i, source] = keys(centre - source, -0.5)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+WEIGHTS = {"tf1_bicubic": as_in_tf1, "tf2_bicubic": as_in_tf2}
+
+
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 81), (101, 64), (37, 41), (2, 9)])
-def test_the_evaluation_crop_is_the_recipe(height, width):
-    jpeg = encoded(gradient(height, width))
-    found = imagenet.plain_crop(jpeg, 24).numpy()
+@pytest.mark.parametrize("resize", WEIGHTS)
+def test_the_evaluation_crop_is_the_recipe(height, width, resize):
+    noise = np.random.default_rng(0).integers(0, 80, (height, width, 3), np.uint8)
+    jpeg = encoded(gradient(height, width) // 2 + noise)
+    found, expected = imagenet.plain_crop(jpeg, 24, resize).numpy(), by_hand(jpeg, 24, WEIGHTS[resize])
     # Half a grey level falls to either side.
-    np.testing.assert_allclose(found.astype(int), by_hand(jpeg, 24), atol=1)
-    assert np.mean(found != by_hand(jpeg, 24)) < 0.01
+    np.testing.assert_allclose(found.astype(int), expected, atol=1)
+    assert np.mean(found != expected) < 0.01
+
+
+def test_the_two_resizes_differ_by_half_a_pixel():
+    # Twice as large: TF1 keeps every pixel where it is and puts one between it and the next.
+    image = np.repeat(np.array([[0, 0, 64, 128, 192, 192, 192, 192]], np.uint8)[..., None], 8, axis=0)
+    tf1, tf2 = (resized(image, 16, how).numpy()[0, :, 0] for how in ("tf1_bicubic", "tf2_bicubic"))
+    np.testing.assert_array_equal(tf1[::2], image[0, :, 0])
+    # Between 64 and 128: (19 * (64 + 128) - 3 * (0 + 192)) / 32.
+    assert tf1[5] == 96
+    # Between 0 and 64, beside 0 and 128: (19 * 64 - 3 * 128) / 32.
+    assert tf1[3] == 26
+    # TF2's lie a quarter of a pixel before and behind.
+    assert tf2[4] < tf1[4] < tf2[5]
 
 
 def crop_by_hand(pixels, jpeg, seed):
@@ -266,7 +301,7 @@ def crop_by_hand(pixels, jpeg, seed):
     """
     tf = tfds.import_tensorflow()
     height, width = pixels.shape[:2]
-    image = imagenet.train_crop(jpeg, tf.constant(seed, tf.int64), 32).numpy().astype(float)
+    image = imagenet.train_crop(jpeg, tf.constant(seed, tf.int64), 32, "tf1_bicubic").numpy().astype(float)
     rows, columns = image[:, :, 0].mean(axis=1) * height / 255, image[:, :, 1].mean(axis=0) * width / 255
     mirrored = columns[0] > columns[-1]
     columns = columns[::-1] if mirrored else columns
@@ -299,8 +334,8 @@ def test_an_image_without_such_a_crop_gives_its_centre():
     """A strip of 4 x 400: a box of aspect 3/4 to 4/3 and 8 % of its area is higher than it is."""
     tf = tfds.import_tensorflow()
     jpeg = encoded(gradient(4, 400))
-    centre = imagenet.plain_crop(jpeg, 8).numpy()
-    found = [imagenet.train_crop(jpeg, tf.constant((0, key), tf.int64), 8).numpy() for key in range(8)]
+    centre = imagenet.plain_crop(jpeg, 8, "tf1_bicubic").numpy()
+    found = [imagenet.train_crop(jpeg, tf.constant((0, key), tf.int64), 8, "tf1_bicubic").numpy() for key in range(8)]
     mirrored = [not np.array_equal(image, centre) for image in found]
     for image, is_mirrored in zip(found, mirrored, strict=True):
         np.testing.assert_array_equal(image, centre[:, ::-1] if is_mirrored else centre)
@@ -311,7 +346,7 @@ def test_an_image_without_such_a_crop_gives_its_centre():
 def test_grey_and_cmyk_images_become_rgb(mode):
     jpeg = encoded(gradient(64, 64), mode)
     expected = decoded(jpeg)[4:60, 4:60]
-    found = imagenet.plain_crop(jpeg, 56).numpy()  # as large as the crop: nothing is resized
+    found = imagenet.plain_crop(jpeg, 56, "tf1_bicubic").numpy()  # as large as the crop: nothing is resized
     assert found.shape == (56, 56, 3)
     np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=6)
 
