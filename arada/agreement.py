@@ -32,7 +32,8 @@ SPLITS = ("train", "validation")
 
 
 class Candidate(NamedTuple):
-    """A way to rank: `ranking.by`, `ranking.attack`, its settings, and gradients an image without those of refining."""
+    """A way to rank: `ranking.by` (or "estimate"), `ranking.attack`, its settings, and gradients an image without those
+    of refining."""
 
     name: str
     by: str
@@ -50,6 +51,7 @@ REFERENCE = _attack("CW 3x500", "cw", 1500, binary_search_steps=3, max_iteration
 CANDIDATES = (
     Candidate("random", "random", "", {}, 0),
     Candidate("confidence", "confidence", "", {}, 0),
+    Candidate("estimate alone", "estimate", "estimate", {"candidates": 1}, 1),
     _attack("first order, 1 class", "first_order", 1, candidates=1, refine_steps=0),
     _attack("first order, 3 classes", "first_order", 3, candidates=3, refine_steps=0),
     _attack("first order, refined", "first_order", 1, candidates=1, refine_steps=20),
@@ -133,7 +135,7 @@ class Study:
 
     def _ranker(self, candidate: Candidate) -> rankings.Ranker:
         if candidate.name not in self._rankers:
-            ranking = ml_collections.ConfigDict({"by": candidate.by})
+            ranking = ml_collections.ConfigDict({"by": "attack" if candidate.attack else candidate.by})
             if candidate.attack:
                 ranking[candidate.attack] = dict(candidate.settings)
             self._rankers[candidate.name] = rankings.Ranker(

@@ -38,6 +38,7 @@ POSITIVE = (
     "ranking.sdf.steps",
     "ranking.sdf.candidates",
     "ranking.first_order.candidates",
+    "ranking.estimate.candidates",
     "evaluation.num_bins",
     "run.log_every_steps",
     "run.checkpoint_every_steps",
@@ -327,7 +328,7 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
     if ranking.first_order.refine_steps < 0:
         raise UserError(f"ranking.first_order.refine_steps is {ranking.first_order.refine_steps}; 0 refines nothing")
     if ranking.refresh_attack:
-        _one_of("ranking.refresh_attack", ranking.refresh_attack, attacks.BY_NAME)
+        _one_of("ranking.refresh_attack", ranking.refresh_attack, (*attacks.BY_NAME, "estimate"))
     if not (ranking.refresh_epochs or ranking.refresh_every):
         if ranking.before_refresh == "one_subset":
             raise UserError(

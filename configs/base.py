@@ -135,7 +135,8 @@ def config() -> ml_collections.ConfigDict:
                 # subset; images move.
                 "refresh_epochs": (),
                 "refresh_every": 0,
-                # The attack of a refresh; "" for `attack`.
+                # The attack of a refresh, or "estimate": the distance to the linearised boundary by one gradient, which
+                # ranks, but finds no adversarial image. "" for `attack`.
                 "refresh_attack": "",
                 # The ranks before the first refresh, on which the paper is silent: "precomputed" (those of `source`),
                 # or "one_subset" (all images share one soft label, as in AdaLS; every subset starts from it).
@@ -154,7 +155,8 @@ def config() -> ml_collections.ConfigDict:
                 # rounds * (steps * candidates + 1) gradients an image.
                 "sdf": {"rounds": 3, "steps": 3, "candidates": 1},
                 # One gradient a candidate; images whose subset it leaves in doubt get `refine_steps` of fmn (0: none).
-                "first_order": {"candidates": 1, "refine_steps": 20},
+                "first_order": {"candidates": 1, "refine_steps": 0},
+                "estimate": {"candidates": 1},
             },
             "evaluation": {
                 # Bins of the calibration error. The paper gives no number; its scripts use 15, of equal width.
@@ -245,7 +247,8 @@ def methods(
         "label_smoothing": {"soft_labels.epsilon": label_smoothing},
         "adals": adaptive(1, adals),
         "ar_adals": adaptive(10, ar_adals),
-        "ar_adals_on_the_fly": adaptive(10, ar_adals) | {"ranking.refresh_epochs": refresh_epochs},
+        "ar_adals_on_the_fly": adaptive(10, ar_adals)
+        | {"ranking.refresh_epochs": refresh_epochs, "ranking.refresh_attack": "first_order"},
         "ar_adals_by_confidence": adaptive(10, ar_adals) | {"ranking.by": "confidence"},
         "ar_adals_by_random": adaptive(10, ar_adals) | {"ranking.by": "random"},
         "ar_adals_shrunk": adaptive(10, ar_adals) | {"soft_labels.shrinkage": 1.0},

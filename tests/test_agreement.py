@@ -16,6 +16,7 @@ from arada.runtime import files
 from configs import cifar10, digits
 
 CONFIDENCE = agreement.Candidate("confidence", "confidence", "", {}, 0)
+ESTIMATE = agreement.Candidate("estimate alone", "estimate", "estimate", {"candidates": 1}, 1)
 FMN = agreement.Candidate("FMN 2", "attack", "fmn", {"steps": 2}, 2)
 REFINED = agreement.Candidate("refined", "attack", "first_order", {"candidates": 1, "refine_steps": 2}, 1)
 CW = agreement.Candidate("CW 2x200", "attack", "cw", {"binary_search_steps": 2, "max_iterations": 200}, 400)
@@ -39,7 +40,7 @@ def run_dir(tmp_path, monkeypatch):
     monkeypatch.setattr(agreement.trained, "build_ranked", lambda config: Linear())
     monkeypatch.setattr(agreement.trained, "is_finished", lambda folder, config: True)
     monkeypatch.setattr(agreement.trained, "final_variables", lambda folder: variables)
-    monkeypatch.setattr(agreement, "CANDIDATES", (CONFIDENCE, FMN, REFINED, CW))
+    monkeypatch.setattr(agreement, "CANDIDATES", (CONFIDENCE, ESTIMATE, FMN, REFINED, CW))
     monkeypatch.setattr(agreement, "REFERENCE", CW)
     config = digits.get_config("testing")
     folder = Workdir(tmp_path).run("vanilla", 0)
@@ -101,14 +102,21 @@ def test_an_attack_that_fails_everywhere_has_no_figures_that_json_cannot_hold():
 def test_a_study_of_a_run(run_dir, monkeypatch):
     monkeypatch.setattr(agreement.Study, "_seconds", lambda *_: 0.5)
     found = agreement.run(agreement.Study(run_dir, examples=40, batch_size=16), 40)
-    assert [row["name"] for row in found["candidates"]] == ["confidence", "FMN 2", "refined", "CW 2x200"]
-    confidence, fmn, refined, cw = found["candidates"]
+    assert [row["name"] for row in found["candidates"]] == [
+        "confidence",
+        "estimate alone",
+        "FMN 2",
+        "refined",
+        "CW 2x200",
+    ]
+    confidence, estimate, fmn, refined, cw = found["candidates"]
     for split in agreement.SPLITS:
         assert cw[split]["spearman"] == pytest.approx(1)
         assert cw[split]["same_subset"] == 1
         assert cw[split]["gap_difference"] == 0
         # The network is linear: one step to the runner-up is nearly all there is.
-        assert min(fmn[split]["spearman"], refined[split]["spearman"]) > 0.95
+        assert min(fmn[split]["spearman"], refined[split]["spearman"], estimate[split]["spearman"]) > 0.95
+        assert "success_rate" not in estimate[split]
         assert confidence[split]["spearman"] < fmn[split]["spearman"]
         assert cw[split]["success_rate"] == fmn[split]["success_rate"] == 1
     assert fmn["gradients"] == 2
@@ -118,9 +126,10 @@ def test_a_study_of_a_run(run_dir, monkeypatch):
     assert cw["images_per_second"] == pytest.approx(32 / 25)
     assert 16 <= refined["images_per_second"] <= 32
     table = agreement.table(found).splitlines()
-    assert len(table) == 2 + 4 + 2
+    assert len(table) == 2 + 5 + 2
     assert table[-1] == "Two numbers in a cell: 40 training and 40 validation images."
-    assert table[3].startswith("| FMN 2 | 2 | 100.0 / 100.0 | ")
+    assert table[3].startswith("| estimate alone | 1 | - | - | ")
+    assert table[4].startswith("| FMN 2 | 2 | 100.0 / 100.0 | ")
     assert table[2].startswith("| confidence | - | - | - | ")
 
 
@@ -163,8 +172,8 @@ def test_the_report_finds_the_study_of_its_attack(run_dir, tmp_path):
     assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2}}) == expected
     assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 3}}) == {}
     # Settings that the study leaves at an attack's defaults.
-    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2, "bisections": 8}}) == expected
-    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2, "bisections": 9}}) == {}
+    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2, "passes": 3}}) == expected
+    assert of("vanilla/seed_0", {"attack": "fmn", "fmn": {"steps": 2, "passes": 4}}) == {}
     for attack in settings:
         ranked = cifar10.get_config().ranking[attack].to_dict() | settings[attack]
         assert of("vanilla/seed_0", {"attack": attack, attack: ranked}) == expected

@@ -107,6 +107,7 @@ def test_all_data_sets_have_the_same_methods(name):
         assert labels.num_subsets == (10 if method in ranked else 1)
         assert labels.shrinkage == (method == "ar_adals_shrunk")
         assert refreshes(config) == (method == "ar_adals_on_the_fly")
+        assert config.ranking.refresh_attack == ("first_order" if refreshes(config) else "")
         control = method.removeprefix("ar_adals_by_")
         assert config.ranking.by == ("attack" if control == method else control)
         assert (labels.epsilon > 0) == (method == "label_smoothing")

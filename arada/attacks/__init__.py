@@ -2,7 +2,7 @@
 
 from arada.attacks.checks import check_images, classifier_warnings
 from arada.attacks.cw import cw_l2
-from arada.attacks.first_order import first_order, first_order_l2
+from arada.attacks.first_order import first_order, first_order_estimate, first_order_l2
 from arada.attacks.fmn import fmn_l2
 from arada.attacks.pgd import pgd_linf
 from arada.attacks.result import AttackResult, LogitsFn
@@ -22,6 +22,7 @@ __all__ = [
     "cw_l2",
     "equal_subsets",
     "first_order",
+    "first_order_estimate",
     "first_order_l2",
     "fmn_l2",
     "pgd_linf",

@@ -21,14 +21,13 @@ def fmn_l2(
     initial_step_size: float = 1.0,
     initial_shrinkage: float = 0.05,
     overshoot: float = 0.02,
-    bisections: int = 8,
+    passes: int = 3,
 ) -> AttackResult:
     """A small L2 perturbation that flips the class, by a step along the margin's gradient and a shrinking radius.
 
     The radius is a first-order guess of the distance to the boundary until the class flips; from then on it shrinks
-    while the point is adversarial and grows while it is not. Two stages of forward passes alone follow: an example
-    that never flipped is pushed along its last direction until it does or meets the corners of the box, and the
-    way back to the image is bisected. Costs `steps` gradients and about 2 * bisections forward passes an image.
+    while the point is adversarial and grows while it is not. At last forward passes alone look for the boundary along
+    the direction found. Costs `steps` gradients and about passes + 2 forward passes an image.
 
     Args:
       logits_fn: images [B, ...] in [0, 1] to logits [B, Z].
@@ -38,10 +37,10 @@ def fmn_l2(
       initial_step_size: L2 length of the first step; falls to a hundredth by a cosine.
       initial_shrinkage: relative change of the radius at the first step; falls to a fiftieth by a cosine.
       overshoot: how far beyond the guessed boundary to step, so that one step crosses that of a locally linear model.
-      bisections: halvings of the final segment, and doublings of the push.
+      passes: points of the final direction to look at.
 
-    Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks", algorithm 1; overshoot, push and bisection
-    are ours, and each step ends on the sphere of its radius, where theirs may end within.
+    Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks", algorithm 1; overshoot and final search are
+    ours, and each step ends on the sphere of its radius, where theirs may end within.
     """
     images = jnp.asarray(images, jnp.float32)
     logits = logits_fn(images)
@@ -77,5 +76,5 @@ def fmn_l2(
     delta, _, _, best_delta, seen = jax.lax.fori_loop(0, steps, step, start)
     delta = jnp.where(per_example(seen, images), best_delta, delta)
 
-    adversarial = nearest_on_ray(logits_fn, images, delta, label, bisections)
+    adversarial = nearest_on_ray(logits_fn, images, delta, label, margin(logits, label), passes)
     return checked(logits_fn, images, jax.lax.stop_gradient(adversarial), label)

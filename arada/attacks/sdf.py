@@ -13,6 +13,7 @@ from arada.attacks.result import (
     class_changed,
     full_precision,
     l2_norm,
+    margin,
     per_example,
 )
 
@@ -30,15 +31,15 @@ def sdf_l2(
     steps: int = 3,
     candidates: int = 1,
     overshoot: float = 0.02,
-    bisections: int = 8,
+    passes: int = 3,
 ) -> AttackResult:
     """A small L2 perturbation that flips the class, at right angles to the boundary where it crosses.
 
     A round goes to the linearised boundary up to `steps` times, until the class flips (DeepFool), and then projects
     the perturbation onto the boundary's normal there: the shortest perturbation is parallel to it. The next round
-    starts from the projection. At last the ray of the last projection is bisected by forward passes; the smallest
-    adversarial point seen is kept. Costs rounds * (steps * candidates + 1) gradients and about 2 * bisections forward
-    passes an image, whether it flips early or late.
+    starts from the projection. At last forward passes alone look for the boundary along the last projection; the
+    smallest adversarial point seen is kept. Costs rounds * (steps * candidates + 1) gradients and about passes + 3
+    forward passes an image, whether it flips early or late.
 
     Args:
       logits_fn: images [B, ...] in [0, 1] to logits [B, Z].
@@ -48,13 +49,14 @@ def sdf_l2(
       steps: DeepFool steps of a round; examples that have flipped wait.
       candidates: how many of the best other classes a step looks at, at most Z - 1.
       overshoot: how far beyond the linearised boundary to step.
-      bisections: halvings of the final segment, and doublings where it does not reach another class.
+      passes: points of the last projection to look at.
 
     Source: "Revisiting DeepFool: generalization and improvement" (SuperDeepFool), Abdollahpour et al. 2024, the
-    projection restarting from the image as in the paper's algorithm; fixed trip counts and bisection are ours.
+    projection restarting from the image as in the paper's algorithm; fixed trip counts and final search are ours.
     """
     images = jnp.asarray(images, jnp.float32)
-    label = jnp.argmax(logits_fn(images), axis=-1) if labels is None else jnp.asarray(labels)
+    clean = logits_fn(images)
+    label = jnp.argmax(clean, axis=-1) if labels is None else jnp.asarray(labels)
 
     def keep_best(best, points, logits):
         distance = l2_norm(points - images)
@@ -78,7 +80,7 @@ def sdf_l2(
 
     infinite = jnp.full(images.shape[0], jnp.inf)
     points, (distance, adversarial) = jax.lax.fori_loop(0, rounds, round_, (images, (infinite, images)))
-    on_ray = nearest_on_ray(logits_fn, images, points - images, label, bisections)
+    on_ray = nearest_on_ray(logits_fn, images, points - images, label, margin(clean, label), passes)
     nearer = class_changed(logits_fn(on_ray), label) & (l2_norm(on_ray - images) < distance)
     adversarial = jnp.where(per_example(nearer, images), on_ray, adversarial)
     return checked(logits_fn, images, jax.lax.stop_gradient(adversarial), label)

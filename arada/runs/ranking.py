@@ -34,8 +34,8 @@ AUDIT = 0.02
 def attack_step(model, attack: str, settings: Mapping) -> Callable:
     """Builds step(variables, batch) -> {"distance", "predicted"}, each [B], for `Replicas.map`.
 
-    The first-order attack adds its "estimate". The logits function is made of the step's arguments: new weights never
-    recompile.
+    The first-order attack adds its "estimate"; the estimate alone is a "score", for no distance was found. The logits
+    function is made of the step's arguments: new weights never recompile.
     """
     logits_fn = models.logits_fn(model)
 
@@ -45,6 +45,11 @@ def attack_step(model, attack: str, settings: Mapping) -> Callable:
         # As inside the attack: a label found at lower precision could differ, and its distance be 0.
         with jax.default_matmul_precision("float32"):
             predicted = of_images(images).argmax(axis=-1).astype(np.int32)
+        if attack == "estimate":
+            return {
+                "score": attacks.first_order_estimate(of_images, images, predicted, **settings),
+                "predicted": predicted,
+            }
         if attack == "first_order":
             result, estimate = attacks.first_order(of_images, images, predicted, **settings)
             return {"distance": result.distance, "predicted": predicted, "estimate": estimate}

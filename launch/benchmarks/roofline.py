@@ -32,8 +32,8 @@ from arada.runtime import console
 from arada.training.replication import Replicas
 
 BATCHES = (8, 16)
-# Forward passes an image besides an attack's gradients: the label, the ray's 17 (`arada.attacks.ray`), the last check.
-_RAY, _AROUND = 17, 2
+# Forward passes an image besides an attack's gradients: the label, the ray's 3 (`arada.attacks.ray`), the last check.
+_RAY, _AROUND = 3, 2
 
 
 class Device(NamedTuple):
@@ -144,15 +144,19 @@ def passes(by: str, attack: str, settings: Mapping[str, float]) -> tuple[float, 
     if attack == "sdf":
         gradients = settings["rounds"] * (settings["steps"] * settings["candidates"] + 1)
         return gradients, _RAY + _AROUND + 1
+    if attack == "estimate":
+        return settings["candidates"], 1
     return settings["candidates"], _RAY + _AROUND
 
 
 class Images(NamedTuple):
-    """How many images an experiment trains on, passes forward between and after epochs, and ranks."""
+    """How many images an experiment trains on, passes forward between and after epochs, ranks, and ranks again while it
+    trains."""
 
     trained: float
     validated: float
     ranked: float
+    refreshed: float
     evaluated: float
 
 
@@ -170,10 +174,8 @@ def images_of(config: ml_collections.ConfigDict) -> Images:
     return Images(
         trained=runs_ * trained.total_steps(config) * config.training.batch_size,
         validated=runs_ * config.training.epochs * data.num_validation,
-        ranked=data.num_train
-        + data.num_validation
-        + num_test
-        + len(config.seeds) * refreshes * (data.num_train + data.num_validation),
+        ranked=data.num_train + data.num_validation + num_test,
+        refreshed=len(config.seeds) * refreshes * (data.num_train + data.num_validation),
         evaluated=len(config.seeds) * (num_test + data.num_validation + shifted * of_shift),
     )
 
@@ -222,20 +224,21 @@ def estimate(config: ml_collections.ConfigDict, of: Programs, device: Device, as
         return attacked.seconds(images, batch_size, peak, moved)
 
     papers = {"binary_search_steps": 3, "max_iterations": 500}
-    settings = ranking[ranking.attack]
+    refresh_attack = ranking.refresh_attack or ranking.attack
     validated, evaluated = (
         network(of.forward, images, config.run.evaluation_batch_size) for images in (counts.validated, counts.evaluated)
     )
     training = network(of.train, counts.trained, config.training.batch_size)
     unmoved = network(of.train._replace(bytes=0.0, fixed_bytes=0.0), counts.trained, config.training.batch_size)
-    by_attack = ranked(counts.ranked, ranking.by, ranking.attack, settings)
+    by_attack = ranked(counts.ranked, ranking.by, ranking.attack, ranking[ranking.attack])
+    refreshed = ranked(counts.refreshed, ranking.by, refresh_attack, ranking[refresh_attack])
     return Estimate(
         training_rate=counts.trained / training,
         unmoved_rate=counts.trained / unmoved,
         ranking_rate=counts.ranked / by_attack if by_attack else float("inf"),
         training=(training + validated) / 3600,
-        ranking=by_attack / 3600,
-        papers_ranking=ranked(counts.ranked, "attack", "cw", papers) / 3600,
+        ranking=(by_attack + refreshed) / 3600,
+        papers_ranking=ranked(counts.ranked + counts.refreshed, "attack", "cw", papers) / 3600,
         evaluation=evaluated / 3600,
     )
 
@@ -247,7 +250,7 @@ def table(config: ml_collections.ConfigDict, of: Programs, assumed: Assumed) -> 
     runs_ = len(config.seeds) + (config.name != "vanilla")
     lines = [
         f"{config.name}, {config.model.name} of depth {config.model.depth}, {config.model.dtype}: {runs_} trainings of "
-        f"{config.training.epochs} epochs, {counts.ranked:,.0f} images ranked by {by} in float32, "
+        f"{config.training.epochs} epochs, {counts.ranked + counts.refreshed:,.0f} images ranked by {by} in float32, "
         f"{counts.evaluated:,.0f} evaluated",
         "",
         "| program | GFLOP an image | MB an image, float32 | MB a batch |",

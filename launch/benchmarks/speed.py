@@ -122,6 +122,22 @@ def epoch(arguments) -> list[Comparison]:
     return [Comparison(title, "s", entries, seconds_for=1)]
 
 
+def refresh(arguments) -> list[Comparison]:
+    """Ten epochs of AR-AdaLS, and the same with one refresh of the ranks: what refreshing every ten epochs costs."""
+    overrides = {"data.num_train": 256, "data.num_validation": 32, "run.evaluation_batch_size": 32}
+    refreshed = overrides | {"ranking.refresh_every": 10}
+    entries = tuple(
+        Entry(name, contestants.training_epoch, {"method": "ar_adals", "overrides": overrides, "epochs": 10})
+        for name, overrides in (
+            ("without a refresh", overrides),
+            ("by the estimate alone", refreshed | {"ranking.refresh_attack": "estimate"}),
+            ("by first_order", refreshed | {"ranking.refresh_attack": "first_order"}),
+        )
+    )
+    title = "Ten epochs with one refresh, ResNet v2 of depth 11, batch 128, 256 training and 32 validation images"
+    return [Comparison(title, "s", entries, seconds_for=10)]
+
+
 PEERS = ("torch", "foolbox", "torchattacks", "adv-lib")
 ROWS = {
     "train_resnet29": functools.partial(train, "ResNet-29", RESNET_29, 64, ADAM, 1.0),
@@ -131,6 +147,7 @@ ROWS = {
     "attack": attack,
     "ranking": ranking,
     "epoch": epoch,
+    "refresh": refresh,
 }
 
 

@@ -84,7 +84,7 @@ def two_classes(straight, weights, bias):
 
 
 def test_distance_of_an_affine_classifier(attack, straight, affine):
-    # Of the last two the bisection is the precision: 1.02 / 256.
+    # Of the last two the third pass is the precision.
     tolerance = {"cw": 2e-3, "fmn": 1e-3, "sdf": 4e-3, "first_order": 4e-3}[attack.name]
     result = attack(straight, affine.images)
     assert np.all(result.success)
@@ -167,10 +167,8 @@ def test_misclassified_image_is_at_no_distance_from_its_label(attack, straight, 
     label = (np.argmax(logits, axis=-1) + 1) % 4
     result = attack(straight, affine.images, label)
     assert np.all(result.success)
-    behind = (np.max(logits, axis=-1) - logits[np.arange(10), label]) / np.linalg.norm([10, 10])
-    # CW: the tanh round trip. First order: bisected eight times on the way from beyond the boundary of the label.
-    limit = {"cw": 1e-6 * np.sqrt(12), "fmn": 0, "sdf": 0, "first_order": 1.03 / 256 * behind}[attack.name]
-    assert np.all(result.distance <= limit)
+    # CW: the tanh round trip.
+    assert np.all(result.distance <= (1e-6 * np.sqrt(12) if attack.name == "cw" else 0))
 
 
 def test_new_variables_do_not_trace_again(attack, straight, bent, affine):
@@ -226,8 +224,9 @@ def test_bfloat16_logits_give_float32_distances(attack, affine):
     result = jax.jit(lambda images: attacks.BY_NAME[attack.name](logits_fn, images))(affine.images)
     assert [x.dtype for x in result] == [np.float32, np.float32, bool]
     assert np.all(result.success)
-    # Logits of 1 to 4 are multiples of 1/128 or 1/64, and a margin grows by 14 a unit of distance.
-    np.testing.assert_allclose(result.distance, affine.distances(), atol=6 / 64 / 14)
+    # Logits of 1 to 4 are multiples of 1/128 or 1/64, and a margin grows by 14 a unit of distance. The search on a ray
+    # goes beyond by a hundredth.
+    np.testing.assert_allclose(result.distance, affine.distances(), rtol=0.01, atol=6 / 64 / 14)
 
 
 @pytest.mark.parametrize(

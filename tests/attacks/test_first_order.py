@@ -1,6 +1,9 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from arada import attacks
 
@@ -9,16 +12,18 @@ def first_order_jitted(logits_fn, images, labels=None, **options):
     return jax.jit(lambda images: attacks.first_order(logits_fn, images, labels, **options))(images)
 
 
-def test_estimate_of_an_affine_classifier_is_exact_and_the_distance_bisected(affine):
-    result, estimate = first_order_jitted(affine.logits, affine.images, overshoot=0.25, bisections=5)
+@pytest.mark.parametrize(("passes", "excess"), [(1, 0.25), (2, 0.01), (3, 0.001), (4, 0.0001)])
+def test_estimate_of_an_affine_classifier_is_exact_and_the_distance_a_little_more(affine, passes, excess):
+    result, estimate = first_order_jitted(affine.logits, affine.images, overshoot=0.25, passes=passes)
     np.testing.assert_allclose(estimate, affine.distances(), rtol=1e-4)
     assert estimate.dtype == np.float32
-    # The boundary is at 1 / 1.25 = 25.6 / 32 of the ray; the 26th point is the first beyond.
-    np.testing.assert_allclose(result.distance, 1.25 * 26 / 32 * affine.distances(), rtol=1e-4)
+    np.testing.assert_allclose(result.distance, (1 + excess) * affine.distances(), rtol=1e-4)
+    alone = jax.jit(functools.partial(attacks.first_order_estimate, affine.logits))(affine.images)
+    np.testing.assert_allclose(alone, estimate, rtol=1e-6)
 
 
 def test_attack_is_the_result_without_the_estimate(affine):
-    options = {"candidates": 2, "overshoot": 0.1, "bisections": 3}
+    options = {"candidates": 2, "overshoot": 0.1, "passes": 2}
     labels = np.argmax(affine.logits(affine.images), axis=-1)
     expected = first_order_jitted(affine.logits, affine.images, labels, **options).result
     found = jax.jit(lambda images: attacks.first_order_l2(affine.logits, images, labels, **options))(affine.images)
@@ -46,7 +51,7 @@ def test_distance_is_on_either_side_of_the_estimate():
         moved = x[:, 0] - 0.3
         return jnp.stack([0.1 + 0 * moved, moved + bend * moved**2], axis=-1)
 
-    result, estimate = first_order_jitted(logits_fn, np.full((4, 1), 0.3, np.float32), bisections=10)
+    result, estimate = first_order_jitted(logits_fn, np.full((4, 1), 0.3, np.float32), passes=8)
     np.testing.assert_allclose(estimate, 0.1, rtol=1e-4)
     roots = [(np.sqrt(1.8) - 1) / 4, 0.1, (1 - np.sqrt(0.2)) / 4, np.inf]
     np.testing.assert_allclose(result.distance, roots, rtol=2e-3)
@@ -70,7 +75,7 @@ def test_estimate_is_finite_where_the_attack_fails():
 
 
 def test_ray_has_a_direction_where_logits_are_equal():
-    result, estimate = first_order_jitted(lambda x: x - 0.5, np.full((1, 2), 0.5, np.float32), bisections=0)
+    result, estimate = first_order_jitted(lambda x: x - 0.5, np.full((1, 2), 0.5, np.float32), passes=1)
     np.testing.assert_array_equal(estimate, 0)
     np.testing.assert_allclose(result.distance, [1.02e-3], rtol=1e-3)
 

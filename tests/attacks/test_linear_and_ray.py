@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from arada.attacks.linear import nearest_boundary
-from arada.attacks.ray import nearest_on_ray
+from arada.attacks.ray import FURTHER_PASSES, nearest_on_ray
+from arada.attacks.result import margin
 
 
 def boundary(logits_fn, points, label, candidates):
     return jax.jit(lambda points, label: nearest_boundary(logits_fn, points, label, candidates))(points, label)
 
 
-def ray(logits_fn, images, delta, label, bisections):
-    return jax.jit(lambda *arrays: nearest_on_ray(logits_fn, *arrays, bisections))(images, delta, label)
+def ray(logits_fn, images, delta, label, passes):
+    at_image = margin(logits_fn(images), label)
+    return jax.jit(lambda *arrays: nearest_on_ray(logits_fn, *arrays, passes))(images, delta, label, at_image)
 
 
 @pytest.fixture(scope="module")
@@ -96,33 +98,73 @@ def test_class_without_gradient_is_not_the_nearest():
     np.testing.assert_allclose(normal, [[1, 0]], atol=1e-6)
 
 
-def nearest_by_hand(threshold, length, bisections):
-    """Where the search along [0, length] ends, if the class changes beyond `threshold`: the grid point next to it."""
-    outer = next((2.0**k for k in range(bisections + 1) if 2.0**k * length > threshold), None)
-    if outer is None:
-        return 2.0**bisections * length
-    inner = 0 if outer == 1 else outer / 2
-    cell = (outer - inner) * length / 2**bisections
-    return inner * length + cell * np.ceil((threshold - inner * length) / cell)
+# From inside the ray of length 0.1 to beyond the box.
+THRESHOLDS = np.asarray([0.0061, 0.013, 0.0701, 0.0997, 0.13, 0.27, 0.53, 0.97, 1.5], np.float32)
 
 
-@pytest.mark.parametrize("bisections", [0, 1, 3, 8])
-def test_ray_is_bisected_and_pushed_outwards(bisections):
-    # From inside the ray of length 0.1, by way of what doublings reach, to beyond the box.
-    threshold = np.asarray([0.0003, 0.013, 0.0701, 0.0997, 0.13, 0.27, 0.53, 0.97, 1.5], np.float32)
-    images = np.zeros((9, 2), np.float32)
-
+@pytest.mark.parametrize(("passes", "excess"), [(2, 0.01), (3, 0.001), (4, 0.0001)])
+def test_ray_ends_a_little_beyond_where_a_straight_margin_changes_its_sign(passes, excess):
     def logits_fn(x):
-        return jnp.stack([jnp.asarray(threshold), x[:, 0]], axis=-1)
+        return jnp.stack([jnp.asarray(THRESHOLDS), x[:, 0]], axis=-1)
 
-    found = ray(logits_fn, images, np.float32([[0.1, 0]] * 9), np.zeros(9, int), bisections)
-    expected = [min(nearest_by_hand(at, 0.1, bisections), 1) for at in threshold]
-    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5)
+    found = ray(logits_fn, np.zeros((9, 2), np.float32), np.float32([[0.1, 0]] * 9), np.zeros(9, int), passes)
     np.testing.assert_array_equal(found[:, 1], 0)
-    flips = found[:, 0] > threshold
-    np.testing.assert_array_equal(flips, threshold < min(0.1 * 2**bisections, 1))
-    within = threshold < 0.1
-    assert np.all(found[within, 0] - threshold[within] <= 0.1 * 2.0**-bisections * (1 + 1e-5))
+    np.testing.assert_array_equal(found[:, 0] > THRESHOLDS, THRESHOLDS < 1)
+    # The others had to be lengthened first, so that fewer passes were left.
+    for those, largest in ((THRESHOLDS < 0.1, excess), (THRESHOLDS < 1, 0.1)):
+        assert np.all(found[those, 0] <= THRESHOLDS[those] * (1 + largest + 1e-5))
+
+
+def bisected(logits_fn, images, delta, label, halvings):
+    """The nearest point on a ray that changes the class: up to eight doublings of its length, then halvings."""
+
+    def flips(scale):
+        return np.argmax(logits_fn(np.float32(np.clip(images + scale[:, None] * delta, 0, 1))), axis=-1) != label
+
+    inner, outer = np.zeros(len(images)), np.ones(len(images))
+    for _ in range(8):
+        flipped = flips(outer)
+        inner, outer = np.where(flipped, inner, outer), np.where(flipped, outer, 2 * outer)
+    for _ in range(halvings):
+        middle = (inner + outer) / 2
+        flipped = flips(middle)
+        inner, outer = np.where(flipped, inner, middle), np.where(flipped, middle, outer)
+    return np.where(flips(outer), outer, np.inf)
+
+
+def test_ray_agrees_with_bisection_on_a_smooth_network():
+    rng = np.random.default_rng(0)
+    hidden, out = rng.normal(0, 1.5, (12, 24)), rng.normal(0, 1, (24, 5))
+
+    @jax.jit
+    def logits_fn(x):
+        return jnp.tanh((x - 0.5) @ hidden) @ out
+
+    images = rng.uniform(0.1, 0.9, (400, 12)).astype(np.float32)
+    label = np.argmax(logits_fn(images), axis=-1)
+    _, distance, normal = boundary(logits_fn, images, label, 1)
+    delta = np.asarray(distance)[:, None] * np.asarray(normal)
+    # Some rays are far too short, some far too long, some lead away from the boundary, perhaps to no other class.
+    too_long = rng.choice([0.2, 1, 1.02, 5], 400)
+    delta *= too_long[:, None]
+    delta[::9] *= -1
+    found = np.asarray(ray(logits_fn, images, delta, label, 3))
+    expected = bisected(logits_fn, images, delta, label, 20)
+    success = np.argmax(logits_fn(found), axis=-1) != label
+    reversed_ = np.arange(400) % 9 == 0
+    assert 0.2 < np.mean(np.isinf(expected[reversed_])) < 0.8
+    np.testing.assert_array_equal(success[~reversed_], np.isfinite(expected)[~reversed_])
+    # Where the margin rises and falls, either may step over a stretch of another class that the other meets.
+    assert np.mean(success[reversed_] == np.isfinite(expected[reversed_])) > 0.7
+    both = success & np.isfinite(expected)
+    length = np.linalg.norm(found - images, axis=-1)
+    reference = np.linalg.norm(np.clip(images + expected[:, None] * delta, 0, 1) - images, axis=-1)
+    ratio = length[both] / reference[both]
+    assert np.quantile(ratio, 0.9) < 1.2
+    as_of_an_attack = (too_long == 1.02)[both]
+    assert np.min(ratio[as_of_an_attack]) > 1 - 1e-4
+    assert np.quantile(ratio[as_of_an_attack], 0.5) < 1.003
+    assert np.quantile(ratio[as_of_an_attack], 0.9) < 1.05
 
 
 def test_ray_is_clipped_to_the_box():
@@ -138,9 +180,9 @@ def test_ray_is_clipped_to_the_box():
     assert np.max(found) <= 1
 
 
-def test_ray_within_another_class_is_bisected_to_the_image():
+def test_ray_within_another_class_leads_to_the_image():
     found = ray(lambda x: x, np.float32([[0.6, 0.4]]), np.float32([[0, -0.128]]), np.ones(1, int), 7)
-    np.testing.assert_allclose(found, [[0.6, 0.399]], atol=1e-6)
+    np.testing.assert_allclose(found, [[0.6, 0.4]], atol=1e-6)
 
 
 def test_nan_on_the_ray_is_not_another_class():
@@ -154,13 +196,24 @@ def test_nan_on_the_ray_is_not_another_class():
     np.testing.assert_array_equal(found, [[1]])
 
 
-def test_ray_costs_two_bisections_and_one_forward_passes():
+@pytest.mark.parametrize(("reached", "cost"), [(0.32, 3), (0.55, 3), (1.5, 3 + FURTHER_PASSES)])
+def test_forward_passes_are_as_many_as_documented(reached, cost):
     shapes = []
 
     def logits_fn(x):
         shapes.append(x.shape)
-        return jnp.stack([x[:, 0], 1 - x[:, 0]], axis=-1)
+        return jnp.stack([x[:, 0], reached + 0 * x[:, 0]], axis=-1)
 
+    images, label = np.full((2, 1), 0.3, np.float32), np.ones(2, int)
     with jax.disable_jit():
-        nearest_on_ray(logits_fn, np.full((2, 1), 0.3, np.float32), np.float32([[0.1]] * 2), np.ones(2, int), 5)
-    assert shapes == [(2, 1)] * (2 * 5 + 1)
+        nearest_on_ray(logits_fn, images, np.float32([[0.1]] * 2), label, jnp.full(2, reached - 0.3), 3)
+    assert shapes == [(2, 1)] * cost
+
+
+def test_an_example_that_has_changed_its_class_waits_for_the_others():
+    def logits_fn(x):
+        return jnp.stack([x[:, 0], jnp.asarray([0.33, 1.5])[: len(x)]], axis=-1)
+
+    images, delta, label = np.full((2, 1), 0.3, np.float32), np.float32([[0.1]] * 2), np.ones(2, int)
+    alone, together = (ray(logits_fn, images[:n], delta[:n], label[:n], 3)[0] for n in (1, 2))
+    np.testing.assert_array_equal(alone, together)

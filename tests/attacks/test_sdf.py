@@ -13,18 +13,18 @@ def attack_jitted(logits_fn, images, **options):
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_one_step_crosses_an_affine_boundary_by_the_overshoot(affine, rounds):
     # A step is (1 + overshoot) (distance + 1e-4) long. Steps and rounds that are left over find the class flipped.
-    result = attack_jitted(affine.logits, affine.images, rounds=rounds, steps=3, overshoot=0.05, bisections=0)
+    result = attack_jitted(affine.logits, affine.images, rounds=rounds, steps=3, overshoot=0.05, passes=1)
     np.testing.assert_allclose(result.distance, 1.05 * (affine.distances() + 1e-4), rtol=1e-4)
 
 
-def test_bisection_ends_at_the_affine_boundary(affine):
-    result = attack_jitted(affine.logits, affine.images, rounds=1, steps=1, overshoot=0.25, bisections=12)
-    np.testing.assert_allclose(result.distance, affine.distances(), rtol=1.3 / 2**12)
+def test_search_ends_at_the_affine_boundary(affine):
+    result = attack_jitted(affine.logits, affine.images, rounds=1, steps=1, overshoot=0.25, passes=6)
+    np.testing.assert_allclose(result.distance, affine.distances(), rtol=1e-4)
     assert np.all(result.distance > affine.distances() * (1 - 1e-5))
 
 
 def test_boundary_is_crossed_without_overshoot(affine):
-    result = attack_jitted(affine.logits, affine.images, rounds=1, steps=1, overshoot=0, bisections=0)
+    result = attack_jitted(affine.logits, affine.images, rounds=1, steps=1, overshoot=0, passes=1)
     np.testing.assert_allclose(result.distance, affine.distances() + 1e-4, rtol=1e-4)
 
 
@@ -65,7 +65,7 @@ def in_circle(x):
 def test_projections_find_the_nearest_point_of_a_circle_where_deepfool_does_not():
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     images = (0.5 + 0.15 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)).astype(np.float32)
-    one, eight = (attack_jitted(in_circle, images, rounds=rounds, bisections=12).distance for rounds in (1, 8))
+    one, eight = (attack_jitted(in_circle, images, rounds=rounds, passes=8).distance for rounds in (1, 8))
     # Every image is 0.15 from the circle.
     deep_excess, one_excess, eight_excess = (np.asarray(found) / 0.15 - 1 for found in (deepfool(images), one, eight))
     assert np.median(deep_excess) > 0.15
@@ -96,9 +96,9 @@ def test_steps_go_on_until_the_class_flips():
         pixel += 1.02 * ((0.5 - pixel**0.5) * 2 * pixel**0.5 + 1e-4)
         needed += 1
     assert needed == 3
-    for rounds, steps, distance in ((1, 2, np.inf), (1, 3, pixel - start), (3, 1, pixel - start)):
-        result = attack_jitted(logits_fn, np.full((1, 1), start, np.float32), rounds=rounds, steps=steps, bisections=0)
-        np.testing.assert_allclose(result.distance, [distance], rtol=1e-4)
+    for rounds, steps in ((1, 3), (3, 1)):
+        result = attack_jitted(logits_fn, np.full((1, 1), start, np.float32), rounds=rounds, steps=steps, passes=1)
+        np.testing.assert_allclose(result.distance, [pixel - start], rtol=1e-4)
 
 
 def test_last_ray_is_followed_where_the_steps_fall_short():
@@ -106,5 +106,5 @@ def test_last_ray_is_followed_where_the_steps_fall_short():
     def logits_fn(x):
         return jnp.stack([0.5 + 0 * x[:, 0], jnp.sqrt(x[:, 0])], axis=-1)
 
-    result = attack_jitted(logits_fn, np.full((1, 1), 0.04, np.float32), rounds=1, steps=1, bisections=12)
+    result = attack_jitted(logits_fn, np.full((1, 1), 0.04, np.float32), rounds=1, steps=1, passes=8)
     np.testing.assert_allclose(result.distance, [0.21], rtol=1e-3)

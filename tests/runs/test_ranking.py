@@ -286,7 +286,7 @@ def test_a_missing_ranking_names_the_stage(tmp_path, split):
 
 def test_new_weights_do_not_compile_anew(split):
     model, replicas = Linear(), Replicas(jax.devices()[:2])
-    settings = ml_collections.ConfigDict({"steps": 2, "bisections": 12})
+    settings = ml_collections.ConfigDict({"steps": 2, "passes": 4})
     mapped = replicas.map(rankings.attack_step(model, "fmn", settings), in_axes=(None, 0), out_axes=0)
     (batch,) = split.in_order(COUNT)
     found = []
@@ -344,6 +344,15 @@ def ranker(model, by="attack", attack="", **settings):
     fields = ml_collections.ConfigDict({"by": by, **({attack: settings} if attack else {})})
     replicas = Replicas(jax.devices()[:2])
     return rankings.Ranker(model, fields, attack=attack, num_subsets=3, batch_size=BATCH, replicas=replicas)
+
+
+def test_the_estimate_alone_is_a_score_for_no_distance_was_found(split, tmp_path):
+    whole = ranker(Linear(), attack="estimate", candidates=2).rank("train", Linear.variables(), split, tmp_path)
+    assert "distance" not in whole
+    found = ranker(Linear(), attack="first_order", candidates=2).rank("validation", Linear.variables(), split, tmp_path)
+    np.testing.assert_array_equal(whole["score"], found["estimate"])
+    np.testing.assert_array_equal(whole["subset"], equal_subsets(found["estimate"], 3))
+    assert_same(rankings.read(tmp_path / "train.npz"), whole)
 
 
 def test_a_linear_network_is_never_in_doubt(split, tmp_path, monkeypatch):
