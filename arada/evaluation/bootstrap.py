@@ -5,6 +5,7 @@ methods are therefore paired, and a mean over shifted sets resamples images, not
 matrix product: a resample is a vector of counts, and every metric here is a function of means over images.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ class Resamples:
         drawn = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(resamples))
         self._counts = np.stack([counts.astype(np.float32) for counts in drawn])
         self._totals = self._counts.sum(axis=1, keepdims=True)
+        # Tells these resamples from others.
+        self.checksum = [resamples, seed, zlib.crc32(np.ascontiguousarray(example_id).tobytes())]
 
     def metrics(self, example_id: np.ndarray, outcomes: Outcomes, num_bins: int) -> dict[str, np.ndarray]:
         """Each of METRICS in each resample, float64[RESAMPLES], of all the images or of some of them.
@@ -80,7 +83,13 @@ class Sampled(NamedTuple):
         return tuple(np.mean([of[name][metric] for name in names], axis=0) for of in self)
 
 
-def over_seeds(seeds: Sequence[Sampled]) -> Sampled:
+def unstack(estimates: dict[str, dict[str, float]], names: Sequence[str], resampled: np.ndarray) -> Sampled:
+    """The resampled METRICS of the data sets `names` from an array [data sets, METRICS, RESAMPLES]."""
+    of_sets = zip(names, resampled, strict=True)
+    return Sampled(estimates, {name: dict(zip(METRICS, of_set, strict=True)) for name, of_set in of_sets})
+
+
+def mean_over_seeds(seeds: Sequence[Sampled]) -> Sampled:
     """The mean over seeds, of the data sets that all have."""
     names = [name for name in seeds[0].resampled if all(name in of.resampled for of in seeds)]
 

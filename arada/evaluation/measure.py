@@ -1,6 +1,8 @@
 """The metrics of one method: of each of its runs, and of all of them together."""
 
+import functools
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +12,9 @@ from etils import epath
 
 from arada import attacks, calibrators, metrics
 from arada.errors import UserError
-from arada.evaluation import bootstrap, outcomes, predictions
+from arada.evaluation import bootstrap, cache, outcomes, predictions
 from arada.evaluation.bootstrap import Resamples, Sampled
+from arada.runtime import files
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +25,8 @@ ShiftedSets = Mapping[str, Sequence[str]]
 # Runs as they are and after each calibrator.
 VARIANTS = ("plain", *calibrators.BY_NAME)
 CLEAN = ("test", "validation")
+# Other images than those of the test set.
+NOT_RESAMPLED = ("validation",)
 # Images whose variance is computed at a time: 1,000 classes of five runs take 40 KB an image in float64.
 BLOCK = 4096
 
@@ -38,28 +43,68 @@ def measure(
     directories: Mapping[int, epath.Path],
     rankings: Mapping[int, Ranking],
     resamples: Resamples,
+    kept: epath.Path,
 ) -> Method:
     """The metrics of the runs whose predictions lie in `directories`, by seed; `rankings` are of those that have one.
 
-    A run has metrics of all data sets that it was predicted on, the variance is over those of all runs.
+    A run has metrics of all data sets that it was predicted on, the variance is over those of all runs. What was
+    measured before lies in the folder `kept`.
     """
-    runs, of_seeds = {}, []
+    runs, of_seeds, keys = {}, [], []
     for seed, directory in directories.items():
-        shifted, fitted = shifted_sets(config, [directory]), predictions.fitted(directory)
-        names = (*CLEAN, *(name for sets in shifted.values() for name in sets))
-        logger.info("metrics of %s/%s: %d data sets", directory.parent.name, directory.name, len(names))
-        sampled = _sampled(config, directory, names, fitted, resamples)
-        calibrated = {name: of._asdict() | _on_all(sampled[name].estimates, shifted) for name, of in fitted.items()}
-        runs[str(seed)] = {
-            **_on_all(sampled["plain"].estimates, shifted),
-            "calibrated": calibrated,
-            "ood": _out_of_distribution(config, directory),
-            "subsets": _by_subset(config, directory, rankings.get(seed)),
-        }
-        of_seeds.append(sampled)
-    together = {name: bootstrap.over_seeds([of[name] for of in of_seeds]) for name in VARIANTS}
-    variance = _variance(config, directories, rankings) if len(directories) > 1 else None
+        key = _key(config, directory, rankings.get(seed), resamples)
+        compute = functools.partial(_of_run, config, directory, rankings.get(seed), resamples)
+        run, resampled = cache.remembered(kept / f"seed_{seed}.npz", key, compute)
+        shifted, estimates = shifted_sets(config, [directory]), run.pop("estimates")
+        on_all = {name: _on_all(of_variant, shifted) for name, of_variant in estimates.items()}
+        calibrated = {name: of | on_all[name] for name, of in run.pop("fitted").items()}
+        runs[str(seed)] = {**on_all["plain"], "calibrated": calibrated, **run}
+        names = [name for name in estimates["plain"] if name not in NOT_RESAMPLED]
+        by_variant = zip(VARIANTS, resampled, strict=True)
+        of_seeds.append({variant: bootstrap.unstack(estimates[variant], names, of) for variant, of in by_variant})
+        keys.append(key)
+    together = {name: bootstrap.mean_over_seeds([of[name] for of in of_seeds]) for name in VARIANTS}
+    variance = None
+    if len(directories) > 1:
+        key = cache.digest(keys, config.evaluation.variance_of)
+        variance, _ = cache.remembered(
+            kept / "variance.npz", key, lambda: (_variance(config, directories, rankings), np.zeros(0))
+        )
     return Method({"seeds": list(directories), "runs": runs, "variance": variance}, together)
+
+
+def _key(config, directory: epath.Path, ranking: Ranking | None, resamples: Resamples) -> str:
+    """Tells whether a run has to be measured again."""
+    names = [name for name in predictions.dataset_names(config.evaluation) if (directory / f"{name}.npz").exists()]
+    checksums = {name: files.npz_checksums(directory / f"{name}.npz") for name in names}
+    of_ranking = {key: zlib.crc32(ranking[key].tobytes()) for key in ("example_id", "distance")} if ranking else {}
+    settings = config.evaluation.num_bins, config.ranking.num_subsets, resamples.checksum
+    return cache.digest(cache.code(__file__), checksums, of_ranking, settings)
+
+
+def _of_run(config, directory, ranking: Ranking | None, resamples: Resamples) -> tuple[dict[str, Any], np.ndarray]:
+    """All metrics of one run, and the resampled ones float32[variants, data sets, METRICS, RESAMPLES]."""
+    num_bins, fitted = config.evaluation.num_bins, predictions.fitted(directory)
+    names = (*CLEAN, *(name for sets in shifted_sets(config, [directory]).values() for name in sets))
+    logger.info("metrics of %s/%s: %d data sets", directory.parent.name, directory.name, len(names))
+    estimates: dict[str, dict] = {name: {} for name in VARIANTS}
+    resampled: dict[str, list] = {name: [] for name in VARIANTS}
+    for name in names:
+        by_variant, example_id = predictions.read_outcomes(directory, name, fitted, num_bins)
+        whole = predictions.calibrated(predictions.read_logits(directory, name)[0], fitted) if name in CLEAN else {}
+        for variant, of_variant in by_variant.items():
+            estimates[variant][name] = outcomes.measure(of_variant, num_bins)
+            if name in CLEAN:
+                estimates[variant][name] |= outcomes.slow(of_variant, whole[variant], num_bins)
+            if name not in NOT_RESAMPLED:
+                resampled[variant].append(resamples.metrics(example_id, of_variant, num_bins))
+    stacked = [[[of_set[key] for key in bootstrap.METRICS] for of_set in resampled[name]] for name in VARIANTS]
+    return {
+        "estimates": estimates,
+        "fitted": {name: of._asdict() for name, of in fitted.items()},
+        "ood": _out_of_distribution(config, directory),
+        "subsets": _by_subset(config, directory, ranking),
+    }, np.asarray(stacked, np.float32)
 
 
 def shifted_sets(config: ml_collections.ConfigDict, directories: Sequence[epath.Path]) -> dict[str, list[str]]:
@@ -68,20 +113,6 @@ def shifted_sets(config: ml_collections.ConfigDict, directories: Sequence[epath.
     missing = set().union(*(predictions.missing(directory, evaluation) for directory in directories))
     sets = predictions.shifted_names(evaluation)
     return {name: of_type for name, of_type in sets.items() if not missing.intersection(of_type)}
-
-
-def _sampled(config, directory, names, fitted, resamples) -> dict[str, Sampled]:
-    num_bins = config.evaluation.num_bins
-    found = {name: Sampled({}, {}) for name in VARIANTS}
-    for name in names:
-        by_variant, example_id = predictions.read_outcomes(directory, name, fitted, num_bins)
-        for variant, of_variant in by_variant.items():
-            found[variant].estimates[name] = outcomes.measure(of_variant, num_bins)
-            if name in CLEAN:
-                found[variant].estimates[name] |= outcomes.kernel_errors(of_variant)
-            if name != "validation":  # other images
-                found[variant].resampled[name] = resamples.metrics(example_id, of_variant, num_bins)
-    return found
 
 
 def _on_all(estimates: Mapping[str, dict], shifted: ShiftedSets) -> dict[str, Any]:
@@ -115,16 +146,18 @@ def _by_subset(config, directory, ranking: Ranking | None) -> dict[str, list]:
     probabilities, labels, ids = predictions.read(directory, "test")
     subset, count = _subset_of(config, ranking, ids), config.ranking.num_subsets
     confidence, correct = (np.asarray(x) for x in metrics.confidence_and_correct(probabilities, labels))
-    errors = [
-        float(metrics.binned_error(confidence[subset == r], correct[subset == r], num_bins=config.evaluation.num_bins))
-        for r in range(count)
-    ]
-    return {
-        "count": np.bincount(subset, minlength=count).tolist(),
-        "accuracy": metrics.subset_means(correct, subset, count).tolist(),
-        "confidence": metrics.subset_means(confidence, subset, count).tolist(),
-        "ece": errors,
+    in_subset, options = [subset == r for r in range(count)], {"num_bins": config.evaluation.num_bins}
+    floors = [metrics.binned_floor(confidence[of], **options) for of in in_subset]
+    of_subsets = {
+        "accuracy": metrics.subset_means(correct, subset, count),
+        "confidence": metrics.subset_means(confidence, subset, count),
+        "ece": [float(metrics.binned_error(confidence[of], correct[of], **options)) for of in in_subset],
+        "ece_floor": [floor.mean for floor in floors],
+        "ece_p95": [floor.p95 for floor in floors],
+        "ece_debiased": [metrics.debiased_error(confidence[of], correct[of], **options) for of in in_subset],
     }
+    numbers = {key: [float(x) if np.isfinite(x) else None for x in values] for key, values in of_subsets.items()}
+    return {"count": np.bincount(subset, minlength=count).tolist(), **numbers}
 
 
 def _subset_of(config, ranking: Ranking, ids: np.ndarray) -> np.ndarray:

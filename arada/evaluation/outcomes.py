@@ -50,9 +50,17 @@ def _by_image(metric: Callable) -> Callable:
 
 
 def measure(outcomes: Outcomes, num_bins: int) -> dict[str, float | None]:
-    """The metrics of one data set, fractions; None for what is not known."""
-    confidence, correct = outcomes.confidence, outcomes.correct
+    """The metrics of one data set, fractions; None for what is not known.
+
+    Beside the ECE stand its floor (mean and 95th percentile) and its debiased value.
+    """
+    # Weights of a calibrator may sum up to a little more than 1.
+    confidence, correct = np.minimum(outcomes.confidence, 1), outcomes.correct
+    floor = metrics.binned_floor(confidence, num_bins=num_bins)
     values = _binned(confidence, correct, num_bins) | {
+        "ece_floor": floor.mean,
+        "ece_p95": floor.p95,
+        "ece_debiased": metrics.debiased_error(confidence, correct, num_bins=num_bins),
         "accuracy": np.mean(correct),
         "confidence": np.mean(confidence, dtype=np.float64),
         "classwise_ece": outcomes.classwise_ece,
@@ -64,10 +72,20 @@ def measure(outcomes: Outcomes, num_bins: int) -> dict[str, float | None]:
     return {key: float(value) if np.isfinite(value) else None for key, value in values.items()}
 
 
-def kernel_errors(outcomes: Outcomes) -> dict[str, float]:
-    """The calibration errors without bins, which take as long as all other metrics together."""
-    of = outcomes.confidence, outcomes.correct
-    return {"smooth_ece": metrics.smooth_error(*of), "kde_ece": metrics.kde_error(*of)}
+def slow(outcomes: Outcomes, probabilities: np.ndarray, num_bins: int) -> dict[str, float]:
+    """Metrics that take longer than all others together: errors without bins, and the floors of the other errors."""
+    sure = np.minimum(outcomes.confidence, 1), outcomes.correct
+    equal_mass = metrics.binned_floor(sure[0], num_bins=num_bins, binning="quantile")
+    # 200 draws: the mean over classes hardly moves from one to the next.
+    classwise = metrics.classwise_calibration_floor(np.clip(probabilities, 0, 1), num_bins=num_bins, draws=200)
+    return {
+        "smooth_ece": metrics.smooth_error(*sure),
+        "kde_ece": metrics.kde_error(*sure),
+        "ece_quantile_floor": equal_mass.mean,
+        "ece_quantile_p95": equal_mass.p95,
+        "classwise_ece_floor": classwise.mean,
+        "classwise_ece_p95": classwise.p95,
+    }
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -185,10 +185,15 @@ def read_outcomes(
     if compact.is_compact(stored):
         found = {key: compact.outcomes_of(stored, key, num_bins) for key in ("plain", *calibrators_)}
     else:
-        logits, of = mean_logits(stored["logits"]), functools.partial(outcomes.of, labels=stored["label"])
-        found = {"plain": of(scipy.special.softmax(logits, axis=-1), num_bins=num_bins)}
-        found |= {key: of(calibrator(logits), num_bins=num_bins) for key, calibrator in calibrators_.items()}
+        probabilities = calibrated(mean_logits(stored["logits"]), calibrators_)
+        found = {key: outcomes.of(of, stored["label"], num_bins) for key, of in probabilities.items()}
     return found, stored["example_id"]
+
+
+def calibrated(logits: np.ndarray, calibrators_: Mapping[str, Calibrator]) -> dict[str, np.ndarray]:
+    """Probabilities float[N, Z] as they are ("plain") and after each calibrator."""
+    plain = {"plain": scipy.special.softmax(logits, axis=-1)}
+    return plain | {key: calibrator(logits) for key, calibrator in calibrators_.items()}
 
 
 def mean_logits(of_members: np.ndarray) -> np.ndarray:

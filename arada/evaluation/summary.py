@@ -11,7 +11,7 @@ import numpy as np
 
 from arada import attacks
 from arada.data.shifted import sources as shift_sources
-from arada.evaluation import bootstrap, measure, predictions
+from arada.evaluation import bootstrap, measure, predictions, uncertainty
 from arada.evaluation.bootstrap import Resamples
 from arada.runs import ranking as rankings
 from arada.runs import workdir as workdirs
@@ -67,8 +67,10 @@ def summarize(
             "subsets_of": config.evaluation.subsets_of,
             "reference": config.evaluation.reference,
             "bootstrap": {"resamples": bootstrap.RESAMPLES, "level": bootstrap.LEVEL},
+            "intervals": uncertainty.COVERS,
         },
         "methods": methods,
+        "pairs": uncertainty.pairs(methods, measure.VARIANTS),
     }
 
 
@@ -101,24 +103,15 @@ def _methods(workdir, config, by_method, ranking_of_run) -> dict[str, Any]:
         directories = {seed: workdir.predictions(name, seed) for seed in seeds}
         of_seeds = {seed: _ranking_of(workdir, config, name, seed, ranking_of_run[name, seed]) for seed in seeds}
         by_seed = {seed: ranking for seed, ranking in of_seeds.items() if ranking is not None}
-        measured[name] = measure.measure(config, directories, by_seed, resamples)
-    reference = measured.get(config.evaluation.reference)
-    sets = predictions.shifted_names(config.evaluation)
-    reports = {}
-    for name, (report, sampled) in measured.items():
+        measured[name] = measure.measure(config, directories, by_seed, resamples, workdir.metrics(name))
+    sets = [name for of_type in predictions.shifted_names(config.evaluation).values() for name in of_type]
+    reports, sampled = ({name: of[i] for name, of in measured.items()} for i in range(2))
+    intervals = uncertainty.report(reports, sampled, config.evaluation.reference, sets)
+    for name, report in reports.items():
         for seed, run in report["runs"].items():
             run |= _training(workdir.run(name, int(seed)))
-        uncertainty = {variant: _uncertainty(of, reference, sets) for variant, of in sampled.items()}
-        reports[name] = report | {"uncertainty": uncertainty}
+        report["uncertainty"] = intervals[name]
     return reports
-
-
-def _uncertainty(of: bootstrap.Sampled, reference: measure.Method | None, sets: measure.ShiftedSets) -> dict[str, Any]:
-    """The intervals of a method's metrics, and of their differences from the reference as it is."""
-    shifted = [name for of_type in sets.values() for name in of_type if name in of.resampled]
-    parts = {"test": ["test"], "shift": shifted}
-    differences = bootstrap.differences(of, reference.sampled["plain"], parts) if reference else {}
-    return {"intervals": bootstrap.intervals(of, parts), "differences": differences}
 
 
 def _ranking_of(workdir, config, name: str, seed: int, of_source: measure.Ranking | None) -> measure.Ranking | None:

@@ -62,6 +62,10 @@ class Workdir:
         """The folder of one run's predictions."""
         return self.path / "predictions" / name / f"seed_{seed}"
 
+    def metrics(self, name: str) -> epath.Path:
+        """The folder that keeps a method's metrics between two evaluations; it can be deleted at any time."""
+        return self.path / "evaluation" / name
+
     def runs(self) -> list[tuple[str, int]]:
         """(name, seed) of every run that has begun, by name, then seed; not those of sweeps, a folder deeper."""
         return sorted(source_run(run) for run in self._begun("*"))

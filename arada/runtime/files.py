@@ -73,6 +73,12 @@ def read_npz(path: epath.Path) -> dict[str, np.ndarray]:
         return {key: np.asarray(value) for key, value in stored.items()}
 
 
+def npz_checksums(path: epath.Path) -> list[tuple[str, int, int]]:
+    """Name, CRC and size of each array of an npz file, from its directory alone. Raises UserError if it is none."""
+    with _readable(path, "npz"), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        return [(member.filename, member.CRC, member.file_size) for member in archive.infolist()]
+
+
 def check_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray], **needed: tuple[str, int]) -> None:
     """Raises UserError unless `arrays`, read from `path`, have all `needed`: NumPy's kind and the number of axes."""
     for name, (kind, axes) in needed.items():

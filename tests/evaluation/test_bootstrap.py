@@ -64,7 +64,7 @@ def sampled(*names, shift=0.0):
 
 
 def test_means_over_seeds_and_data_sets():
-    together = bootstrap.over_seeds([sampled("test", "a", "b"), sampled("test", "a", shift=0.2)])
+    together = bootstrap.mean_over_seeds([sampled("test", "a", "b"), sampled("test", "a", shift=0.2)])
     assert list(together.estimates) == ["test", "a"]
     estimate, resampled = together.mean(["test", "a"], "ece")
     assert estimate == pytest.approx((0.1 + 0.2 + 0.3 + 0.4) / 4)

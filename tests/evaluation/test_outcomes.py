@@ -31,7 +31,14 @@ def test_measure_is_the_metrics_called_one_by_one(predicted):
         "accuracy": metrics.accuracy(probabilities, labels),
         "confidence": confidence.mean(),
         "ece": error(),
+        "ece_floor": metrics.calibration_floor(probabilities, num_bins=7).mean,
+        "ece_p95": metrics.calibration_floor(probabilities, num_bins=7).p95,
+        "ece_debiased": metrics.debiased_calibration_error(*predicted, num_bins=7),
         "ece_quantile": error(binning="quantile"),
+        "ece_quantile_floor": metrics.calibration_floor(probabilities, num_bins=7, binning="quantile").mean,
+        "ece_quantile_p95": metrics.calibration_floor(probabilities, num_bins=7, binning="quantile").p95,
+        "classwise_ece_floor": metrics.classwise_calibration_floor(probabilities, num_bins=7, draws=200).mean,
+        "classwise_ece_p95": metrics.classwise_calibration_floor(probabilities, num_bins=7, draws=200).p95,
         "classwise_ece": metrics.classwise_calibration_error(probabilities, labels, num_bins=7),
         "smooth_ece": metrics.smooth_calibration_error(probabilities, labels),
         "kde_ece": metrics.kde_calibration_error(probabilities, labels),
@@ -41,7 +48,7 @@ def test_measure_is_the_metrics_called_one_by_one(predicted):
         "aurc": metrics.risk_coverage(confidence, correct)[2],
     }
     of = outcomes.of(probabilities, labels, 7)
-    found = outcomes.measure(of, 7) | outcomes.kernel_errors(of)
+    found = outcomes.measure(of, 7) | outcomes.slow(of, probabilities, 7)
     assert {type(value) for value in found.values()} == {float}
     assert found == pytest.approx({key: float(value) for key, value in expected.items()}, rel=1e-5)
     assert outcomes.measure(outcomes.of(probabilities, labels, 1), 1)["ece"] < 0.9 * found["ece"]

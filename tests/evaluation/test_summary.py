@@ -4,9 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from arada import metrics
 from arada.errors import UserError
-from arada.evaluation import summary
+from arada.evaluation import cache, measure, summary
 from arada.runs import workdir as workdirs
 from arada.runs.identity import run_identity
 from arada.runs.workdir import Workdir
@@ -109,9 +111,19 @@ def test_a_method_by_hand(workdir):
     assert variance["shift"] == {"noise": [0.0, 0.0], "blur": [0.0, 0.0]}
     # Seeds have an ECE of their own; the interval is of their mean.
     mean_ece = np.mean([run["test"]["ece"] for run in method["runs"].values()])
-    low, high = method["uncertainty"]["plain"]["intervals"]["test"]["ece"]
+    uncertainty = method["uncertainty"]["plain"]
+    low, high = uncertainty["images"]["intervals"]["test"]["ece"]
     assert low < mean_ece < high
-    assert method["uncertainty"]["plain"]["differences"] == {}
+    errors = [run["test"]["ece"] for run in method["runs"].values()]
+    expected = stats.ttest_1samp(errors, 0).confidence_interval(0.95)
+    assert uncertainty["seeds"]["intervals"]["test"]["ece"] == pytest.approx((mean_ece, *expected, 2))
+    # The reference was not run.
+    assert [uncertainty[over]["differences"] for over in ("seeds", "images")] == [{}, {}]
+    # Bins [0.6, 0.8) with 0.6 twice, and [0.8, 1] with 0.8 and 0.9 twice each.
+    assert (test["ece_floor"], test["ece_p95"]) == pytest.approx(
+        metrics.binned_floor(np.float32([0.9, 0.9, 0.8, 0.8, 0.6, 0.6]), num_bins=5)
+    )
+    assert subsets["ece_floor"][0] == pytest.approx((0.36 * 0.6 + 0.48 * 0.1 + 0.16 * 0.6) * 2 / 2, rel=1e-5)
     experiment = evaluation["experiment"]
     assert experiment["num_examples"] == {"test": 6}
     assert experiment["ranking"]["success_rate"] == {"test": pytest.approx(5 / 6)}
@@ -124,14 +136,21 @@ def test_differences_from_the_reference_are_paired(workdir):
     # The same predictions: whatever is resampled, nothing differs.
     methods = summary.summarize(workdir, config_of())["methods"]
     of_adals = methods["adals"]["uncertainty"]
-    assert of_adals["plain"]["differences"]["test"]["ece"] == [0, 0, 0]
-    assert of_adals["plain"]["differences"]["shift"]["accuracy"] == [0, 0, 0]
-    # Calibrated, it is compared with the reference as it is.
-    difference = of_adals["temperature"]["differences"]["test"]["nll"][0]
-    scaled, plain = methods["adals"]["runs"]["0"]["calibrated"]["temperature"], methods["vanilla"]["runs"]["0"]
-    assert difference == pytest.approx(scaled["test"]["nll"] - plain["test"]["nll"], abs=1e-6)
+    assert of_adals["plain"]["images"]["differences"]["test"]["ece"] == [0, 0, 0]
+    assert of_adals["plain"]["images"]["differences"]["shift"]["accuracy"] == [0, 0, 0]
+    # Calibrated, it is compared with the reference after the same calibrator, and the reference with itself before.
+    assert of_adals["temperature"]["images"]["differences"]["test"]["nll"] == [0, 0, 0]
+    of_vanilla = methods["vanilla"]["uncertainty"]
+    assert of_vanilla["plain"]["images"]["differences"] == {}
+    difference = of_vanilla["temperature"]["images"]["differences"]["test"]["nll"][0]
+    run = methods["vanilla"]["runs"]["0"]
+    scaled = run["calibrated"]["temperature"]
+    assert difference == pytest.approx(scaled["test"]["nll"] - run["test"]["nll"], abs=1e-6)
+    # One seed has no interval over seeds.
+    assert of_adals["plain"]["seeds"] == {"intervals": {}, "differences": {}}
     config = config_of(**{"evaluation.reference": "mixup"})
-    assert summary.summarize(workdir, config)["methods"]["adals"]["uncertainty"]["plain"]["differences"] == {}
+    plain = summary.summarize(workdir, config)["methods"]["adals"]["uncertainty"]["plain"]
+    assert plain["images"]["differences"] == {}
 
 
 @pytest.mark.parametrize("distance", [(np.inf, 5, 4, 3, 2, 1), [np.inf] * 6], ids=["distinct", "ties"])
@@ -272,8 +291,8 @@ def test_intervals_of_a_single_shifted_image(workdir):
             files.write_npz(workdir.predictions(name, 0) / f"{dataset}_of_1.npz", one)
     evaluation = summary.summarize(workdir, config_of(**{"evaluation.max_examples_per_shift": 1}))
     of_adals = evaluation["methods"]["adals"]["uncertainty"]["plain"]
-    assert of_adals["intervals"]["shift"]["ece"] == pytest.approx([0.3, 0.3])
-    assert of_adals["differences"]["shift"]["ece"] == pytest.approx([0, 0, 0])
+    assert of_adals["images"]["intervals"]["shift"]["ece"] == pytest.approx([0.3, 0.3])
+    assert of_adals["images"]["differences"]["shift"]["ece"] == pytest.approx([0, 0, 0])
     files.write_json(workdir.evaluation, evaluation)
 
 
@@ -300,3 +319,48 @@ def test_predictions_of_weights_that_are_gone_are_left_out(workdir, caplog):
     with caplog.at_level(logging.WARNING, logger="arada"):
         assert list(summary.summarize(workdir, config_of())["methods"]) == ["vanilla"]
     assert "adals/seed_0 was trained anew" in caplog.text
+
+
+def test_only_what_is_new_is_measured_again(workdir, monkeypatch):
+    for name in ("adals", "vanilla"):
+        for seed in (0, 1):
+            add_run(workdir, name, seed)
+    rank(workdir)
+    measured, of_run, variance = [], measure._of_run, measure._variance
+
+    def spied(config, directory, *others):
+        measured.append(f"{directory.parent.name}/{directory.name}")
+        return of_run(config, directory, *others)
+
+    def spied_variance(config, directories, rankings):
+        measured.append(next(iter(directories.values())).parent.name)
+        return variance(config, directories, rankings)
+
+    monkeypatch.setattr(measure, "_of_run", spied)
+    monkeypatch.setattr(measure, "_variance", spied_variance)
+
+    def again(**overrides):
+        measured.clear()
+        return summary.summarize(workdir, config_of(**overrides)), list(measured)
+
+    first, of_first = again()
+    everything = ["adals/seed_0", "adals/seed_1", "adals", "vanilla/seed_0", "vanilla/seed_1", "vanilla"]
+    assert of_first == everything
+    second, of_second = again()
+    assert of_second == []
+    assert second["methods"] == first["methods"]
+    # Predictions that are other numbers, in a file of the same name and size.
+    predict(workdir, "adals", 1, "noise_1", [0.3] * 6)
+    third, of_third = again()
+    assert of_third == ["adals/seed_1", "adals"]
+    of_noise = third["methods"]["adals"]["runs"]["1"]["shift"]["noise"][0]
+    assert of_noise["confidence"] == pytest.approx(0.7)
+    assert again(**{"evaluation.num_bins": 4})[1] == everything
+    assert again()[1] == everything  # one file a run: what was there before is gone
+    rank(workdir, distance=(1, 2, 3, 4, 5, 6))
+    assert again()[1] == everything
+    # What nobody can read is as if it were not there.
+    (workdir.metrics("vanilla") / "seed_0.npz").write_bytes(b"PK")
+    assert again()[1] == ["vanilla/seed_0"]
+    monkeypatch.setattr(cache, "code", lambda *_: "another version")
+    assert again()[1] == everything

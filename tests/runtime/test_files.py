@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from arada.errors import UserError
 from arada.runtime import files
 
 
@@ -96,3 +97,18 @@ def test_absolute_paths_do_not_depend_on_the_current_folder(tmp_path, monkeypatc
     assert str(files.absolute("~/b")) == "/home/somebody/b"
     assert str(files.absolute("/b")) == "/b"
     assert str(files.absolute("gs://bucket/a")) == "gs://bucket/a"
+
+
+def test_checksums_tell_arrays_apart_without_reading_them(tmp_path):
+    path = epath.Path(tmp_path) / "a.npz"
+    files.write_npz(path, {"x": np.arange(3), "y": np.zeros(2)})
+    before = files.npz_checksums(path)
+    assert [name for name, *_ in before] == ["x.npy", "y.npy"]
+    files.write_npz(path, {"x": np.arange(3), "y": np.zeros(2)})
+    assert files.npz_checksums(path) == before
+    files.write_npz(path, {"x": np.arange(3), "y": np.ones(2)})
+    assert files.npz_checksums(path)[0] == before[0]
+    assert files.npz_checksums(path)[1] != before[1]
+    path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"a\.npz cannot be read as npz"):
+        files.npz_checksums(path)

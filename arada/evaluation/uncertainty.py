@@ -1,0 +1,143 @@
+"""How sure the numbers of evaluation.json are: intervals over seeds, and over the choice of test images.
+
+An interval over seeds tells what another set of training runs may give, on these test images. One over images tells
+what another test set may give, with these runs. Differences are paired in both. A method after a calibrator is compared
+with the reference after the same one; the reference after a calibrator, with itself without.
+"""
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from arada.errors import UserError
+from arada.evaluation import bootstrap, intervals
+from arada.evaluation.intervals import Interval
+
+PARTS = ("test", "shift")
+# What the calibrators and all pairs of methods are compared in.
+METRICS = bootstrap.METRICS
+COVERS = {
+    "seeds": "other training runs, on these test images: Student's t over seeds, differences paired by seed",
+    "images": "the choice of test images, given these runs: basic bootstrap over images, differences paired by image",
+}
+
+
+def by_seed(
+    method: Mapping[str, Any], metric: str, part: str = "test", variant: str = "plain", types: Collection[str] = ()
+) -> dict[int, float]:
+    """A metric of each run of a method that has it; under "shift" the mean over types, all or those named."""
+    found = {}
+    for seed, run in method["runs"].items():
+        run = run if variant == "plain" else run["calibrated"][variant]
+        sets = [run["test"]]
+        if part == "shift":
+            if not run["shift"].keys() >= set(types):
+                continue
+            sets = [of for name, of_type in run["shift"].items() if not types or name in types for of in of_type]
+        values = [of.get(metric) for of in sets]
+        if values and None not in values:
+            found[int(seed)] = float(np.mean(values))
+    return found
+
+
+def difference(
+    method: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    metric: str,
+    part: str = "test",
+    variant: str = "plain",
+    of_reference: str = "",
+) -> Interval | None:
+    """The paired difference over the seeds that both methods have; None for fewer than two.
+
+    Under "shift" it is over the types that all runs of both have. `of_reference` is the variant of the reference, by
+    default the same.
+    """
+    runs = [*method["runs"].values(), *reference["runs"].values()]
+    types = set.intersection(*(set(run["shift"]) for run in runs)) if runs else set()
+    if part == "shift" and not types:
+        return None
+    of_method = by_seed(method, metric, part, variant, types)
+    return intervals.paired_over_seeds(of_method, by_seed(reference, metric, part, of_reference or variant, types))
+
+
+def compare(
+    evaluation: Mapping[str, Any], method: str, reference: str, metric: str, part: str = "test", variant: str = "plain"
+) -> Interval:
+    """`difference` of any two methods of evaluation.json, by name. Raises UserError if it has no interval."""
+    methods = evaluation["methods"]
+    for name in (method, reference):
+        if name not in methods:
+            raise UserError(f"{name} has not been evaluated; there are {', '.join(methods)}")
+    found = difference(methods[method], methods[reference], metric, part, variant)
+    if found is None:
+        seeds = ({int(seed) for seed in methods[name]["runs"]} for name in (method, reference))
+        shared = sorted(set.intersection(*seeds))
+        raise UserError(
+            f"an interval over seeds takes two seeds or more that have {metric} ({part}); {method} and {reference} "
+            f"share {', '.join(map(str, shared)) or 'none'}. Train and evaluate both with --config.seeds=0,1,2"
+        )
+    return found
+
+
+def report(
+    methods: Mapping[str, Mapping[str, Any]],
+    sampled: Mapping[str, Mapping[str, bootstrap.Sampled]],
+    reference: str,
+    shifted: Sequence[str],
+) -> dict[str, dict[str, Any]]:
+    """{method: {variant: {"seeds" or "images": {"intervals", "differences"}}}}; `shifted` are names of data sets."""
+    return {
+        name: {
+            variant: {
+                "seeds": _over_seeds(methods, name, variant, reference),
+                "images": _over_images(sampled, name, variant, reference, shifted),
+            }
+            for variant in of_method
+        }
+        for name, of_method in sampled.items()
+    }
+
+
+def _baseline(name: str, variant: str, reference: str) -> str | None:
+    """The variant of the reference that a method's variant is compared with; None for the reference as it is."""
+    if name != reference:
+        return variant
+    return None if variant == "plain" else "plain"
+
+
+def _over_seeds(methods, name: str, variant: str, reference: str) -> dict[str, Any]:
+    method, baseline = methods[name], _baseline(name, variant, reference)
+    first = next(iter(method["runs"].values()))
+    found: dict[str, dict[str, dict[str, Interval]]] = {"intervals": {}, "differences": {}}
+    for part, metric in itertools.product(PARTS, first["test"]):
+        if interval := intervals.over_seeds(by_seed(method, metric, part, variant).values()):
+            found["intervals"].setdefault(part, {})[metric] = interval
+        if reference in methods and baseline:
+            of_both = difference(method, methods[reference], metric, part, variant, baseline)
+            if of_both:
+                found["differences"].setdefault(part, {})[metric] = of_both
+    return found
+
+
+def _over_images(sampled, name: str, variant: str, reference: str, shifted: Sequence[str]) -> dict[str, Any]:
+    of, baseline = sampled[name][variant], _baseline(name, variant, reference)
+    parts = {"test": ["test"], "shift": [of_set for of_set in shifted if of_set in of.resampled]}
+    compared = reference in sampled and baseline
+    return {
+        "intervals": bootstrap.intervals(of, parts),
+        "differences": bootstrap.differences(of, sampled[reference][baseline], parts) if compared else {},
+    }
+
+
+def pairs(methods: Mapping[str, Mapping[str, Any]], variants: Sequence[str]) -> dict[str, Any]:
+    """{variant: {part: {metric: {method: {another: [difference, low, high, seeds]}}}}}, over seeds, each pair once."""
+    found: dict[str, Any] = {}
+    for variant, part, metric in itertools.product(variants, PARTS, METRICS):
+        for name, other in itertools.combinations(methods, 2):
+            if interval := difference(methods[other], methods[name], metric, part, variant):
+                of_part = found.setdefault(variant, {}).setdefault(part, {})
+                of_part.setdefault(metric, {}).setdefault(other, {})[name] = interval
+    return found
