@@ -11,6 +11,7 @@ from arada.data.shifted import published
 from arada.data.shifted import sources as shift_sources
 from arada.data.sources.resize import RESIZES
 from arada.errors import UserError
+from arada.evaluation import outcomes
 from arada.models import resnet_v1
 from arada.runs import ranking as rankings
 from arada.runs import trained
@@ -92,6 +93,7 @@ def check_config(
     _one_of("evaluation.variance_of", config.evaluation.variance_of, metrics.VARIANCES)
     _one_of("evaluation.store_shifted", config.evaluation.store_shifted, ("logits", "summaries"))
     _one_of("evaluation.subsets_of", config.evaluation.subsets_of, ("source", "own"))
+    _one_of("evaluation.choose_by", config.evaluation.choose_by, outcomes.CRITERIA)
     _one_of("run.mapping", config.run.mapping, MAPPINGS)
     _one_of("run.members", config.run.members, trained.UNROLLED)
     for field in POSITIVE:

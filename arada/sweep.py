@@ -1,4 +1,4 @@
-"""One method over a grid of settings, and the choice by validation calibration.
+"""One method over a grid of settings, and the choice by a metric of the validation set (`evaluation.choose_by`).
 
     python -m arada.sweep --config=configs/cifar10.py:label_smoothing --workdir=DIR --grid=label_smoothing
     python -m arada.sweep --config=configs/digits.py:ar_adals --workdir=DIR --grid="alpha=0.05,0.1 attack=fmn,sdf"
@@ -18,13 +18,14 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+import tabulate
 from absl import app, flags
 from ml_collections import config_flags
 
 from arada import attacks
 from arada.data.shifted import sources as shift_sources
 from arada.errors import UserError
-from arada.evaluation import summary
+from arada.evaluation import outcomes, summary
 from arada.experiment import Experiment
 from arada.runs.identity import run_identity, uses_precomputed
 from arada.runs.workdir import Workdir
@@ -173,7 +174,7 @@ def generate_shifted(experiment: Experiment) -> None:
 
 
 def compare(config: ml_collections.ConfigDict, workdir: str, grid: Grid) -> dict[str, Any]:
-    """Every point's metrics by seed, and the point of the lowest mean validation ECE."""
+    """Every point's metrics by seed, and the point with the lowest mean of `evaluation.choose_by` on validation."""
     names = points(config, grid)
     runs = [(name, seed) for name in names for seed in config.seeds]
     methods = summary.summarize(Workdir(workdir), config, runs=runs)["methods"]
@@ -185,18 +186,20 @@ def compare(config: ml_collections.ConfigDict, workdir: str, grid: Grid) -> dict
             {
                 "name": name,
                 "values": dict(zip(grid, values, strict=True)),
-                "validation_ece": [of["validation"]["ece"] for of in of_seeds],
+                **{f"validation_{key}": [of["validation"][key] for of in of_seeds] for key in outcomes.CRITERIA},
                 "accuracy": [of["test"]["accuracy"] for of in of_seeds],
                 "ece": [of["test"]["ece"] for of in of_seeds],
                 "ece_under_shift": [float(np.mean(of)) if of else None for of in shifted],
             }
         )
-    chosen = min(measured, key=lambda point: np.mean(point["validation_ece"]))
+    criterion = config.evaluation.choose_by
+    chosen = min(measured, key=lambda point: np.mean(point[f"validation_{criterion}"]))
     return {
         "method": config.name,
         "seeds": list(config.seeds),
         "num_bins": config.evaluation.num_bins,
         "points": measured,
+        "chosen_by": criterion,
         "chosen": chosen["name"],
         "commit": provenance.commit(),
         "hardware": provenance.hardware(),
@@ -204,21 +207,30 @@ def compare(config: ml_collections.ConfigDict, workdir: str, grid: Grid) -> dict
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The points as a Markdown table, in percent."""
-    columns = {"validation_ece": "validation ECE", "accuracy": "accuracy", "ece": "ECE", "ece_under_shift": "shift ECE"}
+    """The points as a Markdown table: NLL and Brier score as they are, the others in percent."""
+    criterion = found["chosen_by"]
+    of_validation = {
+        f"validation_{key}": f"validation {outcomes.CRITERIA[key]}" for key in dict.fromkeys([criterion, "ece"])
+    }
+    columns = of_validation | {"accuracy": "accuracy", "ece": "ECE", "ece_under_shift": "shift ECE"}
     fields = list(found["points"][0]["values"])
-    lines = ["| " + " | ".join([*fields, *columns.values()]) + " |", "|---" * (len(fields) + len(columns)) + "|"]
+    rows = []
     for point in found["points"]:
-        cells = [str(value) for value in point["values"].values()]
-        for column in columns:
-            values = [100 * value for value in point[column] if value is not None]
-            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.2f}{spread}" if values else "not run")
-        if point["name"] == found["chosen"]:
-            cells = [f"**{cell}**" for cell in cells]
-        lines.append("| " + " | ".join(cells) + " |")
-    note = f"x100; {found['method']}, seeds {found['seeds']}; bold: lowest validation ECE of {found['num_bins']} bins."
-    return "\n".join([*lines, "", note, ""])
+        cells = [*map(str, point["values"].values()), *(_cell(column, point[column]) for column in columns)]
+        rows.append([f"**{cell}**" for cell in cells] if point["name"] == found["chosen"] else cells)
+    text = tabulate.tabulate(rows, [*fields, *columns.values()], "pipe", disable_numparse=True)
+    return (
+        f"{text}\n\nECE of {found['num_bins']} bins and accuracy x100; {found['method']}, seeds {found['seeds']}; "
+        f"bold: lowest {of_validation[f'validation_{criterion}']}.\n"
+    )
+
+
+def _cell(column: str, values: Sequence[float | None]) -> str:
+    as_they_are = column in ("validation_nll", "validation_brier")
+    scale, digits = (1, 4) if as_they_are else (100, 2)
+    numbers = [scale * value for value in values if value is not None]
+    spread = f" ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{np.mean(numbers):.{digits}f}{spread}" if numbers else "not run"
 
 
 def sweep(config: ml_collections.ConfigDict, workdir: str, grid: str, cluster: str, job: Sequence[str]) -> str:

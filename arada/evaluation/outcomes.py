@@ -12,6 +12,9 @@ import numpy as np
 
 from arada import metrics
 
+# Metrics of the validation set by which a sweep may choose, all the better the lower.
+CRITERIA = {"nll": "NLL", "ece": "ECE", "ece_debiased": "debiased ECE", "brier": "Brier score"}
+
 
 class Outcomes(NamedTuple):
     """Of N images: `correct` bool[N], the others float32[N], and one number that needs all classes at once."""
