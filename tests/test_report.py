@@ -5,17 +5,22 @@ import os
 import subprocess
 import sys
 
+import drawn
 import pytest
 
 from arada import report
 
-RUN = {"test": {"accuracy": 0.9, "ece": 0.05}}
-EVALUATION = {"experiment": {"dataset": "tiny"}, "methods": {"vanilla": {"seeds": [0], "runs": {"0": RUN}}}}
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    found = drawn.write(tmp_path_factory.mktemp("written"), {"vanilla": 1.0}, seeds=(0,))
+    found["methods"]["vanilla"]["runs"]["0"]["test"]["accuracy"] = 0.9
+    return found
 
 
 @pytest.fixture
-def experiment(tmp_path):
-    def experiment(name, evaluation=EVALUATION):
+def experiment(tmp_path, evaluation):
+    def experiment(name):
         (tmp_path / name).mkdir()
         (tmp_path / name / "evaluation.json").write_text(json.dumps(evaluation))
         return str(tmp_path / name)

@@ -178,7 +178,9 @@ def test_the_choice_is_by_the_criterion_on_validation_images(monkeypatch, tmp_pa
 
 def test_an_unknown_criterion_is_refused():
     config = tiny("adals", **{"evaluation.choose_by": "accuracy"})
-    with pytest.raises(UserError, match=r"evaluation.choose_by is one of nll, ece, ece_debiased, brier, not 'accuracy'"):
+    with pytest.raises(
+        UserError, match=r"evaluation.choose_by is one of nll, ece, ece_debiased, brier, not 'accuracy'"
+    ):
         checks.check_config(config, num_devices=1)
 
 

@@ -184,12 +184,19 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
             # The study is of one network.
             "agreement": next(filter(None, agreements), {}),
         },
+        # By method that was trained on ranks, their source; with {seed}, each seed has its own.
+        "ranked_by": _ranked_by(workdir, by_method),
         # Of training, not of this evaluation.
         "commit": ", ".join(sorted({made["commit"] for made in made_with})),
         "hardware": ", ".join(sorted({made["hardware"] for made in made_with})),
         "versions": provenance.versions(),
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _ranked_by(workdir, by_method) -> dict[str, str]:
+    configs = {name: workdirs.stored_config(workdir.run(name, seeds[0])) for name, seeds in by_method.items()}
+    return {name: of.ranking.source for name, of in configs.items() if of.soft_labels.num_subsets > 1}
 
 
 def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:

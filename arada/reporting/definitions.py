@@ -2,7 +2,6 @@
 
 from arada.reporting import tables
 
-UNKNOWN = "not recorded"
 VARIANCE_OF = {
     "predicted_class": "of the class that the mean over runs predicts",
     "true_class": "of the true class",
@@ -11,21 +10,23 @@ VARIANCE_OF = {
 }
 
 
-def _said(evaluation: dict, field: str):
-    return evaluation["experiment"].get(field, UNKNOWN)
-
-
 def ece(evaluation: dict) -> str:
     """The calibration error and its bias."""
     return (
-        f"ECE: |accuracy - confidence| in {_said(evaluation, 'num_bins')} bins of equal width over the confidence, "
-        "averaged with the bins' counts as weights. With few images it comes out too high even for a perfect network."
+        f"ECE: |accuracy - confidence| in {evaluation['experiment']['num_bins']} bins of equal width over the "
+        "confidence, averaged with the bins' counts as weights. With few images it comes out too high even for a "
+        "perfect network."
     )
+
+
+def floor(_: dict) -> str:
+    """The ECE of calibrated networks, and the debiased ECE."""
+    return tables.FLOORS
 
 
 def variance(evaluation: dict) -> str:
     """The variance of section 3.1 and which probability it takes."""
-    of = _said(evaluation, "variance_of")
+    of = evaluation["experiment"]["variance_of"]
     return (
         f"Variance: that of the probability {VARIANCE_OF.get(of, of)}, over a method's seeds (n - 1 in the "
         "denominator), averaged over images."
@@ -34,8 +35,8 @@ def variance(evaluation: dict) -> str:
 
 def levels(evaluation: dict) -> str:
     """The robustness levels and whose they are."""
-    source = (evaluation["experiment"].get("ranking") or {}).get("source") or UNKNOWN
-    if evaluation["experiment"].get("subsets_of") == "own":
+    source = evaluation["experiment"]["ranking"]["source"]
+    if evaluation["experiment"]["subsets_of"] == "own":
         network, whose = "each run itself", "Each run has subsets of its own."
     elif source.endswith("{seed}"):
         network = f"the {source.partition('/')[0]} network of the run's own seed"
@@ -44,7 +45,7 @@ def levels(evaluation: dict) -> str:
         network, whose = f"one network, that of {source}", "The same subsets serve all methods and seeds."
     return (
         "Adversarial robustness level: the test images in the order of their L2 distance to the nearest adversarial "
-        f"example of {network}, cut into {_said(evaluation, 'num_subsets')} subsets of equal size "
+        f"example of {network}, cut into {evaluation['experiment']['num_subsets']} subsets of equal size "
         f"({_images_per_level(evaluation)} images each). {whose}"
     )
 
@@ -73,8 +74,9 @@ def boxes(evaluation: dict) -> str:
 def reliability(evaluation: dict, few: int) -> str:
     """The reliability diagrams."""
     return (
-        f"Test predictions of all seeds pooled ({tables.seed_range(evaluation)}), in {_said(evaluation, 'num_bins')} "
-        "bins of equal width over the confidence. A point is the mean confidence and the accuracy of a bin; hollow "
+        f"Test predictions of all seeds pooled ({tables.seed_range(evaluation)}), in "
+        f"{evaluation['experiment']['num_bins']} bins of equal width over the confidence. A point is the mean "
+        "confidence and the accuracy of a bin; hollow "
         f"points stand for fewer than {few} predictions and are not joined. The shares are on a logarithmic scale. "
         "Members of an ensemble are averaged first."
     )
@@ -90,7 +92,7 @@ def paper(evaluation: dict) -> str:
 
 def _images_per_level(evaluation: dict) -> str:
     runs = [run for method in evaluation["methods"].values() for run in method["runs"].values()]
-    counts = {int(count) for run in runs for count in (run.get("subsets") or {}).get("count") or () if count}
+    counts = {int(count) for run in runs for count in run["subsets"].get("count", ()) if count}
     if not counts:
         return tables.NOT_RUN
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

@@ -122,13 +122,21 @@ def _subset_axis(axes: Axes, num_subsets: int) -> np.ndarray:
 
 
 def of_method(
-    figure: Figure, method: str, label: str, lines: Mapping[str, tuple], limits: tuple[float, float] | None = None
+    figure: Figure,
+    method: str,
+    label: str,
+    lines: Mapping[str, tuple],
+    limits: tuple[float, float] | None = None,
+    floor: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Figure 1 and Figure 2 (a, b): one or two quantities x 100 of one method by robustness level, bars over seeds.
 
-    With `limits` of the axis, which pictures to be compared have in common, what lies between two lines is shaded.
+    With `limits` of the axis, which pictures to be compared have in common, what lies between two lines is shaded. The
+    `floor` of an ECE, mean and 95th percentile, is drawn as a band.
     """
     axes = figure.subplots()
+    if floor:
+        _floor(axes, floor)
     of_style = style(method)
     looks = ({"linestyle": "-"}, {"linestyle": "--", "markerfacecolor": "none"})
     for (name, (mean, deviation)), look in zip(lines.items(), looks, strict=False):
@@ -146,17 +154,61 @@ def of_method(
     _legend(figure)
 
 
-def by_subset(figure: Figure, label: str, series: Mapping[str, tuple]) -> None:
+def by_subset(
+    figure: Figure,
+    label: str,
+    series: Mapping[str, tuple],
+    from_zero: bool = True,
+    floor: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
     """Figure 1, bottom, and Figure 2 (c, d): a quantity x 100 by robustness level, with a band over seeds."""
     axes = figure.subplots()
+    if floor:
+        _floor(axes, floor)
     for method, (mean, deviation) in series.items():
         levels = _subset_axis(axes, len(mean))
         axes.plot(levels, 100 * mean, **_line(style(method)))
         color = style(method).color
         axes.fill_between(levels, 100 * (mean - deviation), 100 * (mean + deviation), color=color, alpha=0.15, lw=0)
     axes.set_ylabel(label)
-    axes.set_ylim(bottom=0)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.axhline(0, color=INK, linewidth=0.8, alpha=0.5)
     _legend(figure)
+
+
+def answer(figure: Figure, values: Mapping[str, Mapping[str, tuple]]) -> None:
+    """ECE x100 by method, (mean, low, high, floor) as trained ("plain") and after "temperature" scaling."""
+    axes = figure.subplots()
+    for row, (method, of) in enumerate(values.items()):
+        color, marker = style(method).color, style(method).marker
+        for variant, offset, fill in (("plain", -0.12, color), ("temperature", 0.18, "none")):
+            mean, low, high, floor = of[variant]
+            looks = {"color": color, "marker": marker, "markerfacecolor": fill, "capsize": 2.5, "elinewidth": 1.2}
+            bars = [[mean - low], [high - mean]] if np.isfinite(high) else None
+            axes.errorbar([mean], [row + offset], xerr=bars, **looks)
+            axes.plot([floor], [row + offset], "|", color=INK, markersize=9, alpha=0.7)
+    axes.set_yticks(range(len(values)), [style(method).label for method in values])
+    axes.set(xlabel="ECE (x100)", ylim=(len(values) - 0.5, -0.5))
+    axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    looks = {"color": INK, "linestyle": "none"}
+    handles = [
+        Line2D([], [], marker="o", label="as trained", **looks),
+        Line2D([], [], marker="o", markerfacecolor="none", label="after temperature scaling", **looks),
+        Line2D([], [], marker="|", markersize=9, label="floor: calibrated networks on average", **looks),
+    ]
+    _legend(figure, handles)
+
+
+def _floor(axes: Axes, floor: tuple[np.ndarray, np.ndarray]) -> None:
+    """The band in which 95 % of perfectly calibrated networks lie, and their mean, by robustness level."""
+    mean, p95 = floor
+    levels = np.arange(1, len(mean) + 1)
+    band = {"color": INK, "alpha": 0.12, "linewidth": 0, "label": "95 % of calibrated networks"}
+    axes.fill_between(levels, 0, 100 * p95, **band)
+    axes.plot(levels, 100 * mean, color=INK, linewidth=0.8, linestyle=":", label="their mean, the floor")
 
 
 def reliability(figure: Figure, bins: Mapping[str, tuple]) -> None:

@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any
 
+import tabulate
+
 from arada.reporting.tables import Table
 
 FIRST = "Method"
@@ -61,10 +63,10 @@ def _unexecuted(text: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """Heading, caption, table and definition."""
-    lines = [[FIRST, *table.columns], ["---", *["---:"] * len(table.columns)]]
-    lines[:1] = [[plain_markdown(text) for text in lines[0]]]
-    lines += [[plain_markdown(str(text)) for text in (label, *cells)] for label, cells in table.rows]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[FIRST, *table.columns], *([label, *map(str, cells)] for label, cells in table.rows)]
+    head, *rows = ([plain_markdown(text) for text in line] for line in lines)
+    align = ("left", *["right"] * len(table.columns))
+    body = tabulate.tabulate(rows, head, "pipe", colalign=align, disable_numparse=True)
     prose = [plain_markdown(text) for text in (table.caption, *table.definition)]
     return "\n\n".join([f"## {plain_markdown(table.title)}", prose[0], body, *prose[1:]]) + "\n"
 

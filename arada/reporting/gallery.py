@@ -45,7 +45,7 @@ class Gallery(NamedTuple):
 def build(evaluation: dict, workdir: epath.Path) -> Gallery:
     """The gallery, or one that says that it was not made."""
     arrays = _read(workdir / "gallery.npz")
-    seeds = list((evaluation["methods"].get(METHOD) or {"runs": {}})["runs"])
+    seeds = list(evaluation["methods"].get(METHOD, {"runs": {}})["runs"])
     logged = series.soft_labels(workdir, METHOD, seeds)
     classes = _classes(arrays, evaluation, logged) if arrays else []
     soft_label = (
@@ -95,7 +95,7 @@ def _classes(arrays: dict[str, np.ndarray], evaluation: dict, logged: tuple | No
     def picture(index: int) -> Picture:
         true, before, after = (name_of[int(arrays[key][index])] for key in ("label", "predicted", "predicted_after"))
         percent = [f"{100 * arrays[key][index]:.0f}\N{NO-BREAK SPACE}%" for key in ("confidence", "confidence_after")]
-        subsets = evaluation["experiment"].get("num_subsets") or 10
+        subsets = evaluation["experiment"]["num_subsets"]
         soft = [f"soft label {logged[1][-1][level(index, logged[1].shape[1])]:.3f}"] if logged else []
         lines = [
             f"distance {arrays['distance'][index]:.3f}",

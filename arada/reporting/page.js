@@ -46,3 +46,19 @@ for (const svg of document.querySelectorAll("figure > svg")) {
   });
   svg.after(button);
 }
+
+// A table that is wider than the page says so: a line above it, and a shadow where it goes on.
+for (const box of document.querySelectorAll(".scroll")) {
+  const line = document.createElement("p");
+  line.className = "more";
+  box.before(line);
+  const update = () => {
+    const hidden = box.scrollWidth - box.clientWidth, left = Math.round(box.scrollLeft);
+    box.classList.toggle("more-left", left > 0);
+    box.classList.toggle("more-right", left < hidden - 1);
+    line.textContent = hidden > 1 ? "Scroll the table sideways: more columns →" : "";
+  };
+  box.addEventListener("scroll", update);
+  new ResizeObserver(update).observe(box);
+  update();
+}

@@ -2,19 +2,18 @@
 
 import base64
 import hashlib
-import json
 import pathlib
 import re
 import urllib.parse
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 from etils import epath
 from markupsafe import Markup
 
-from arada.errors import UserError
-from arada.reporting import comparison, figures, formats, gallery, sections, settings, tables
+from arada.evaluation import schema
+from arada.reporting import answer, comparison, figures, formats, gallery, sections, settings, tables
 from arada.reporting.names import in_order, style
 from arada.runtime import files
 
@@ -31,6 +30,8 @@ TERMS = {
     "AR-AdaLS": "by one such amount for each adversarial robustness level.",
     "Adversarial robustness level": "images ranked by how large a change of pixels it takes to change the network's "
     "prediction, cut into equal parts; level 1 is the least robust.",
+    "Floor": "the ECE that a perfectly calibrated network with the same confidences has on average, by chance alone.",
+    "Debiased ECE": "the ECE less an estimate of what chance adds to it; it can be below 0.",
     "Confidence": "the probability that a network gives to the class it predicts.",
     "ECE": "expected calibration error: how far confidence and accuracy are apart, averaged over bins of confidence of "
     "equal width, or of equal numbers of images (equal mass).",
@@ -50,6 +51,8 @@ class Experiment(NamedTuple):
 
     title: str
     prefix: str
+    # What was compared and what came out.
+    answer: list[str]
     facts: dict[str, str]
     configs: dict[str, str]
     entries: list[sections.Section | tables.Table | gallery.Gallery]
@@ -61,10 +64,10 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     Returns the page's path. Raises UserError if the experiment has not been evaluated.
     """
     workdir = epath.Path(workdir)
-    evaluation = read_evaluation(workdir)
+    evaluation = in_order(schema.read(workdir))
     experiment = _experiment(evaluation, workdir)
     folder = workdir / "report"
-    written = {"index.html": _page([experiment], tables.seed_range(evaluation))}
+    written = {"index.html": _page([experiment])}
     in_markdown = []
     for entry in experiment.entries:
         if isinstance(entry, tables.Table):
@@ -85,7 +88,7 @@ def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike)
     Raises UserError if one of them has not been evaluated.
     """
     workdirs, output = [epath.Path(workdir) for workdir in workdirs], epath.Path(output)
-    evaluations = [read_evaluation(workdir) for workdir in workdirs]
+    evaluations = [in_order(schema.read(workdir)) for workdir in workdirs]
     titles = [_title(evaluation) for evaluation in evaluations]
     if len(set(titles)) < len(titles):
         folders = [workdir.name for workdir in workdirs]
@@ -95,38 +98,23 @@ def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike)
         _experiment(evaluation, workdir)._replace(title=title, prefix=f"experiment-{number}-")
         for number, (evaluation, workdir, title) in enumerate(zip(evaluations, workdirs, titles, strict=True), start=1)
     ]
-    seeds = sorted({tables.seed_range(evaluation) for evaluation in evaluations})
-    page = _page(experiments, " or ".join(seeds), comparison.table(dict(zip(titles, evaluations, strict=True))))
+    page = _page(experiments, comparison.table(dict(zip(titles, evaluations, strict=True))))
     files.write_bytes(output, page.encode())
     return output
-
-
-def read_evaluation(workdir: epath.Path) -> dict[str, Any]:
-    """What evaluation.json holds, methods in the order of tables. Raises UserError if it is missing or no such file."""
-    source = workdir / "evaluation.json"
-    if not source.exists():
-        raise UserError(f"{source} does not exist: run --stage=evaluate first")
-    try:
-        evaluation = json.loads(source.read_text())
-        if not isinstance(evaluation["experiment"], dict):
-            raise TypeError
-        return in_order(evaluation)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{source} is not what --stage=evaluate writes; run that again") from None
 
 
 def _experiment(evaluation: dict, workdir: epath.Path) -> Experiment:
     entries = [*sections.build(evaluation, workdir), gallery.build(evaluation, workdir)]
     by_method = {style(name).label: fields for name, fields in settings.listed(workdir, evaluation["methods"]).items()}
-    return Experiment(_title(evaluation), "", header(evaluation), by_method, entries)
+    return Experiment(_title(evaluation), "", answer.sentences(evaluation), header(evaluation), by_method, entries)
 
 
 def _title(evaluation: dict) -> str:
     experiment = evaluation["experiment"]
-    return f"{experiment.get('dataset') or UNKNOWN}, {experiment.get('network') or UNKNOWN}"
+    return f"{experiment['dataset']}, {experiment['network']}"
 
 
-def _page(experiments: list[Experiment], seeds: str, of_all: tables.Table | None = None) -> str:
+def _page(experiments: list[Experiment], of_all: tables.Table | None = None) -> str:
     here = pathlib.Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here),
@@ -142,9 +130,6 @@ def _page(experiments: list[Experiment], seeds: str, of_all: tables.Table | None
         style=Markup((here / "page.css").read_text()),
         script=Markup(script),
         title=f"{len(experiments)} experiments" if of_all else experiments[0].title,
-        lede="How far the confidence of each method's predictions can be trusted, and for which images it cannot. The "
-        f"numbers are what these runs gave ({seeds} a method); another set of seeds would give others, and small "
-        "differences may be chance.",
         terms=TERMS,
         first=formats.FIRST,
         experiments=experiments,
@@ -173,50 +158,58 @@ def _within(panel: figures.Panel, prefix: str) -> Markup:
 def header(evaluation: dict) -> dict[str, str]:
     """What was run, on what and when, by name."""
     experiment, methods = evaluation["experiment"], evaluation["methods"]
-    ranking = experiment.get("ranking") or {}
+    ranking = experiment["ranking"]
     by_seeds: dict[str, list[str]] = {}
     for name, method in methods.items():
         by_seeds.setdefault(", ".join(method["runs"]), []).append(style(name).label)
     of_most = max(by_seeds, key=lambda seeds: len(by_seeds[seeds]), default="")
     by_seeds.pop(of_most, None)
-    classes = experiment.get("num_classes")
     facts = {
-        "Data set": f"{experiment.get('dataset') or UNKNOWN}" + (f" ({classes} classes)" if classes else ""),
-        "Images": ", ".join(f"{split} {count:,}" for split, count in _values(experiment.get("num_examples"))),
-        "Network": experiment.get("network"),
+        "Data set": f"{experiment['dataset']} ({experiment['num_classes']} classes)",
+        "Images": ", ".join(f"{split} {count:,}" for split, count in experiment["num_examples"].items()),
+        "Network": experiment["network"],
         "Methods": "; ".join(style(name).label for name in methods),
         "Seeds": "; ".join([of_most, *(f"{seeds} ({'; '.join(labels)})" for seeds, labels in by_seeds.items())]),
-        "Ranking": _ranking(ranking, experiment.get("num_subsets")),
-        "Attack success": ", ".join(f"{split} {100 * of:.1f} %" for split, of in _values(ranking.get("success_rate"))),
-        "Agreement of ranks": _agreement(ranking.get("agreement") or {}),
+        "Ranking": _ranking(ranking, experiment["num_subsets"]),
+        "Ranks in training": _ranked_by(experiment["ranked_by"]),
+        "Attack success": ", ".join(f"{split} {100 * of:.1f} %" for split, of in ranking["success_rate"].items()),
+        "Agreement of ranks": _agreement(ranking["agreement"]),
         "Shift": tables.shift_mean(evaluation),
-        "Out of distribution": _present(experiment.get("ood"), experiment.get("ood_missing")),
-        "Commit": experiment.get("commit"),
-        "Hardware": experiment.get("hardware"),
-        "Versions": ", ".join(f"{name} {version}" for name, version in _values(experiment.get("versions"))),
-        "Time": experiment.get("time"),
+        "Out of distribution": _present(experiment["ood"], experiment["ood_missing"]),
+        "Commit": experiment["commit"],
+        "Hardware": experiment["hardware"],
+        "Versions": ", ".join(f"{name} {version}" for name, version in experiment["versions"].items()),
+        "Time": experiment["time"],
     }
     return {name: value or UNKNOWN for name, value in facts.items()}
 
 
-def _present(names: list[str] | None, missing: dict[str, str] | None) -> str:
-    absent = [f"{name} ({tables.NOT_RUN})" for name in missing or {}]
-    return ", ".join([*(names or ()), *absent]) or tables.NOT_RUN
+def _present(names: list[str], missing: dict[str, str]) -> str:
+    absent = [f"{name} ({tables.NOT_RUN})" for name in missing]
+    return ", ".join([*names, *absent]) or tables.NOT_RUN
 
 
-def _values(mapping: dict | None) -> list[tuple]:
-    return [(name, value) for name, value in (mapping or {}).items() if value is not None]
+def _ranked_by(source_of_method: dict[str, str]) -> str:
+    """Whether the seeds of a method share one ranking."""
+    by_source: dict[str, list[str]] = {}
+    for name, source in source_of_method.items():
+        by_source.setdefault(source, []).append(style(name).label)
+    told = []
+    for source, labels in by_source.items():
+        each = "each seed has its own ranking" if source.endswith("{seed}") else "all seeds share one ranking"
+        told.append(f"{each}, {source} ({'; '.join(labels)})")
+    return "; ".join(told) or "no method was trained on ranks"
 
 
-def _ranking(ranking: dict, num_subsets: int | None) -> str:
-    if not ranking:
-        return tables.NOT_RUN
-    by = ranking.get("by") or "attack"
+def _ranking(ranking: dict, num_subsets: int) -> str:
+    by = ranking["by"]
     if by != "attack":
-        return f"by {by} (a control, without levels of adversarial robustness), {ranking.get('source')}"
-    settings = ", ".join(f"{name} {value}" for name, value in _values(ranking.get("settings")))
-    attack = ATTACKS.get(ranking.get("attack"), ranking.get("attack") or UNKNOWN)
-    return f"L2 attack {attack}{f' ({settings})' if settings else ''} on {ranking.get('source')}, {num_subsets} levels"
+        return f"by {by} (a control, without levels of adversarial robustness), {ranking['source']}"
+    if not ranking["attack"]:
+        return tables.NOT_RUN
+    settings = ", ".join(f"{name} {value}" for name, value in ranking["settings"].items())
+    attack = ATTACKS.get(ranking["attack"], ranking["attack"])
+    return f"L2 attack {attack}{f' ({settings})' if settings else ''} on {ranking['source']}, {num_subsets} levels"
 
 
 def _agreement(agreement: dict) -> str:
@@ -229,5 +222,4 @@ def _agreement(agreement: dict) -> str:
         ("median_ratio", "median ratio of distances {:.3f}", 1),
     )
     found = [text.format(scale * agreement[key]) for key, text, scale in numbers if agreement.get(key) is not None]
-    against = f"with {agreement.get('reference', 'a reference')} on {agreement.get('examples', '?')} examples"
-    return f"{against}: {', '.join(found)}"
+    return f"with {agreement['reference']} on {agreement['examples']} examples: {', '.join(found)}"

@@ -52,14 +52,27 @@ def _accuracy_and_confidence(method: dict) -> dict[str, tuple] | None:
 def compared_by_level(
     prefix: str, methods: dict, names: Sequence[str], quantity: str, values_of: Callable[[dict], tuple | None]
 ) -> tuple[list[Panel], list[str]]:
-    """One quantity x100 of several methods by robustness level, and what is missing."""
+    """One quantity x100 of several methods by robustness level, and what is missing; an ECE with its floor's band."""
     lines = {name: values for name in names if name in methods and (values := values_of(methods[name]))}
     if not lines:
         return [], [f"{quantity} by robustness level" + (TWO_SEEDS if quantity == "variance" else "")]
     described = by_level({style(name).label: values for name, values in lines.items()})
     title = f"{quantity[0].upper()}{quantity[1:]}"
-    draw = (figures.by_subset, f"{quantity} (x100)", lines)
-    return [figures.panel(f"{prefix}_{quantity.lower()}", title, described, *draw, methods=len(lines))], []
+    floor = series.subset_floor([methods[name] for name in lines]) if quantity == "ECE" else None
+    draw = (figures.by_subset, f"{quantity} (x100)", lines, quantity != DEBIASED, floor)
+    name = f"{prefix}_{slug(quantity.lower())}"
+    return [figures.panel(name, title, described + with_floor(floor), *draw, methods=len(lines) + 1)], []
+
+
+def with_floor(floor: tuple[np.ndarray, np.ndarray] | None) -> str:
+    """The band of a floor in words."""
+    if not floor:
+        return ""
+    mean, p95 = (100 * of for of in floor)
+    return (
+        f" Perfectly calibrated networks have {mean[0]:.1f} at level 1 and {mean[-1]:.1f} at level {len(mean)} on "
+        f"average, 95 % of them at most {p95[0]:.1f} and {p95[-1]:.1f}."
+    )
 
 
 def by_level(lines: Mapping[str, tuple]) -> str:
@@ -71,6 +84,7 @@ def by_level(lines: Mapping[str, tuple]) -> str:
     return f"Lines from the least to the most robust level, values x100: {'; '.join(ends)}."
 
 
+DEBIASED = "ECE, debiased"
 TWO_SEEDS = " (it takes two seeds or more)"
 UNITS = {"ece": ("ECE", "x100"), "accuracy": ("accuracy", "%"), "variance": ("variance", "x100")}
 
@@ -88,8 +102,7 @@ def boxes(
     if not values:
         what = ", ".join(style(name).label for name in names)
         return [], [f"{quantity} under shift of {what}" + (TWO_SEEDS if metric == "variance" else "")]
-    severities = evaluation["experiment"].get("shift_severities")
-    severities = severities or list(range(1, next(iter(values.values())).shape[1] + 1))
+    severities = evaluation["experiment"]["shift_severities"]
     clean = {name: series.on_test(methods[name], metric) for name in values}
     worst = ", ".join(f"{style(name).label} {_median(100 * of[:, -1]):.1f}" for name, of in values.items())
     described = f"Box plot over types of shift, by severity. Medians ({unit}) at severity {severities[-1]}: {worst}."
@@ -101,7 +114,7 @@ def reliability(
     name: str, title: str, workdir: epath.Path, evaluation: dict, names: Sequence[str]
 ) -> tuple[list[Panel], list[str]]:
     """The reliability diagram of several methods, and what is missing."""
-    methods, num_bins = evaluation["methods"], evaluation["experiment"].get("num_bins") or 15
+    methods, num_bins = evaluation["methods"], evaluation["experiment"]["num_bins"]
     of = {of: series.reliability(workdir, of, list(methods[of]["runs"]), num_bins) for of in names if of in methods}
     missing = [f"test predictions of {style(of_name).label}" for of_name in names if not of.get(of_name)]
     if not (bins := {of_name: pooled for of_name, pooled in of.items() if pooled}):

@@ -25,15 +25,16 @@ def build(evaluation: dict, workdir: epath.Path) -> dict[int, Section]:
 
 
 def _figure_1(evaluation: dict, _) -> Section:
-    method = evaluation["methods"].get("vanilla") or {"runs": {}}
+    method = evaluation["methods"].get("vanilla", {"runs": {}, "variance": None})
     drawn, missing = panels.levels_of("figure_1", {"vanilla": method}, ["vanilla"])
     errors = {"ECE": series.subset_series(method, "ece"), "variance": series.subset_variance(method)}
     two_seeds = {"variance": panels.TWO_SEEDS}
     missing += [f"{name} by robustness level{two_seeds.get(name, '')}" for name, of in errors.items() if not of]
     if errors := {name: values for name, values in errors.items() if values}:
-        draw = (figures.of_method, "vanilla", f"{', '.join(errors)} (x100)", errors)
-        title = " and ".join(errors)
-        drawn.append(figures.panel("figure_1_errors", title, panels.by_level(errors), *draw))
+        floor = series.subset_floor([method])
+        draw = (figures.of_method, "vanilla", f"{', '.join(errors)} (x100)", errors, None, floor)
+        title, described = " and ".join(errors), panels.by_level(errors) + panels.with_floor(floor)
+        drawn.append(figures.panel("figure_1_errors", title, described, *draw))
     return Section(
         "figure_1",
         "Figure 1: vanilla training by adversarial robustness",
@@ -49,7 +50,9 @@ def _figure_2(evaluation: dict, _) -> Section:
     methods = evaluation["methods"]
     drawn, missing = panels.levels_of("figure_2", methods, COMPARED[1:])
     of_ece = functools.partial(series.subset_series, key="ece")
-    for quantity, values_of in (("ECE", of_ece), ("variance", series.subset_variance)):
+    debiased = functools.partial(series.subset_series, key="ece_debiased")
+    of_quantities = (("ECE", of_ece), (panels.DEBIASED, debiased), ("variance", series.subset_variance))
+    for quantity, values_of in of_quantities:
         more, absent = panels.compared_by_level("figure_2", methods, COMPARED, quantity, values_of)
         drawn, missing = drawn + more, missing + absent
     return Section(
@@ -79,7 +82,7 @@ def _figure_4(evaluation: dict, workdir: epath.Path) -> Section:
     methods, experiment = evaluation["methods"], evaluation["experiment"]
     names = [*COMPARED[:2], ON_THE_FLY if ON_THE_FLY in methods else COMPARED[2]]
     drawn, missing = [], [f"{style(name).label} on foreign images" for name in names if name not in methods]
-    for dataset in experiment.get("ood") or []:
+    for dataset in experiment["ood"]:
         of_methods = {
             name: values
             for name in names
@@ -94,7 +97,7 @@ def _figure_4(evaluation: dict, workdir: epath.Path) -> Section:
         drawn.append(
             figures.panel(
                 f"figure_4_{panels.slug(dataset)}",
-                f"Trained on {experiment.get('dataset')}, tested on {dataset}",
+                f"Trained on {experiment['dataset']}, tested on {dataset}",
                 described,
                 *draw,
             )
@@ -214,5 +217,5 @@ def _figure_8(evaluation: dict, workdir: epath.Path) -> Section:
 
 
 def _by_level(evaluation: dict) -> list[str]:
-    said = (definitions.levels, definitions.ece, definitions.variance, definitions.spread)
+    said = (definitions.levels, definitions.ece, definitions.floor, definitions.variance, definitions.spread)
     return [of(evaluation) for of in said]

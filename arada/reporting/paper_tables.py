@@ -6,6 +6,8 @@ import numpy as np
 
 from arada.reporting import definitions, names, paper, series
 from arada.reporting.tables import (
+    ECE,
+    ECE_UNDER_SHIFT,
     NOTHING,
     Cell,
     Column,
@@ -38,9 +40,6 @@ SINGLE = ("vanilla", "label_smoothing", "adals", "ar_adals")
 ENSEMBLES = (*(f"ensemble_{name}" for name in SINGLE), "ar_adals_of_ensemble")
 OF_TABLE_4 = ("vanilla", "label_smoothing", "vanilla+temperature", "ar_adals", "ar_adals_on_the_fly")
 
-ECE = Column("ECE x100 ↓", on_test("ece"), 100, 2)
-ECE_UNDER_SHIFT = Column("ECE under shift x100 ↓", lambda run: under_shift(run, "ece"), 100, 2)
-
 
 def build(evaluation: dict) -> dict[int, Table]:
     """The tables by the paper's numbers."""
@@ -50,13 +49,13 @@ def build(evaluation: dict) -> dict[int, Table]:
 
 
 def _dataset(evaluation: dict) -> str:
-    return unversioned(evaluation["experiment"].get("dataset"))
+    return unversioned(evaluation["experiment"]["dataset"])
 
 
 def _table_1(evaluation: dict) -> Table:
     experiment = evaluation["experiment"]
     accuracy = cells(runs_of(evaluation, "vanilla"), [Column("", on_test("accuracy"), 100, 2)])
-    row = [*(Text(str(experiment.get(field))) for field in ("dataset", "network")), *accuracy]
+    row = [*(Text(experiment[field]) for field in ("dataset", "network")), *accuracy]
     headings = ["data set", "network", "accuracy x100 ↑"]
     if of_paper := paper.TABLE_1.get(_dataset(evaluation)):
         row += [Text(of_paper[0]), of_paper[1]]
@@ -140,7 +139,7 @@ def _table_4(evaluation: dict) -> Table:
 
 def _table_5(evaluation: dict) -> Table:
     dataset, experiment = _dataset(evaluation), evaluation["experiment"]
-    severities = list(map(str, experiment.get("shift_severities") or []))
+    severities = list(map(str, experiment["shift_severities"]))
     quoted = paper.TABLE_5.get(dataset, {})
     headings = ["clean ↓", *(f"severity {severity} ↓" for severity in severities), "mean of severities ↓"]
     if quoted:

@@ -4,7 +4,17 @@ import numpy as np
 from etils import epath
 
 from arada import attacks
-from arada.reporting import definitions, figures, panels, paper_figures, paper_tables, series, tables
+from arada.reporting import (
+    answer,
+    definitions,
+    differences,
+    figures,
+    panels,
+    paper_figures,
+    paper_tables,
+    series,
+    tables,
+)
 from arada.reporting.names import style
 from arada.reporting.panels import Section
 from arada.reporting.paper_tables import ENSEMBLES, SINGLE
@@ -20,17 +30,35 @@ def build(evaluation: dict, workdir: epath.Path) -> list[Section | tables.Table]
         *(figure[6], figure[7], table[5], figure[8]),
     )
     return [
+        *_answer(evaluation),
         tables.results(evaluation),
-        tables.differences(evaluation),
+        *differences.build(evaluation),
+        tables.calibrated(evaluation),
         *of_paper,
         tables.more_metrics(evaluation),
-        tables.calibrated(evaluation),
         tables.ece_by_severity(evaluation),
         tables.out_of_distribution(evaluation),
         *_others(evaluation, workdir),
         _soft_labels(evaluation, workdir),
         _distances(evaluation, workdir),
     ]
+
+
+def _answer(evaluation: dict) -> list[Section]:
+    """The main figure; nothing where there is nothing to draw."""
+    drawn = answer.panel(evaluation)
+    caption = (
+        "Filled: as trained. Hollow: after temperature scaling on the validation set. The further left the better."
+    )
+    bars = (
+        "Bars: 95 % intervals over seeds. " if any(len(of["runs"]) > 1 for of in evaluation["methods"].values()) else ""
+    )
+    said = [
+        bars + f"Under shift: {tables.shift_mean(evaluation)}.",
+        definitions.ece(evaluation),
+        definitions.floor(evaluation),
+    ]
+    return [Section("answer", "At a glance", caption, said, [drawn], [])] if drawn else []
 
 
 def _others(evaluation: dict, workdir: epath.Path) -> list[Section]:
@@ -84,7 +112,7 @@ def _others(evaluation: dict, workdir: epath.Path) -> list[Section]:
 
 
 def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
-    drawn, num_classes = [], evaluation["experiment"].get("num_classes", definitions.UNKNOWN)
+    drawn, num_classes = [], evaluation["experiment"]["num_classes"]
     for name, method in evaluation["methods"].items():
         if logged := series.soft_labels(workdir, name, list(method["runs"])):
             last = ", ".join(f"{value:.3f}" for value in logged[1][-1])
@@ -98,7 +126,7 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
         f"is the one-hot label, 1/{num_classes} would be a uniform one.",
         [
             "The probability that the soft label gives to the correct class during each epoch, before it changes; "
-            f"mean over {tables.seed_range(evaluation)}, and over the members of an ensemble. AdaLS has one soft label "
+            f"mean over {tables.seed_range(evaluation)}. AdaLS has one soft label "
             "for all images, AR-AdaLS one for each adversarial robustness level of the training set. After an epoch "
             "it changes by - alpha (confidence - accuracy), both measured on the validation images of the same level, "
             f"and stays between 1/{num_classes} and 1."
@@ -110,12 +138,11 @@ def _soft_labels(evaluation: dict, workdir: epath.Path) -> Section:
 
 def _distances(evaluation: dict, workdir: epath.Path) -> Section:
     drawn, experiment = [], evaluation["experiment"]
-    ranking = experiment.get("ranking") or {}
     # Of several the first is drawn.
-    source = (ranking.get("sources") or [ranking.get("source") or "vanilla/seed_0"])[0]
+    source = experiment["ranking"]["sources"][0]
     for split, distance in series.distances(workdir, source).items():
         # Those in the file are of the ranking's own number, which may be another.
-        subset = attacks.equal_subsets(distance, min(experiment.get("num_subsets") or 10, len(distance)))
+        subset = attacks.equal_subsets(distance, min(experiment["num_subsets"], len(distance)))
         finite = distance[np.isfinite(distance)]
         failed = f"{len(distance) - len(finite)} of {len(distance)} images have no adversarial example"
         median = f"median {np.median(finite):.3f}" if len(finite) else "none found"

@@ -19,13 +19,21 @@ def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
 
 def subset_series(method: dict, key: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean and standard deviation over seeds, [R] each, of a quantity by robustness subset of the test set."""
-    values = [run["subsets"][key] for run in method["runs"].values() if (run.get("subsets") or {}).get(key)]
+    values = [run["subsets"][key] for run in method["runs"].values() if key in run["subsets"]]
     return mean_and_deviation(values) if values else None
+
+
+def subset_floor(methods: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and 95th percentile of the ECE's floor by robustness subset, [R] each, averaged over runs and methods."""
+    runs = [run["subsets"] for method in methods for run in method["runs"].values() if run["subsets"]]
+    if not runs:
+        return None
+    return tuple(mean_and_deviation([of[key] for of in runs])[0] for key in ("ece_floor", "ece_p95"))
 
 
 def subset_variance(method: dict) -> tuple[np.ndarray, np.ndarray] | None:
     """Variance over seeds by robustness subset; with NaN for a spread, for all seeds give it together."""
-    values = (method.get("variance") or {}).get("subsets")
+    values = method["variance"] and method["variance"]["subsets"]
     return (np.asarray(values, np.float64), np.full(len(values), np.nan)) if values else None
 
 
@@ -35,10 +43,10 @@ def shift_by_type(method: dict, metric: str) -> np.ndarray | None:
     The types are those of any seed.
     """
     if metric == "variance":
-        values = np.asarray(list(((method.get("variance") or {}).get("shift") or {}).values()), np.float64)
+        values = np.asarray(list(method["variance"]["shift"].values()) if method["variance"] else [], np.float64)
         return values if values.size else None
     runs = method["runs"].values()
-    of_runs = [dict(zip(run.get("shift") or {}, shift_values(run, metric), strict=True)) for run in runs]
+    of_runs = [dict(zip(run["shift"], shift_values(run, metric), strict=True)) for run in runs]
     types = {name: np.full_like(values, np.nan) for by_type in of_runs for name, values in by_type.items()}
     values = [list((types | by_type).values()) for by_type in of_runs]
     return mean_and_deviation(values)[0] if types else None
@@ -47,9 +55,8 @@ def shift_by_type(method: dict, metric: str) -> np.ndarray | None:
 def on_test(method: dict, metric: str) -> float:
     """A metric on the clean test set, averaged over seeds; NaN if it is missing."""
     if metric == "variance":
-        value = (method.get("variance") or {}).get("test")
-        return np.nan if value is None else value
-    return float(mean_and_deviation([(run.get("test") or {}).get(metric) for run in method["runs"].values()])[0])
+        return method["variance"]["test"] if method["variance"] else np.nan
+    return float(mean_and_deviation([run["test"].get(metric) for run in method["runs"].values()])[0])
 
 
 def reliability(workdir: epath.Path, method: str, seeds: list, num_bins: int) -> tuple[np.ndarray, ...] | None:
@@ -95,17 +102,15 @@ def sensitivity(workdir: epath.Path) -> dict[str, dict[int, dict[str, list[float
 
 
 def soft_labels(workdir: epath.Path, method: str, seeds: list) -> tuple[np.ndarray, np.ndarray] | None:
-    """Epochs [T] and the soft label of the correct class [T, R], averaged over seeds and their members.
+    """Epochs [T] and the soft label of the correct class [T, R], averaged over seeds.
 
     None unless the method adapts: several subsets, or one soft label that moves.
     """
     by_epoch: dict[float, list] = {}
     for seed in seeds:
-        run = workdir / "runs" / method / f"seed_{seed}"
-        for folder in [run, *sorted(run.glob("member_*"))]:
-            for row in files.read_json_lines(folder / "metrics.jsonl"):
-                if keys := sorted(key for key in row if key.startswith("soft_label/subset_")):
-                    by_epoch.setdefault(row["epoch"], []).append([row[key] for key in keys])
+        for row in files.read_json_lines(workdir / "runs" / method / f"seed_{seed}" / "metrics.jsonl"):
+            if keys := sorted(key for key in row if key.startswith("soft_label/subset_")):
+                by_epoch.setdefault(row["epoch"], []).append([row[key] for key in keys])
     if not by_epoch:
         return None
     epochs = sorted(by_epoch)

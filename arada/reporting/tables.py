@@ -1,13 +1,24 @@
 """The tables of a report as data and plain text. `evaluation` is what evaluation.json holds."""
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tabulate
 
 from arada.reporting import names, paper
 
 NOT_RUN = "not run"
+# Beside an ECE that cannot be told from that of a calibrated network.
+MARK = "°"
+FLOORS = (
+    "Floor: the ECE that a perfectly calibrated network with the same confidences has on average on as many images: "
+    "each of its predictions is right with a chance that is its confidence. 95 % of such networks stay below the 95th "
+    f"percentile. {MARK} marks an ECE below that: it cannot be told from a calibrated network's. Means over seeds and "
+    "shifts are compared with the mean of the percentiles, as if all errors rose and fell together. Debiased ECE "
+    "(Kumar, Liang & Ma 2019): the ECE less an estimate of what chance adds; it can be below 0."
+)
 
 
 class Cell(NamedTuple):
@@ -18,17 +29,18 @@ class Cell(NamedTuple):
     count: int
     seeds: int
     digits: int
+    mark: str = ""
 
     def __str__(self) -> str:
         if not self.count:
             return NOT_RUN
         spread = f" ± {self.deviation:.{self.digits}f}" if self.count > 1 else ""
         missing = f" ({self.count} of {self.seeds} seeds)" if self.count < self.seeds else ""
-        return f"{self.mean:.{self.digits}f}{spread}{missing}"
+        return f"{self.mean:.{self.digits}f}{spread}{self.mark}{missing}"
 
 
 class Interval(NamedTuple):
-    """A number, or a signed difference, with the interval that the bootstrap gives it."""
+    """A number, or a signed difference, with its interval."""
 
     mean: float
     low: float
@@ -68,12 +80,13 @@ class Table(NamedTuple):
 
 
 class Column(NamedTuple):
-    """What a column shows: the value of one run, multiplied by `scale`."""
+    """What a column shows: the value of one run, multiplied by `scale`; a mean up to that of `chance` is marked."""
 
     heading: str
     value: Callable[[dict], float | None]
     scale: int
     digits: int
+    chance: Callable[[dict], float | None] | None = None
 
 
 def mean_and_deviation(values: Sequence, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +102,7 @@ def mean_and_deviation(values: Sequence, axis: int = 0) -> tuple[np.ndarray, np.
 
 def shift_values(run: dict, metric: str) -> np.ndarray:
     """A metric of one run on shifted data, float64[types, severities]; no rows if it was not evaluated."""
-    by_type = [[(at or {}).get(metric) for at in severities] for severities in (run.get("shift") or {}).values()]
+    by_type = [[at.get(metric) for at in severities] for severities in run["shift"].values()]
     return np.asarray(by_type, np.float64) if by_type else np.zeros((0, 0))
 
 
@@ -113,16 +126,16 @@ SHIFT_SOURCES = {
 
 def shift_images(experiment: dict) -> str:
     """Where shifted images come from, and how many of the test images they show."""
-    source = SHIFT_SOURCES.get(experiment.get("shift_source"), "source not recorded")
-    cropped = ", cropped once more" if experiment.get("shift_cropped") else ""
-    limit = experiment.get("shift_max_examples")
+    source = SHIFT_SOURCES.get(experiment["shift_source"], experiment["shift_source"])
+    cropped = ", cropped once more" if experiment["shift_cropped"] else ""
+    limit = experiment["shift_max_examples"]
     return source + cropped + (f", at most {limit:,} test images each" if limit else "")
 
 
 def shift_mean(evaluation: dict) -> str:
     """What a mean over shifts is over: types, source and severities, and which types are not in it."""
     experiment = evaluation["experiment"]
-    types, severities = experiment.get("shift_types") or [], experiment.get("shift_severities") or []
+    types, severities = experiment["shift_types"], experiment["shift_severities"]
     if not types:
         return NOT_RUN + _left_out(experiment)
     text = f"{_counted(types, 'type')} ({', '.join(types)}), {shift_images(experiment)}, "
@@ -132,7 +145,7 @@ def shift_mean(evaluation: dict) -> str:
         f"{names.style(name).label} seed {seed} has {_counted(have, 'type')}"
         for name, method in evaluation["methods"].items()
         for seed, run in method["runs"].items()
-        if 0 < len(have := run.get("shift") or {}) < len(types)
+        if 0 < len(have := run["shift"]) < len(types)
     ]
     return text + _left_out(experiment) + (f"; not comparable: {', '.join(fewer)}" if fewer else "")
 
@@ -142,7 +155,7 @@ def _counted(of: Collection, noun: str) -> str:
 
 
 def _left_out(experiment: dict) -> str:
-    missing = experiment.get("shift_missing") or {}
+    missing = experiment["shift_missing"]
     return f"; left out: {', '.join(missing)}" if missing else ""
 
 
@@ -161,36 +174,50 @@ def spread(evaluation: dict) -> str:
 
 def on_test(metric: str) -> Callable[[dict], float | None]:
     """The value of a column: a metric of the clean test set."""
-    return lambda run: (run.get("test") or {}).get(metric)
+    return lambda run: run["test"].get(metric)
 
 
-def _gap(run: dict) -> float | None:
-    test = run.get("test") or {}
-    return test["confidence"] - test["accuracy"] if {"confidence", "accuracy"} <= test.keys() else None
+def shifted(metric: str) -> Callable[[dict], float | None]:
+    """The value of a column: a metric's mean under shift."""
+    return lambda run: under_shift(run, metric)
+
+
+ACCURACY = Column("accuracy x100 ↑", on_test("accuracy"), 100, 2)
+ECE = Column("ECE x100 ↓", on_test("ece"), 100, 2, on_test("ece_p95"))
+ECE_UNDER_SHIFT = Column("ECE under shift x100 ↓", shifted("ece"), 100, 2, shifted("ece_p95"))
+FLOOR = Column("its floor", on_test("ece_floor"), 100, 2)
+FLOOR_UNDER_SHIFT = Column("its floor under shift", shifted("ece_floor"), 100, 2)
+EQUAL_MASS = Column("ECE of equal mass x100 ↓", on_test("ece_quantile"), 100, 2, on_test("ece_quantile_p95"))
+CLASSWISE = Column("class-wise ECE x100 ↓", on_test("classwise_ece"), 100, 3, on_test("classwise_ece_p95"))
+
+
+def _gap(run: dict) -> float:
+    return run["test"]["confidence"] - run["test"]["accuracy"]
 
 
 def _out_of_distribution(name: str, key: str) -> Callable[[dict], float | None]:
-    return lambda run: ((run.get("ood") or {}).get(name) or {}).get(key)
+    return lambda run: run["ood"].get(name, {}).get(key)
 
 
 def runs_of(evaluation: dict, system: str) -> dict[str, dict]:
     """The runs of a method, by seed, or what a calibrator made of them ("vanilla+temperature"); {} if not run."""
     name, _, calibrator = system.partition("+")
-    runs = (evaluation["methods"].get(name) or {"runs": {}})["runs"]
-    if not calibrator:
-        return runs
-    after = {seed: (run.get("calibrated") or {}).get(calibrator) or {} for seed, run in runs.items()}
-    return after if any(after.values()) else {}
+    runs = evaluation["methods"].get(name, {"runs": {}})["runs"]
+    return {seed: run["calibrated"][calibrator] for seed, run in runs.items()} if calibrator else runs
 
 
 def cells(runs: Mapping[str, dict], columns: Sequence[Column]) -> list[Cell]:
     """A row of a table: each column's mean over runs."""
     found = []
     for column in columns:
-        values = np.asarray([column.value(run) for run in runs.values()], np.float64) * column.scale
+        values = column.scale * np.asarray([column.value(run) for run in runs.values()], np.float64)
         mean, deviation = mean_and_deviation(values) if len(values) else (np.nan, np.nan)
+        chance = [column.chance(run) for run in runs.values()] if column.chance else []
+        marked = len(chance) > 0 and mean <= column.scale * mean_and_deviation(chance)[0]
         count = int(np.isfinite(values).sum())
-        found.append(Cell(float(mean), float(deviation), count, len(values), column.digits))
+        found.append(
+            Cell(float(mean), float(deviation), count, len(values), column.digits, f" {MARK}" if marked else "")
+        )
     return found
 
 
@@ -204,20 +231,22 @@ def _table(
 def results(evaluation: dict) -> Table:
     """Every method on the test set and under shift."""
     columns = [
-        Column("accuracy x100 ↑", on_test("accuracy"), 100, 2),
-        Column("ECE x100 ↓", on_test("ece"), 100, 2),
-        Column("ECE under shift x100 ↓", lambda run: under_shift(run, "ece"), 100, 2),
+        ACCURACY,
+        ECE,
+        FLOOR,
+        ECE_UNDER_SHIFT,
+        FLOOR_UNDER_SHIFT,
         Column("NLL ↓", on_test("nll"), 1, 3),
         Column("Brier ↓", on_test("brier"), 1, 3),
-        Column("ECE of equal mass x100 ↓", on_test("ece_quantile"), 100, 2),
-        Column("training accuracy x100", lambda run: run.get("train_accuracy"), 100, 2),
+        Column("training accuracy x100", lambda run: run["train_accuracy"], 100, 2),
     ]
     definition = [
         f"Test set: {spread(evaluation)}. ↑ higher is better, ↓ lower is better. "
         "Training accuracy is that on the images as a method trains on them, augmented, mixed or attacked. "
-        f"Under shift: mean over types at each severity, then over severities: {shift_mean(evaluation)}."
+        f"Under shift: mean over types at each severity, then over severities: {shift_mean(evaluation)}.",
+        FLOORS,
     ]
-    caption = "The better method has the higher accuracy and the lower ECE, above all under shift."
+    caption = "The better method has the higher accuracy and the lower ECE, above all under shift. " + _marked()
     return _table(evaluation, "results", "Results", caption, definition, columns)
 
 
@@ -225,13 +254,18 @@ def more_metrics(evaluation: dict) -> Table:
     """The other metrics of the test set."""
     columns = [
         Column("confidence - accuracy x100", _gap, 100, 2),
+        Column("ECE, debiased x100 ↓", on_test("ece_debiased"), 100, 2),
+        Column("ECE under shift, debiased x100 ↓", shifted("ece_debiased"), 100, 2),
+        EQUAL_MASS,
+        Column("its floor, equal mass", on_test("ece_quantile_floor"), 100, 2),
+        CLASSWISE,
+        Column("its floor, class-wise", on_test("classwise_ece_floor"), 100, 3),
         Column("smooth ECE x100 ↓", on_test("smooth_ece"), 100, 2),
-        Column("class-wise ECE x100 ↓", on_test("classwise_ece"), 100, 3),
         Column("ECE by KDE x100 ↓", on_test("kde_ece"), 100, 2),
         Column("entropy", on_test("entropy"), 1, 3),
         Column("AURC x100 ↓", on_test("aurc"), 100, 2),
-        Column("accuracy under shift x100 ↑", lambda run: under_shift(run, "accuracy"), 100, 2),
-        Column("NLL under shift ↓", lambda run: under_shift(run, "nll"), 1, 3),
+        Column("accuracy under shift x100 ↑", shifted("accuracy"), 100, 2),
+        Column("NLL under shift ↓", shifted("nll"), 1, 3),
     ]
     definition = [
         f"Test set: {spread(evaluation)}. Confidence - accuracy is above 0 where a method is over-confident. Smooth "
@@ -239,66 +273,25 @@ def more_metrics(evaluation: dict) -> Table:
         "probability (Kull et al. 2019), ECE by KDE is Mix-n-Match's estimate. Entropy: mean of the predictive "
         "entropy, in nats. AURC: error among the most confident images, averaged over how many of them are taken.",
         f"Under shift: as in the first table, {shift_mean(evaluation)}.",
+        FLOORS,
     ]
-    caption = "Other ways to look at the same predictions: do they rank the methods as the ECE does?"
+    caption = "Other ways to look at the same predictions: do they rank the methods as the ECE does? " + _marked()
     return _table(evaluation, "more_metrics", "More metrics", caption, definition, columns)
-
-
-def differences(evaluation: dict) -> Table:
-    """Intervals over the choice of test images, and paired differences from the reference."""
-    experiment = evaluation["experiment"]
-    level = round(100 * (experiment.get("bootstrap") or {}).get("level", 0.95))
-    resamples = (experiment.get("bootstrap") or {}).get("resamples", 0)
-    reference = experiment.get("reference", "vanilla")
-    against = names.label(reference)
-    columns = (
-        ("accuracy", "test", "accuracy"),
-        ("ECE", "test", "ece"),
-        ("ECE under shift", "shift", "ece"),
-    )
-
-    def row(uncertainty: dict, runs: dict, is_reference: bool) -> list[Interval | Cell]:
-        found = []
-        for _, part, metric in columns:
-            ends = ((uncertainty.get("intervals") or {}).get(part) or {}).get(metric)
-            difference = ((uncertainty.get("differences") or {}).get(part) or {}).get(metric)
-            value = on_test(metric) if part == "test" else lambda run, of=metric: under_shift(run, of)
-            mean = cells(runs, [Column("", value, 100, 2)])[0].mean
-            found.append(Interval(mean, *(100 * end for end in ends)) if ends else NOTHING)
-            scaled = None if is_reference or not difference else [100 * x for x in difference]
-            found.append(Interval(*scaled, signed=True) if scaled else NOTHING)
-        return found
-
-    rows = []
-    for name, method in evaluation["methods"].items():
-        variants = ("plain", "temperature") if name == reference else ("plain",)
-        for variant in variants:
-            system = name if variant == "plain" else f"{name}+{variant}"
-            uncertainty = (method.get("uncertainty") or {}).get(variant) or {}
-            rows.append((names.label(system), row(uncertainty, runs_of(evaluation, system), system == reference)))
-    headings = [of for label, *_ in columns for of in (f"{label} x100", f"{label}: difference x100")]
-    definition = [
-        f"[low, high]: {level} % intervals for the mean over test sets of this size, by the basic bootstrap with "
-        f"{resamples:,} resamples. The runs are taken as they are: what another seed would change is not in them (the "
-        "first table has that). Nor is the bias of an ECE, which is too high by more where a method is calibrated "
-        f"better. Differences from {against} are paired: both methods see the same resamples. Under shift an image "
-        f"is drawn together with all its corruptions: {shift_mean(evaluation)}."
-    ]
-    caption = f"A difference from {against} whose interval leaves out 0 is more than the luck of the test images."
-    return Table("differences", f"Differences from {against}", caption, definition, headings, rows)
 
 
 def calibrated(evaluation: dict) -> Table:
     """Every method with each calibrator that was fitted on its validation predictions, below the method itself."""
     columns = [
-        Column("ECE x100 ↓", on_test("ece"), 100, 2),
-        Column("ECE under shift x100 ↓", lambda run: under_shift(run, "ece"), 100, 2),
+        ECE,
+        FLOOR,
+        ECE_UNDER_SHIFT,
+        FLOOR_UNDER_SHIFT,
         Column("NLL ↓", on_test("nll"), 1, 3),
         Column("Brier ↓", on_test("brier"), 1, 3),
         Column("confidence - accuracy x100", _gap, 100, 2),
-        Column("ECE of equal mass x100 ↓", on_test("ece_quantile"), 100, 2),
+        EQUAL_MASS,
         Column("smooth ECE x100 ↓", on_test("smooth_ece"), 100, 2),
-        Column("class-wise ECE x100 ↓", on_test("classwise_ece"), 100, 3),
+        CLASSWISE,
         Column("ECE by KDE x100 ↓", on_test("kde_ece"), 100, 2),
         Column("temperature", lambda run: run.get("temperature"), 1, 2),
     ]
@@ -307,15 +300,16 @@ def calibrated(evaluation: dict) -> Table:
         rows.append(
             (names.label(name), cells({s: {"temperature": 1.0} | r for s, r in method["runs"].items()}, columns))
         )
-        for key in dict.fromkeys(key for run in method["runs"].values() for key in run.get("calibrated") or {}):
+        for key in dict.fromkeys(key for run in method["runs"].values() for key in run["calibrated"]):
             rows.append((names.label(f"{name}+{key}"), cells(runs_of(evaluation, f"{name}+{key}"), columns)))
     definition = [
         f"Test set: {spread(evaluation)}. Temperature scaling (Guo et al. 2017) and ETS (Mix-n-Match, Zhang et al. "
         "2020) are fitted on the validation predictions of each run and leave the accuracy as it is. ECE by KDE is "
         "Mix-n-Match's estimate, not to be compared with the others. Under shift: as in the first table, "
-        f"{shift_mean(evaluation)}."
+        f"{shift_mean(evaluation)}.",
+        FLOORS,
     ]
-    caption = "What is left of the differences after calibration."
+    caption = "What each calibrator makes of each method. " + _marked()
     headings = [column.heading for column in columns]
     return Table("calibrated", "Calibrated on the validation set", caption, definition, headings, rows)
 
@@ -323,7 +317,7 @@ def calibrated(evaluation: dict) -> Table:
 def out_of_distribution(evaluation: dict) -> Table:
     """How well confidence and entropy tell images of another kind from the test set (section 5.5)."""
     runs = [run for method in evaluation["methods"].values() for run in method["runs"].values()]
-    sets = list(dict.fromkeys(name for run in runs for name in run.get("ood") or {}))
+    sets = list(dict.fromkeys(name for run in runs for name in run["ood"]))
     columns = [
         Column(f"{heading} {name} ({score}) {arrow}", _out_of_distribution(name, f"{key}_{score}"), scale, digits)
         for name in sets
@@ -336,12 +330,12 @@ def out_of_distribution(evaluation: dict) -> Table:
         if columns
         else NOT_RUN
     ]
-    if missing := evaluation["experiment"].get("ood_missing"):
+    if missing := evaluation["experiment"]["ood_missing"]:
         definition[0] += f" Left out: {', '.join(missing)}."
     caption = "How well low confidence or high entropy gives such images away: an AUROC of 0.5 is chance, 1 is perfect."
     table = _table(evaluation, "out_of_distribution", "Out of distribution", caption, definition, columns)
     for name in sets:
-        if quoted := paper.AUROC.get((unversioned(evaluation["experiment"].get("dataset")), unversioned(name))):
+        if quoted := paper.AUROC.get((unversioned(evaluation["experiment"]["dataset"]), unversioned(name))):
             table.columns.append(f"AUROC {name}, paper ({paper.WRN}) ↑")
             for (_, row), method in zip(table.rows, evaluation["methods"], strict=True):
                 row.append(quoted.get(method, NOTHING))
@@ -349,37 +343,34 @@ def out_of_distribution(evaluation: dict) -> Table:
     return table
 
 
-def unversioned(name: str | None) -> str:
+def unversioned(name: str) -> str:
     """A data set's name without the version that TFDS takes behind a colon."""
-    return str(name or "").split(":")[0]
+    return name.split(":")[0]
+
+
+def _marked() -> str:
+    return f"{MARK} cannot be told from a perfectly calibrated network."
 
 
 def ece_by_severity(evaluation: dict) -> Table:
     """ECE on the clean test set and at each severity of shift, as the paper's Table 3 averages it."""
-    severities = evaluation["experiment"].get("shift_severities") or []
-    columns = [Column("clean", on_test("ece"), 100, 2)]
-    for index, severity in enumerate(severities):
-        columns.append(Column(f"severity {severity}", lambda run, i=index: under_shift(run, "ece", i), 100, 2))
-    columns.append(Column("mean of severities", lambda run: under_shift(run, "ece"), 100, 2))
+    columns = [ECE._replace(heading="clean")]
+    for index, severity in enumerate(evaluation["experiment"]["shift_severities"]):
+        ece, chance = (functools.partial(under_shift, metric=of, severity=index) for of in ("ece", "ece_p95"))
+        columns.append(Column(f"severity {severity}", ece, 100, 2, chance))
+    columns.append(ECE_UNDER_SHIFT._replace(heading="mean of severities"))
     definition = [f"ECE x100, mean over types of shift; {spread(evaluation)}. Shift: {shift_mean(evaluation)}."]
-    caption = "Calibration gets worse with the severity; the better method loses less."
+    caption = "Calibration gets worse with the severity; the better method loses less. " + _marked()
     return _table(evaluation, "ece_by_severity", "ECE by severity of shift", caption, definition, columns)
 
 
-def to_text(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Plain text: the first column to the left, the others to the right."""
-    lines = [list(headings), *(list(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
-    aligned.insert(1, ["-" * width for width in widths])
-    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
-
-
 def terminal_table(evaluation: dict) -> str:
-    """The three columns that matter most, as plain text for a terminal."""
-    rows = [[label, *map(str, cells[:3])] for label, cells in results(names.in_order(evaluation)).rows]
-    text = to_text(["Method", "accuracy", "ECE", "ECE under shift"], rows)
+    """The columns that matter most, as plain text for a terminal."""
+    rows = [[label, *map(str, cells[:5])] for label, cells in results(names.in_order(evaluation)).rows]
+    headings = ["Method", "accuracy", "ECE", "its floor", "ECE under shift", "its floor"]
+    text = tabulate.tabulate(rows, headings, colalign=("left", *["right"] * 5), disable_numparse=True)
     experiment = evaluation["experiment"]
-    types = experiment.get("shift_types") or []
+    types = experiment["shift_types"]
+    marked = f"\n{_marked()}" if MARK in text else ""
     shift = f"{_counted(types, 'type')} of shift, {shift_images(experiment)}" if types else f"shift {NOT_RUN}"
-    return f"{text}\nx100; {spread(evaluation)}\n{shift}{_left_out(experiment)}"
+    return f"{text}\nx100; {spread(evaluation)}{marked}\n{shift}{_left_out(experiment)}"

@@ -142,6 +142,19 @@ def test_figures_are_seen_and_nothing_overflows(page, browse, width):
     assert all(w >= 20 and h >= 20 and right <= found["width"] and own for w, h, right, own in found["images"])
 
 
+@pytest.mark.parametrize("width", [1200, 500])
+def test_a_table_that_is_wider_than_the_page_says_so(page, browse, width):
+    body = """
+    return [...document.querySelectorAll(".scroll")].map(box => [
+      box.scrollWidth > box.clientWidth + 1,
+      box.previousElementSibling.textContent.includes("more columns"),
+      box.classList.contains("more-right"),
+    ]);"""
+    found = browse(page, body, width)[0]
+    assert [wide for wide, *_ in found] == [said for _, said, _ in found] == [shadow for *_, shadow in found]
+    assert any(wide for wide, *_ in found) == (width == 500)
+
+
 def test_hostile_names_do_nothing_even_without_the_policy(workdir, evaluation, browse):
     import arada.reporting
 

@@ -4,25 +4,31 @@ import hashlib
 import json
 import pathlib
 import re
+import shutil
 import urllib.parse
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import arada.reporting
 from arada.errors import UserError
+from arada.evaluation import uncertainty
 from arada.reporting import figures, formats, names, series, tables
 from arada.reporting import page as pages
 
 ALL_FIGURES = {
+    "answer",
     "figure_1_vanilla",
     "figure_1_errors",
     "figure_2_ar_adals",
     "figure_2_ece",
+    "figure_2_ece__debiased",
     "figure_2_variance",
     "figure_3_variance",
+    "figure_4_photographs",
     "figure_6_single_ece",
     "figure_6_single_accuracy",
     "figure_7",
@@ -33,8 +39,10 @@ ALL_FIGURES = {
     "distances_validation",
     "distances_test",
 }
-BEYOND = {"results", "differences", "more_metrics", "calibrated", "ece_by_severity", "out_of_distribution"}
+BEYOND = {"results", "more_metrics", "calibrated", "ece_by_severity", "out_of_distribution"}
+BEYOND |= {"differences", "differences_calibrated", "intervals"}
 ALL_TABLES = {f"table_{number}" for number in range(1, 6)} | BEYOND
+NO_INTERVALS = {"intervals": {}, "differences": {}}
 # What data may be called.
 HOSTILE = (
     "=cmd|' /C calc'!A0<script>alert(1)</script>\"><img src=x onerror=alert(1)>",
@@ -72,7 +80,8 @@ def test_page_and_files(report, page):
         assert text in page
     for text in ("20.00 ± 5.66", "not run: Label smoothing by robustness level", "3 without one are not drawn"):
         assert text in page
-    assert "| Vanilla | 91.00 ± 1.41 | 5.00 ± 1.41 | 20.00 ± 5.66 |" in (report / "tables.md").read_text()
+    row = r"\| Vanilla +\| +91.00 ± 1.41 \| +5.00 ± 1.41 \| +2.00 ± 0.00 \| +20.00 ± 5.66 \| +2.00 ± 0.00 \|"
+    assert re.search(row, (report / "tables.md").read_text())
     assert "nan" not in re.sub(r"<[^>]*>", "", page).lower().split()
 
 
@@ -159,7 +168,7 @@ def everywhere(value, hostile):
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_names_stay_text(workdir, evaluation, with_gallery, hostile):
     evaluation["experiment"] = everywhere(evaluation["experiment"], hostile)
-    evaluation["experiment"]["ranking"]["source"] = "vanilla/seed_0"
+    evaluation["experiment"]["ranking"] |= {"source": "vanilla/seed_0", "sources": ["vanilla/seed_0"]}
     for method in evaluation["methods"].values():
         for run in method["runs"].values():
             run["ood"] = {hostile: run["ood"]["photographs"]}
@@ -202,9 +211,9 @@ def test_latex_and_markdown_hold_no_commands():
         "",
         "$x$",
         "",
-        r"| Method | \\input{x} ↑ | \[a\](javascript:b) |",
-        "| --- | ---: | ---: |",
-        r"| a\|b&amp;c | 1.0 ± 0.5 | \`d\` |",
+        r"| Method     |   \\input{x} ↑ |   \[a\](javascript:b) |",
+        "|:-----------|--------------:|----------------------:|",
+        r"| a\|b&amp;c |     1.0 ± 0.5 |                 \`d\` |",
         "",
         "50 % &lt;b>",
     ]
@@ -240,8 +249,8 @@ def test_several_experiments_on_one_page(workdir, evaluation, tmp_path_factory):
     cells = {label: re.findall(r">([^<]*)</td>", row) for label, row in rows}
     assert cells == {
         "Vanilla": ["91.00 ± 1.41", "91.00 ± 1.41", "5.00 ± 1.41", "5.00 ± 1.41", "20.00 ± 5.66", "20.00 ± 5.66"],
-        "AR-AdaLS": ["91.00 ± 1.41", "not run", "2.50 ± 0.71", "not run", "10.00 ± 2.83", "not run"],
-        "mixup": ["not run", "91.00 ± 1.41", "not run", "2.50 ± 0.71", "not run", "10.00 ± 2.83"],
+        "AR-AdaLS": ["91.00 ± 1.41", "not run", "2.50 ± 0.71 °", "not run", "10.00 ± 2.83", "not run"],
+        "mixup": ["not run", "91.00 ± 1.41", "not run", "2.50 ± 0.71 °", "not run", "10.00 ± 2.83"],
     }
     assert not (other / "report").exists()
     test_ids_are_unique_and_references_resolve(page)
@@ -253,31 +262,43 @@ def test_several_experiments_on_one_page(workdir, evaluation, tmp_path_factory):
 )
 def test_what_is_no_evaluation(tmp_path, content):
     (tmp_path / "evaluation.json").write_text(content)
-    with pytest.raises(UserError, match=r"evaluation.json is not what --stage=evaluate writes; run that again"):
+    with pytest.raises(UserError, match=r"evaluation.json is not .*; run .* again"):
         arada.reporting.write_report(tmp_path)
+
+
+def one_seed(method):
+    """A method with its first seed alone."""
+    uncertainty = {name: of | {"seeds": NO_INTERVALS} for name, of in method["uncertainty"].items()}
+    return method | {"runs": {"0": method["runs"]["0"]}, "variance": None, "uncertainty": uncertainty}
 
 
 @pytest.mark.parametrize("only", ["vanilla", "ar_adals"])
 def test_one_method_one_seed_and_nothing_else(workdir, evaluation, only):
-    run = {"test": evaluation["methods"][only]["runs"]["0"]["test"]}
-    evaluation["methods"] = {only: {"seeds": [0], "runs": {"0": run}, "variance": None}}
-    evaluation["experiment"] = {"dataset": "digits", "network": "resnet_v2-11"}
+    method = evaluation["methods"][only]
+    run = method["runs"]["0"] | {"ood": {}, "subsets": {}}
+    for of in (run, *run["calibrated"].values()):
+        of["shift"] = {}
+    evaluation["methods"] = {only: one_seed(method) | {"runs": {"0": run}}}
+    evaluation["experiment"] |= {"shift_types": [], "ood": [], "num_examples": {}}
+    evaluation["experiment"]["ranking"] |= {"attack": None, "settings": {}, "success_rate": {}}
     for path in [*workdir.glob("predictions/*/*/*"), *workdir.glob("robustness/*/*/*"), *workdir.glob("runs/*/*/*")]:
         path.unlink()
     page = write(workdir, evaluation)
-    assert {path.stem for path in (workdir / "report").glob("*.svg")} == {"figure_7"}
-    assert "1 seed a method" in page
+    assert {path.stem for path in (workdir / "report").glob("*.svg")} == {"answer", "figure_7"}
+    assert "1 seed each" in page
     assert "4.00" in page or "2.00" in page
     for missing in ("ECE under shift", "variance by robustness level", "ranking", "methods that adapt their labels"):
         assert re.search(f"not run: [^<]*{missing}", page)
 
 
 def test_figures_of_one_seed(workdir, evaluation):
-    for method in evaluation["methods"].values():
-        method["runs"] = {"0": method["runs"]["0"]}
-        method["variance"] = None
+    evaluation["methods"] = {name: one_seed(method) for name, method in evaluation["methods"].items()}
     page = write(workdir, evaluation)
     assert "no spread can be shown" in page
+    # The page says why no difference has an interval over seeds, and shows those over images.
+    assert "There is no interval over seeds: it takes two seeds or more" in page
+    assert "95 % intervals, the choice of test images." in page
+    assert page.count(">no interval: one seed</td>") > 4
     written = {path.stem for path in (workdir / "report").glob("*.svg")}
     assert written == ALL_FIGURES - {"figure_2_variance", "figure_3_variance"}
 
@@ -294,16 +315,6 @@ def test_soft_labels_are_averaged_and_need_to_adapt(workdir):
     assert values[0] == pytest.approx([0.94, 0.95, 0.96, 0.97, 0.98])
     assert series.soft_labels(workdir, "vanilla", [0, 1]) is None
     assert series.soft_labels(workdir, "mixup", [0]) is None
-
-
-def test_members_of_an_ensemble_are_averaged(workdir):
-    run = workdir / "runs" / "ensemble_adals" / "seed_0"
-    for member, ends in enumerate((0.9, 0.8)):
-        folder = run / f"member_{member}"
-        folder.mkdir(parents=True)
-        rows = [{"epoch": 1.0, "soft_label/subset_00": 1.0}, {"epoch": 2.0, "soft_label/subset_00": ends}]
-        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert series.soft_labels(workdir, "ensemble_adals", [0])[1] == pytest.approx(np.array([[1.0], [0.85]]))
 
 
 def test_reliability_pools_seeds_and_averages_members(tmp_path):
@@ -333,3 +344,64 @@ def test_every_method_looks_different_and_keeps_its_look():
     assert len(set(looks)) == len(looks)
     assert names.style("my_method") == names.Style("my_method", *names.style("my_method")[1:])
     assert names.style("vanilla").label == "Vanilla"
+
+
+def test_the_page_holds_what_summarize_wrote(summarized, tmp_path):
+    """Numbers of evaluation.json itself, and nothing that was run is said to be missing."""
+    path, evaluation = summarized
+    shutil.copytree(path, tmp_path, dirs_exist_ok=True)
+    page = pathlib.Path(arada.reporting.write_report(tmp_path)).read_text()
+    cells = {
+        name: [re.sub("<.*?>", "", cell) for cell in re.findall(f'<tr><th scope="row">{label}</th>(.*?)</tr>', page)]
+        for name, label in (("vanilla", "Vanilla"), ("ar_adals", "AR-AdaLS"))
+    }
+    for name, rows in cells.items():
+        method = evaluation["methods"][name]
+        for metric, part in (("accuracy", "test"), ("ece", "test"), ("ece_floor", "shift"), ("ece", "shift")):
+            values = [100 * x for x in uncertainty.by_seed(method, metric, part).values()]
+            shown = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+            assert shown in rows[0], (name, metric, part)
+    found = stats.ttest_rel(
+        *(
+            list(uncertainty.by_seed(evaluation["methods"][name], "ece", "shift", "temperature").values())
+            for name in ("ar_adals", "vanilla")
+        )
+    ).confidence_interval(0.95)
+    section = page[page.index('<section id="differences_calibrated">') :].partition("</section>")[0]
+    assert f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]" in section
+    # What was not run are other methods, and a sweep.
+    missing = {part.strip() for text in re.findall("not run: ([^<]*)<", page) for part in text.split(";")}
+    others = re.compile("Label smoothing|AdaLS|nsemble|several R|easiest and hardest to attack")
+    assert [text for text in missing if not others.search(text)] == []
+    for section in ("results", "differences", "calibrated", "ece_by_severity", "more_metrics", "out_of_distribution"):
+        assert "not run" not in page[page.index(f'<section id="{section}">') :].partition("<details>")[0]
+
+
+def test_the_page_begins_with_the_answer(page):
+    header, _, rest = page.partition("</header>")
+    told = re.findall('<p class="answer">(.*?)</p>', header)
+    assert told[0].startswith(
+        "Compared: Vanilla and AR-AdaLS on digits with resnet_v2-11, 2 seeds each, 60 test images."
+    )
+    # -8 on seed 0, -12 on seed 1: mean -10, standard error 2, times 12.706.
+    assert told[1] == (
+        "Under shift the ECE of AR-AdaLS, 10.0 x100 (floor 2.0), cannot be told from that of Vanilla "
+        "(-10.0 [-35.4, +15.4]); differences x100 with 95 % intervals, over seeds."
+    )
+    assert told[2].startswith("After temperature scaling under shift the ECE of AR-AdaLS")
+    assert len(told) == 3
+    # Then a figure, then the main table; settings come last, folded.
+    order = [
+        rest.index(text) for text in ('<section id="answer">', '<section id="results">', '<section id="differences">')
+    ]
+    assert order == sorted(order)
+    assert rest.index('<details class="about"') > rest.rindex("</section>")
+    assert "<dl>" not in header
+
+
+def test_the_page_says_whose_ranks_methods_were_trained_on(workdir, evaluation):
+    assert "all seeds share one ranking, vanilla/seed_0 (AR-AdaLS)" in write(workdir, evaluation)
+    evaluation["experiment"]["ranked_by"] = {"ar_adals": "vanilla/seed_{seed}"}
+    assert "each seed has its own ranking, vanilla/seed_{seed} (AR-AdaLS)" in write(workdir, evaluation)
+    evaluation["experiment"]["ranked_by"] = {}
+    assert "no method was trained on ranks" in write(workdir, evaluation)

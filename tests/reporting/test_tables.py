@@ -8,7 +8,7 @@ from arada.reporting import tables
 def test_results_are_means_and_deviations_over_seeds(evaluation):
     table = tables.results(evaluation)
     assert [label for label, _ in table.rows] == ["Vanilla", "AR-AdaLS"]
-    accuracy, ece, shifted, nll, brier, equal_mass, training = table.rows[0][1]
+    accuracy, ece, floor, shifted, _, nll, brier, training = table.rows[0][1]
     # Two values a and b have mean (a + b) / 2 and deviation |a - b| / sqrt(2).
     assert str(accuracy) == "91.00 ± 1.41"  # 90 and 92
     assert str(ece) == "5.00 ± 1.41"  # 4 and 6
@@ -16,21 +16,36 @@ def test_results_are_means_and_deviations_over_seeds(evaluation):
     assert str(shifted) == "20.00 ± 5.66"
     assert str(nll) == "0.500 ± 0.141"
     assert str(brier) == "0.180 ± 0.028"  # 0.20 and 0.16
-    assert (str(equal_mass), str(training)) == ("5.00 ± 1.41", "99.00 ± 0.00")
+    assert (str(floor), str(training)) == ("2.00 ± 0.00", "99.00 ± 0.00")
+
+
+def test_an_ece_that_chance_explains_is_marked(evaluation):
+    # 95 % of calibrated networks are below 3: vanilla has 5, AR-AdaLS 2.5 on average.
+    ece = [str(row[1]) for _, row in tables.results(evaluation).rows]
+    assert ece == ["5.00 ± 1.41", "2.50 ± 0.71 °"]
+    assert "° cannot be told from a perfectly calibrated network." in tables.results(evaluation).caption
+    for run in evaluation["methods"]["ar_adals"]["runs"].values():
+        run["test"]["ece_p95"] = 0.0249
+    assert str(tables.results(evaluation).rows[1][1][1]) == "2.50 ± 0.71"
+    severities = [str(cell) for cell in tables.ece_by_severity(evaluation).rows[1][1]]
+    # AR-AdaLS: (6 + 9) / 2 at severity 1, (10 + 15) / 2 at severity 2.
+    assert severities == ["2.50 ± 0.71", "7.50 ± 2.12", "12.50 ± 3.54", "10.00 ± 2.83"]
 
 
 def test_calibrators_have_rows_below_their_method(evaluation):
-    assert [label for label, _ in tables.calibrated(evaluation).rows] == ["Vanilla", "AR-AdaLS"]
     runs = evaluation["methods"]["vanilla"]["runs"]
     for seed, run in runs.items():
         scaled = copy.deepcopy({key: run[key] for key in ("test", "shift")})
         scaled["test"]["ece"] /= 4
-        run["calibrated"] = {"temperature": scaled | {"temperature": 1.5 + int(seed)}}
-    del runs["1"]["calibrated"]["temperature"]["shift"]
+        run["calibrated"]["temperature"] = scaled | {"temperature": 1.5 + int(seed)}
+    runs["1"]["calibrated"]["temperature"]["shift"] = {}
     rows = dict(tables.calibrated(evaluation).rows)
-    assert list(rows) == ["Vanilla", "Vanilla + temperature", "AR-AdaLS"]
-    ece, shifted, *_, temperature = map(str, rows["Vanilla + temperature"])
-    assert (ece, shifted) == ("1.25 ± 0.35", "16.00 (1 of 2 seeds)")
+    of_each = [
+        f"{name}{calibrator}" for name in ("Vanilla", "AR-AdaLS") for calibrator in ("", " + temperature", " + ETS")
+    ]
+    assert list(rows) == of_each
+    ece, _, shifted, *_, temperature = map(str, rows["Vanilla + temperature"])
+    assert (ece, shifted) == ("1.25 ± 0.35 °", "16.00 (1 of 2 seeds)")
     assert temperature == "2.00 ± 0.71"
     assert str(rows["Vanilla"][-1]) == "1.00 ± 0.00"
     # Other tables are of the methods alone.
@@ -83,27 +98,26 @@ def test_one_seed_has_no_deviation(evaluation):
     assert tables.terminal_table(evaluation).splitlines()[-2] == "x100; one seed, so no standard deviation"
 
 
-@pytest.mark.parametrize("absent", [{}, None])
-def test_what_is_missing_was_not_run(evaluation, absent):
+def test_what_is_missing_was_not_run(evaluation):
     for method in evaluation["methods"].values():
         method["variance"] = None
         for run in method["runs"].values():
-            run["shift"] = run["ood"] = absent
+            run["shift"], run["ood"] = {}, {}
     table = tables.results(evaluation)
-    assert len(table.columns) == 7
-    assert str(table.rows[0][1][2]) == "not run"
+    assert len(table.columns) == 8
+    assert list(map(str, table.rows[0][1][3:5])) == ["not run", "not run"]
     severities = [str(cell) for cell in tables.ece_by_severity(evaluation).rows[0][1]]
     assert severities == ["5.00 ± 1.41", "not run", "not run", "not run"]
 
 
 def test_a_cell_says_when_seeds_are_missing(evaluation):
     evaluation["methods"]["vanilla"]["runs"]["1"]["shift"] = {}
-    assert str(tables.results(evaluation).rows[0][1][2]) == "16.00 (1 of 2 seeds)"
+    assert str(tables.results(evaluation).rows[0][1][3]) == "16.00 (1 of 2 seeds)"
 
 
-def test_a_type_that_is_missing_is_left_out_of_the_mean(evaluation):
+def test_a_value_that_is_missing_is_left_out_of_the_mean(evaluation):
     run = copy.deepcopy(evaluation["methods"]["vanilla"]["runs"]["0"])
-    run["shift"]["blur"][1] = None
+    run["shift"]["blur"][1]["ece"] = None
     # severity 1 (8 + 16) / 2 = 12, severity 2 noise alone, 16
     assert tables.under_shift(run, "ece") == pytest.approx(0.14)
 
@@ -111,11 +125,12 @@ def test_a_type_that_is_missing_is_left_out_of_the_mean(evaluation):
 def test_terminal_table(evaluation):
     assert tables.terminal_table(evaluation) == "\n".join(
         [
-            "Method        accuracy          ECE  ECE under shift",
-            "--------  ------------  -----------  ---------------",
-            "Vanilla   91.00 ± 1.41  5.00 ± 1.41     20.00 ± 5.66",
-            "AR-AdaLS  91.00 ± 1.41  2.50 ± 0.71     10.00 ± 2.83",
+            "Method        accuracy            ECE    its floor    ECE under shift    its floor",
+            "--------  ------------  -------------  -----------  -----------------  -----------",
+            "Vanilla   91.00 ± 1.41    5.00 ± 1.41  2.00 ± 0.00       20.00 ± 5.66  2.00 ± 0.00",
+            "AR-AdaLS  91.00 ± 1.41  2.50 ± 0.71 °  2.00 ± 0.00       10.00 ± 2.83  2.00 ± 0.00",
             "x100; mean ± standard deviation over 2 seeds",
+            "° cannot be told from a perfectly calibrated network.",
             "2 types of shift, arada's simple shifts, at most 1,000 test images each; left out: fog",
         ]
     )
@@ -137,8 +152,9 @@ def test_every_mean_over_shifts_says_what_it_is_over(evaluation):
     [
         ({"shift_source": "published", "shift_cropped": True}, "published files, cropped once more"),
         ({"shift_source": "generated"}, "generated by arada with the published parameters"),
-        ({}, "source not recorded"),
+        ({"shift_source": "published", "shift_max_examples": 20}, "published files, at most 20 test images each"),
     ],
 )
-def test_shift_images(experiment, said):
-    assert tables.shift_images(experiment) == said
+def test_shift_images(evaluation, experiment, said):
+    of = evaluation["experiment"] | {"shift_cropped": False, "shift_max_examples": 0} | experiment
+    assert tables.shift_images(of) == said

@@ -1,0 +1,128 @@
+"""What evaluation.json holds: the one place that `summarize` and the report agree on, checked whenever it is read."""
+
+import json
+import types
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from arada import calibrators
+from arada.errors import UserError
+
+NUMBER = int | float
+METRICS = {
+    "accuracy": NUMBER,
+    "confidence": NUMBER,
+    "ece": NUMBER,
+    "ece_floor": NUMBER,
+    "ece_p95": NUMBER,
+    "ece_debiased": NUMBER,
+    "nll": NUMBER,
+    "brier": NUMBER,
+}
+ON_ALL = {"test": METRICS, "validation": METRICS, "shift": {str: [METRICS]}}
+
+
+class Maybe(NamedTuple):
+    """What may be null."""
+
+    of: Any
+
+
+UNCERTAINTY = {
+    of: {"intervals": {str: {str: [NUMBER]}}, "differences": {str: {str: [NUMBER]}}} for of in ("seeds", "images")
+}
+EXPERIMENT = {
+    "dataset": str,
+    "network": str,
+    "num_classes": int,
+    "num_examples": {str: int},
+    "num_subsets": int,
+    "num_bins": int,
+    "variance_of": str,
+    "ranking": {
+        "source": str,
+        "sources": [str],
+        "by": str,
+        "attack": Maybe(str),
+        "settings": dict,
+        "success_rate": {str: NUMBER},
+        "agreement": dict,
+    },
+    "ranked_by": {str: str},
+    "commit": str,
+    "hardware": str,
+    "versions": {str: str},
+    "time": str,
+    "shift_source": str,
+    "shift_types": [str],
+    "shift_missing": {str: str},
+    "shift_severities": [int],
+    "shift_max_examples": int,
+    "shift_cropped": bool,
+    "ood": [str],
+    "ood_missing": {str: str},
+    "subsets_of": str,
+    "reference": str,
+    "bootstrap": {"resamples": int, "level": NUMBER},
+    "intervals": {"seeds": str, "images": str},
+}
+RUN = ON_ALL | {
+    "calibrated": dict.fromkeys(calibrators.BY_NAME, ON_ALL),
+    "ood": {str: {str: NUMBER}},
+    # Empty without a ranking.
+    "subsets": {str: [Maybe(NUMBER)]},
+    "train_accuracy": Maybe(NUMBER),
+    "images_per_second": Maybe(NUMBER),
+}
+METHOD = {
+    "seeds": [int],
+    "runs": {str: RUN},
+    # Null for a single run.
+    "variance": Maybe({"test": NUMBER, "subsets": Maybe([Maybe(NUMBER)]), "shift": {str: [NUMBER]}}),
+    "uncertainty": dict.fromkeys(("plain", *calibrators.BY_NAME), UNCERTAINTY),
+}
+EVALUATION = {"experiment": EXPERIMENT, "methods": {str: METHOD}, "pairs": dict}
+
+
+def read(workdir: epath.Path) -> dict[str, Any]:
+    """What a workdir's evaluation.json holds. Raises UserError if it is missing or not what evaluation writes."""
+    file = workdir / "evaluation.json"
+    if not file.exists():
+        raise UserError(f"{file} does not exist: run --stage=evaluate first")
+    try:
+        evaluation = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON ({error}); run --stage=evaluate again") from None
+    if mistake := mistake_in(evaluation, EVALUATION):
+        raise UserError(f"{file} is not what --stage=evaluate of this version writes: {mistake}; run that again")
+    return evaluation
+
+
+def mistake_in(value: Any, expected: Any, path: str = "it") -> str:
+    """The first place where a JSON value is not as expected; "" if there is none.
+
+    Fields that are not expected may be there. `{str: x}` is an object with any names, `[x]` a list.
+    """
+    if isinstance(expected, Maybe):
+        return "" if value is None else mistake_in(value, expected.of, path)
+    kind = expected if isinstance(expected, type | types.UnionType) else type(expected)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        return f"{path} is {_short(value)}"
+    if isinstance(expected, list):
+        parts = [(f"{path}[{at}]", of, expected[0]) for at, of in enumerate(value)]
+    elif isinstance(expected, dict) and str in expected:
+        parts = [(f"{path}.{name}", of, expected[str]) for name, of in value.items()]
+    elif isinstance(expected, dict):
+        if missing := [name for name in expected if name not in value]:
+            return f"{path} has no {missing[0]}"
+        parts = [(f"{path}.{name}", value[name], of) for name, of in expected.items()]
+    else:
+        parts = []
+    mistakes = (mistake_in(of, part, where.removeprefix("it.")) for where, of, part in parts)
+    return next(filter(None, mistakes), "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 40 else f"{text[:40]}..."

@@ -1,0 +1,129 @@
+"""The first lines of a report: what was compared and what came out, from the intervals of evaluation.json."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from arada.evaluation import uncertainty
+from arada.reporting import figures, tables
+from arada.reporting.figures import Panel
+from arada.reporting.names import style
+
+# The method that the sentences are about: the first of these that was run, else the first beside the reference.
+SUBJECTS = ("ar_adals", "ar_adals_on_the_fly", "adals", "label_smoothing")
+# What it is compared with, beside the reference.
+OPPONENTS = ("label_smoothing", "adals", "ar_adals_by_random")
+ONE_SEED = (
+    "There is no interval over seeds: it takes two seeds or more to see how much one run differs from another. The "
+    "intervals here cover the choice of test images alone."
+)
+
+
+class Value(NamedTuple):
+    """A method's ECE x100 under shift, or on the test set: mean, interval over seeds (NaN without), floor."""
+
+    mean: float
+    low: float
+    high: float
+    floor: float
+
+
+def sentences(evaluation: dict) -> list[str]:
+    """Two or three sentences, and why there is no interval over seeds if there is none."""
+    methods, experiment = evaluation["methods"], evaluation["experiment"]
+    if not methods:
+        return ["Nothing has been evaluated."]
+    labels = [style(name).label for name in methods]
+    images = experiment["num_examples"].get("test")
+    compared = (
+        f"{_listed(labels)} on {experiment['dataset']} with {experiment['network']}, "
+        f"{tables.seed_range(evaluation)} each{f', {images:,} test images' if images else ''}."
+    )
+    told = [f"Compared: {compared}" if len(labels) > 1 else f"Measured: {compared}"]
+    part = "shift" if experiment["shift_types"] else "test"
+    for variant, when in (("plain", ""), ("temperature", "after temperature scaling ")):
+        if found := _comparison(evaluation, part, variant, when):
+            told.append(found)
+    if all(len(method["runs"]) < 2 for method in methods.values()):
+        told.append(ONE_SEED)
+    return told
+
+
+def subject(evaluation: dict) -> str | None:
+    """The method that the sentences are about; None if there is nothing to compare."""
+    methods, reference = evaluation["methods"], evaluation["experiment"]["reference"]
+    others = [name for name in methods if name != reference]
+    return next((name for name in SUBJECTS if name in others), others[0] if others else None)
+
+
+def _comparison(evaluation: dict, part: str, variant: str, when: str) -> str:
+    methods, reference, name = evaluation["methods"], evaluation["experiment"]["reference"], subject(evaluation)
+    if name is None:
+        return ""
+    others = [of for of in dict.fromkeys((reference, *OPPONENTS)) if of in methods and of != name]
+    told = []
+    for other in others:
+        over_seeds = uncertainty.difference(methods[name], methods[other], "ece", part, variant)
+        if over_seeds:
+            told.append((other, over_seeds[:3]))
+        elif other == reference and (over_images := _over_images(methods[name], part, variant)):
+            told.append((other, over_images))
+    if not told:
+        return ""
+    value = _value(methods[name], part, variant)
+    where = "under shift" if part == "shift" else "on the test set"
+    begin = f"{when}{where}".strip()
+    verdicts = [
+        f"{_verdict(low, high)} that of {style(other).label} ({100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
+        for other, (mean, low, high) in told
+    ]
+    of_images = all(uncertainty.difference(methods[name], methods[of], "ece", part, variant) is None for of, _ in told)
+    covers = "the choice of test images" if of_images else "over seeds"
+    return (
+        f"{begin[0].upper()}{begin[1:]} the ECE of {style(name).label}, {value.mean:.1f} x100 (floor "
+        f"{value.floor:.1f}), {_listed(verdicts)}; differences x100 with 95 % intervals, {covers}."
+    )
+
+
+def _over_images(method: dict, part: str, variant: str) -> Sequence[float] | None:
+    return method["uncertainty"][variant]["images"]["differences"].get(part, {}).get("ece")
+
+
+def _verdict(low: float, high: float) -> str:
+    if high < 0:
+        return "is lower than"
+    return "is higher than" if low > 0 else "cannot be told from"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _value(method: dict, part: str, variant: str) -> Value:
+    errors, floors = (
+        list(uncertainty.by_seed(method, metric, part, variant).values()) for metric in ("ece", "ece_floor")
+    )
+    if not errors:
+        return Value(*[np.nan] * 4)
+    over_seeds = method["uncertainty"][variant]["seeds"]["intervals"].get(part, {}).get("ece", [np.nan] * 4)
+    return Value(100 * float(np.mean(errors)), *(100 * end for end in over_seeds[1:3]), 100 * float(np.mean(floors)))
+
+
+def panel(evaluation: dict) -> Panel | None:
+    """The main figure: each method's ECE with its interval over seeds, as it is and after temperature scaling."""
+    part = "shift" if evaluation["experiment"]["shift_types"] else "test"
+    values = {
+        name: {variant: _value(method, part, variant) for variant in ("plain", "temperature")}
+        for name, method in evaluation["methods"].items()
+    }
+    values = {name: of for name, of in values.items() if np.isfinite(of["plain"].mean)}
+    if not values:
+        return None
+    where = "under shift" if part == "shift" else "on the test set"
+    means = "; ".join(
+        f"{style(name).label} {of['plain'].mean:.1f} and {of['temperature'].mean:.1f}" for name, of in values.items()
+    )
+    described = f"ECE x100 {where}, as trained and after temperature scaling: {means}."
+    height = 1.8 + 0.35 * len(values)
+    return figures.panel("answer", f"ECE {where}", described, figures.answer, values, height=height)
