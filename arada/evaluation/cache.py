@@ -42,5 +42,6 @@ def remembered(
     except (UserError, KeyError, ValueError):
         pass  # half a file, or another's: it is written again
     values, array = compute()
-    files.write_npz(path, {"key": np.array(key), "values": np.array(json.dumps(values)), "array": array})
-    return values, array
+    text = json.dumps(values)
+    files.write_npz(path, {"key": np.array(key), "values": np.array(text), "array": array})
+    return json.loads(text), array

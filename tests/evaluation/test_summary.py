@@ -123,7 +123,8 @@ def test_a_method_by_hand(workdir):
     assert (test["ece_floor"], test["ece_p95"]) == pytest.approx(
         metrics.binned_floor(np.float32([0.9, 0.9, 0.8, 0.8, 0.6, 0.6]), num_bins=5)
     )
-    assert subsets["ece_floor"][0] == pytest.approx((0.36 * 0.6 + 0.48 * 0.1 + 0.16 * 0.6) * 2 / 2, rel=1e-5)
+    # Of two images at 0.6 none, one or both are right: 0, 1 and 2 against 1.2.
+    assert subsets["ece_floor"][0] == pytest.approx((0.16 * 1.2 + 0.48 * 0.2 + 0.36 * 0.8) / 2, rel=1e-5)
     experiment = evaluation["experiment"]
     assert experiment["num_examples"] == {"test": 6}
     assert experiment["ranking"]["success_rate"] == {"test": pytest.approx(5 / 6)}
