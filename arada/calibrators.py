@@ -1,13 +1,17 @@
 """Calibration after training: maps from logits to probabilities, fitted on a validation set.
 
-All keep the order of an example's classes, so that accuracy stays as it is. Logits are float[N, Z] as NumPy arrays,
-labels int[N].
+All keep the order of an example's classes, so that accuracy stays as it is. Logits are float[N, Z], labels int[N] in
+0..Z-1, both with concrete values. A logit of -inf masks a class. Everything else raises ValueError: other shapes and
+dtypes, labels out of range, NaN, +inf, a label whose class is masked, no examples.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special
+
+from arada import inputs
+from arada.inputs import Array
 
 # Where temperatures end. Validation images that are all classified rightly want one of 0, labels that have nothing to
 # do with the logits an infinite one.
@@ -22,25 +26,28 @@ class Calibrator(NamedTuple):
     temperature: float
     weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
 
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
-        """Probabilities float64[N, Z]."""
+    def __call__(self, logits: Array) -> np.ndarray:
+        """Probabilities float64[N, Z]; a row of logits that has none is NaN."""
+        logits = np.asarray(inputs.class_scores("logits", logits), np.float64)
         scaled, plain, uniform = _components(logits, self.temperature)
         return self.weights[0] * scaled + self.weights[1] * plain + self.weights[2] * uniform
 
 
-def temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibrator:
+def temperature_scaling(logits: Array, labels: Array) -> Calibrator:
     """The temperature of the lowest negative log-likelihood, exactly, or the end of `BOUNDS` that is nearest to it.
 
     The likelihood is concave in 1 / T, whose derivative has one root at the most.
 
     Source: Guo et al. 2017.
     """
-    logits = np.asarray(logits, np.float64)
-    of_label = np.take_along_axis(logits, np.asarray(labels)[:, None], axis=-1)[:, 0]
+    logits, labels = _checked(logits, labels)
+    of_label = np.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
 
     def slope(log_inverse: float) -> float:
         """Of the mean negative log-likelihood by 1 / T, at 1 / T = exp(log_inverse)."""
-        expected = np.sum(special.softmax(np.exp(log_inverse) * logits, axis=-1) * logits, axis=-1)
+        probabilities = special.softmax(np.exp(log_inverse) * logits, axis=-1)
+        # 0 times the -inf of a masked class would be NaN.
+        expected = np.sum(probabilities * np.where(probabilities > 0, logits, 0), axis=-1)
         return float(np.mean(expected - of_label))
 
     hottest, coldest = -np.log(BOUNDS[1]), -np.log(BOUNDS[0])
@@ -51,7 +58,7 @@ def temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibrator:
     return Calibrator(float(np.exp(-optimize.brentq(slope, hottest, coldest, xtol=1e-12))))
 
 
-def ensemble_temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibrator:
+def ensemble_temperature_scaling(logits: Array, labels: Array) -> Calibrator:
     """Mix-n-Match's ETS: first a temperature, then with it the three weights, both by the mean squared error.
 
     The error is that of the probabilities of all classes to the one-hot label; the temperature lies in `ETS_BOUNDS`,
@@ -59,8 +66,8 @@ def ensemble_temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> Cali
 
     Source: Zhang et al. 2020 and its code, which takes the squared error where the paper leaves the choice.
     """
-    logits = np.asarray(logits, np.float64)
-    one_hot = np.eye(logits.shape[-1])[np.asarray(labels)]
+    logits, labels = _checked(logits, labels)
+    one_hot = np.eye(logits.shape[-1])[labels]
 
     def error_at(temperature: np.ndarray) -> float:
         return np.mean(np.square(special.softmax(logits / temperature[0], axis=-1) - one_hot))
@@ -88,7 +95,21 @@ def ensemble_temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> Cali
 BY_NAME = {"temperature": temperature_scaling, "ets": ensemble_temperature_scaling}
 
 
-def _components(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float64[N, Z] and labels int[N] that a calibrator can be fitted on."""
+    logits = inputs.class_scores("logits", logits)
+    labels = np.asarray(inputs.whole_numbers("labels", labels, ("logits", logits), logits.shape[-1]))
     logits = np.asarray(logits, np.float64)
-    plain = special.softmax(logits, axis=-1)
-    return special.softmax(logits / temperature, axis=-1), plain, np.full_like(plain, 1 / plain.shape[-1])
+    if not len(logits):
+        raise ValueError("a calibrator cannot be fitted on no examples")
+    if np.isnan(logits).any() or np.isposinf(logits).any():
+        raise ValueError("logits must be numbers or -inf, not NaN or inf")
+    if masked := int(np.isneginf(logits[np.arange(len(labels)), labels]).sum()):
+        raise ValueError(f"the class of {masked} of {len(labels)} labels has a logit of -inf: no temperature explains it")
+    return logits, labels
+
+
+def _components(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    with np.errstate(invalid="ignore"):  # inf and NaN make a row of NaN
+        plain, scaled = (special.softmax(of, axis=-1) for of in (logits, logits / temperature))
+    return scaled, plain, np.full_like(plain, 1 / plain.shape[-1])

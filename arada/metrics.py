@@ -1,8 +1,11 @@
 """Calibration, accuracy and stability of predicted probabilities.
 
-Every function takes NumPy or JAX arrays: `probabilities` float[N, Z] whose rows sum to 1, `labels` int[N], and where
-it says so `mask` bool[N], which counts only the examples it marks. Results are fractions, never percentages.
+Every function takes NumPy or JAX arrays: `probabilities` float[N, Z] whose rows sum to 1, `labels` int[N] in 0..Z-1,
+and where it says so `mask` bool[N], which counts only the examples it marks. Results are fractions, never percentages.
 What returns a jax.Array can be jitted.
+
+Wrong shapes and dtypes raise ValueError, and so do labels and probabilities out of range where they are concrete; under
+jit such labels give NaN. NaN gives NaN, or ValueError where a result has no place for it. No examples give NaN.
 """
 
 from typing import NamedTuple
@@ -10,68 +13,135 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import signal, special
+from scipy import signal, special, stats
 from sklearn import metrics as sklearn_metrics
 
-Array = jax.Array | np.ndarray
+from arada import inputs
+from arada.inputs import Array
 
 BINNINGS = ("uniform", "quantile")
 VARIANCES = ("predicted_class", "true_class", "own_confidence", "all_classes")
+# float32 cannot tell more bins apart.
+MOST_BINS = 2**15
+# Rows that are added one by one. A million float32 numbers added so are off by a hundredth.
+_BLOCK = 256
+
+
+def _checked(probabilities: Array, labels: Array, mask: Array | None) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Probabilities float32[N, Z], NaN in rows whose label is out of range under jit; labels; mask."""
+    probabilities, labels, mask = inputs.probabilities_and_labels(probabilities, labels, mask)
+    probabilities, labels = jnp.asarray(probabilities, jnp.float32), jnp.asarray(labels)
+    is_class = (labels >= 0) & (labels < probabilities.shape[-1])
+    return jnp.where(is_class[:, None], probabilities, jnp.nan), labels, mask
+
+
+def _total(values: jax.Array) -> jax.Array:
+    """The sum over the first axis, by blocks, then by blocks of blocks."""
+    while len(values) > _BLOCK:
+        padded = jnp.pad(values, ((0, -len(values) % _BLOCK), *((0, 0),) * (values.ndim - 1)))
+        values = jnp.sum(padded.reshape(-1, _BLOCK, *values.shape[1:]), axis=1)
+    return jnp.sum(values, axis=0)
+
+
+def _totals(values: jax.Array, bins: jax.Array, num_bins: int) -> jax.Array:
+    """The sum of values float32[N] in each of K bins."""
+    block = max(_BLOCK, num_bins // 16)  # many bins hold few rows each, and a block has a place for all of them
+    cells = jnp.arange(len(values), dtype=jnp.int32) // block * num_bins + bins
+    blocks = max(-(-len(values) // block), 1)
+    return _total(jax.ops.segment_sum(values, cells, blocks * num_bins).reshape(blocks, num_bins))
 
 
 def _mean(values: Array, mask: Array | None) -> jax.Array:
     values = jnp.asarray(values, jnp.float32)
-    if mask is None:
-        return jnp.mean(values)
     # An empty mask gives NaN: the mean of nothing is not 0.
-    return jnp.sum(jnp.where(mask, values, 0)) / jnp.sum(mask)
+    count = len(values) if mask is None else jnp.sum(mask)
+    return _total(values if mask is None else jnp.where(mask, values, 0)) / jnp.asarray(count, jnp.float32)
 
 
 def confidence_and_correct(probabilities: Array, labels: Array) -> tuple[jax.Array, jax.Array]:
-    """Probability of the predicted class, float32[N], and whether that class is right, bool[N]."""
-    probabilities = jnp.asarray(probabilities, jnp.float32)
-    return jnp.max(probabilities, axis=-1), jnp.argmax(probabilities, axis=-1) == jnp.asarray(labels)
+    """Probability of the predicted class, float32[N], and whether that class is right, bool[N].
+
+    A row with NaN has the confidence NaN, and is not right.
+    """
+    return _confidence_and_correct(*_checked(probabilities, labels, None)[:2])
+
+
+def _confidence_and_correct(probabilities: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    confidence = jnp.max(probabilities, axis=-1)
+    return confidence, (jnp.argmax(probabilities, axis=-1) == labels) & ~jnp.isnan(confidence)
 
 
 def accuracy(probabilities: Array, labels: Array, mask: Array | None = None) -> jax.Array:
     """Fraction of examples whose most probable class is the label."""
-    return _mean(confidence_and_correct(probabilities, labels)[1], mask)
+    probabilities, labels, mask = _checked(probabilities, labels, mask)
+    confidence, correct = _confidence_and_correct(probabilities, labels)
+    return _mean(jnp.where(jnp.isnan(confidence), jnp.nan, correct), mask)
 
 
 def negative_log_likelihood(probabilities: Array, labels: Array, mask: Array | None = None) -> jax.Array:
     """Mean of -log p(label) in nats; probabilities are floored at float32's smallest normal number."""
-    of_label = jnp.take_along_axis(jnp.asarray(probabilities, jnp.float32), jnp.asarray(labels)[:, None], axis=-1)
-    return _mean(-jnp.log(jnp.maximum(of_label[:, 0], jnp.finfo(jnp.float32).tiny)), mask)
+    probabilities, labels, mask = _checked(probabilities, labels, mask)
+    of_label = jnp.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
+    of_label = jnp.where(jnp.isnan(probabilities).any(axis=-1), jnp.nan, of_label)
+    return _mean(-jnp.log(jnp.maximum(of_label, jnp.finfo(jnp.float32).tiny)), mask)
 
 
 def brier_score(probabilities: Array, labels: Array, mask: Array | None = None) -> jax.Array:
     """Squared error to the one-hot label, summed over classes, mean over examples: between 0 and 2."""
-    probabilities = jnp.asarray(probabilities, jnp.float32)
-    one_hot = jax.nn.one_hot(jnp.asarray(labels), probabilities.shape[-1])
+    probabilities, labels, mask = _checked(probabilities, labels, mask)
+    one_hot = jax.nn.one_hot(labels, probabilities.shape[-1], dtype=jnp.float32)
     return _mean(jnp.sum(jnp.square(probabilities - one_hot), axis=-1), mask)
 
 
 def _bins(scores: Array, mask: Array, num_bins: int, binning: str) -> jax.Array:
     """The bin, int32[N], of each score in [0, 1]."""
+    _check_bins(num_bins, binning)
     if binning == "uniform":
         # [lower, upper), the last bin closed: 1.0 belongs to it and 0.0 to the first.
         return jnp.clip(jnp.floor(scores * num_bins).astype(jnp.int32), 0, num_bins - 1)
-    if binning == "quantile":
-        order = jnp.argsort(jnp.where(mask, scores, jnp.inf))
-        rank = jnp.zeros(len(scores), jnp.int32).at[order].set(jnp.arange(len(scores), dtype=jnp.int32))
-        return jnp.minimum(rank * num_bins // jnp.maximum(jnp.sum(mask), 1), num_bins - 1)
-    raise ValueError(f"binning is one of {BINNINGS}, not {binning!r}")
+    order = jnp.argsort(jnp.where(mask, scores, jnp.inf))
+    # Row r of n goes to r * K // n; that product may not fit into 32 bits.
+    count, edges = jnp.maximum(jnp.sum(mask, dtype=jnp.int32), 1), jnp.arange(1, num_bins, dtype=jnp.int32)
+    begins = edges * (count // num_bins) - (-edges * (count % num_bins)) // num_bins
+    rows = jnp.arange(len(scores), dtype=jnp.int32)
+    return jnp.zeros_like(rows).at[order].set(jnp.searchsorted(begins, rows, side="right").astype(jnp.int32))
+
+
+def _check_bins(num_bins: int, binning: str) -> None:
+    inputs.positive_count("num_bins", num_bins, MOST_BINS)
+    if binning not in BINNINGS:
+        raise ValueError(f"binning is one of {BINNINGS}, not {binning!r}")
+
+
+def _shared(scores: jax.Array, outcomes: jax.Array, mask: jax.Array) -> jax.Array:
+    """For each row float32[N], the mean outcome of all rows that have its score.
+
+    Where equal scores fall into several bins, the order of the rows would say which outcome falls where.
+    """
+    scores = jnp.where(mask, scores, jnp.inf)
+    order = jnp.argsort(scores)
+    in_order = scores[order]
+    ties = jnp.cumsum(in_order != jnp.roll(in_order, 1), dtype=jnp.int32)  # one number for each score
+    outcomes_and_ones = jnp.stack([outcomes[order], jnp.ones_like(outcomes)], axis=-1)
+    totals = jax.ops.segment_sum(outcomes_and_ones, ties, len(scores) + 1)
+    return jnp.zeros_like(outcomes).at[order].set((totals[:, 0] / totals[:, 1])[ties])
 
 
 def binned_error(
     scores: Array, outcomes: Array, mask: Array | None = None, *, num_bins: int = 15, binning: str = "uniform"
 ) -> jax.Array:
     """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}: the sum both ECEs below share."""
+    scores, outcomes, mask = inputs.scores_and_outcomes(scores, outcomes, mask)
+    return _binned_error(scores, outcomes, mask, num_bins, binning)
+
+
+def _binned_error(scores: Array, outcomes: Array, mask: Array | None, num_bins: int, binning: str) -> jax.Array:
     scores, outcomes = jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32)
-    mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask)
     bins = _bins(scores, mask, num_bins, binning)
-    gaps = jax.ops.segment_sum(jnp.where(mask, scores - outcomes, 0), bins, num_bins)
-    return jnp.sum(jnp.abs(gaps)) / jnp.sum(mask)
+    outcomes = outcomes if binning == "uniform" else _shared(scores, outcomes, mask)
+    gaps = _totals(jnp.where(mask, scores - outcomes, 0), bins, num_bins)
+    return jnp.sum(jnp.abs(gaps)) / jnp.sum(mask).astype(jnp.float32)
 
 
 def expected_calibration_error(
@@ -84,21 +154,22 @@ def expected_calibration_error(
       labels: int[N].
       mask: bool[N] or None.
       num_bins: K. The paper gives no number; 15 is what the scripts it builds on use.
-      binning: "uniform" for equal width, last bin closed; "quantile" for equal mass, ties in the order given.
+      binning: "uniform" for equal width, last bin closed; "quantile" for equal mass, where equal confidences that fall
+        into several bins share their accuracy: the order of the examples does not count.
 
     Source: Guo et al. 2017, equation 3.
     """
-    confidence, correct = confidence_and_correct(probabilities, labels)
-    return binned_error(confidence, correct, mask, num_bins=num_bins, binning=binning)
+    probabilities, labels, mask = _checked(probabilities, labels, mask)
+    return _binned_error(*_confidence_and_correct(probabilities, labels), mask, num_bins, binning)
 
 
 def classwise_calibration_error(
     probabilities: Array, labels: Array, mask: Array | None = None, *, num_bins: int = 15, binning: str = "uniform"
 ) -> jax.Array:
     """Mean over classes z of the calibration error of p_z against "the label is z" (Kull et al. 2019, section 2)."""
-    probabilities = jnp.asarray(probabilities, jnp.float32)
-    is_class = jax.nn.one_hot(jnp.asarray(labels), probabilities.shape[-1])
-    by_class = jax.vmap(lambda p, y: binned_error(p, y, mask, num_bins=num_bins, binning=binning), in_axes=(1, 1))
+    probabilities, labels, mask = _checked(probabilities, labels, mask)
+    is_class = jax.nn.one_hot(labels, probabilities.shape[-1], dtype=jnp.float32)
+    by_class = jax.vmap(lambda p, y: _binned_error(p, y, mask, num_bins, binning), in_axes=(1, 1))
     return jnp.mean(by_class(probabilities, is_class))
 
 
@@ -113,13 +184,9 @@ def calibration_floor(
     probabilities: Array, *, num_bins: int = 15, binning: str = "uniform", draws: int = 1000, seed: int = 0
 ) -> Floor:
     """What `expected_calibration_error` would be if each prediction of float[N, Z] were right with its confidence."""
-    return binned_floor(
-        jnp.max(jnp.asarray(probabilities, jnp.float32), axis=-1),
-        num_bins=num_bins,
-        binning=binning,
-        draws=draws,
-        seed=seed,
-    )
+    probabilities = inputs.class_scores("probabilities", probabilities)
+    confidence = np.max(np.asarray(probabilities, np.float32), axis=-1)
+    return binned_floor(confidence, num_bins=num_bins, binning=binning, draws=draws, seed=seed)
 
 
 def binned_floor(
@@ -129,14 +196,13 @@ def binned_floor(
 
     The mean is exact: in each bin the number of right predictions is Poisson binomial. The percentile takes `draws`
     independent draws of these numbers. NaN where a score is NaN or there is none. Raises ValueError for other scores.
+    Equal scores that fall into several bins of equal mass do not share outcomes here, which raises the floor.
     """
-    scores = np.asarray(scores, np.float64)
-    if scores.ndim != 1 or np.any((scores < 0) | (scores > 1)):
-        raise ValueError(
-            f"scores are probabilities [N] in [0, 1], not {scores.shape}, {scores.min()} to {scores.max()}"
-        )
-    if not len(scores) or np.isnan(scores).any():
+    draws = inputs.positive_count("draws", draws)
+    scores = np.asarray(inputs.numbers("scores", scores, (None,), low=0, high=1 + inputs.ROUNDING), np.float64)
+    if not _known(scores):
         return Floor(np.nan, np.nan)
+    scores = np.minimum(scores, 1)
     bins = np.asarray(_bins(jnp.asarray(scores, jnp.float32), np.ones(len(scores), bool), num_bins, binning))
     rng, mean, drawn = np.random.default_rng(seed), 0.0, np.zeros(draws)
     for in_bin in np.split(scores[np.argsort(bins, kind="stable")], np.cumsum(np.bincount(bins))[:-1]):
@@ -173,11 +239,12 @@ def classwise_calibration_floor(
     Over `draws` draws of all N labels: 1,000 take half a minute and 500 MB for 25,000 images of 1,000 classes.
     NaN where a probability is NaN or there is none.
     """
+    draws = inputs.positive_count("draws", draws)
+    probabilities = inputs.class_scores("probabilities", probabilities)
+    inputs.check_range("probabilities", probabilities, 0, 1 + inputs.ROUNDING)
     probabilities = np.asarray(probabilities, np.float64)
-    if probabilities.ndim != 2 or np.any((probabilities < 0) | (probabilities > 1)):
-        raise ValueError(f"probabilities are [N, Z] in [0, 1], not {probabilities.shape}")
     count, classes = probabilities.shape
-    if not count or np.isnan(probabilities).any():
+    if not _known(probabilities):
         return Floor(np.nan, np.nan)
     of_all = jax.vmap(lambda scores: _bins(scores, jnp.ones(count, bool), num_bins, binning), 1, 1)
     cells = (np.asarray(of_all(jnp.asarray(probabilities, jnp.float32))) + num_bins * np.arange(classes)).ravel()
@@ -208,7 +275,7 @@ def debiased_error(
 
     Args:
       scores: float[N].
-      outcomes: bool[N] or numbers.
+      outcomes: [N] in [0, 1].
       num_bins: K.
       binning: as in `expected_calibration_error`.
       norm: 1 subtracts from the binned error what it gains on average when each bin's accuracy is drawn anew from a
@@ -220,12 +287,18 @@ def debiased_error(
 
     Source: Kumar, Liang & Ma 2019, section 5, and their code, whose 1,000 normal draws are an integral here.
     """
-    scores, outcomes = np.asarray(scores, np.float64), np.asarray(outcomes, np.float64)
     if norm not in (1, 2):
-        raise ValueError(f"norm is 1 or 2, not {norm!r}")
-    if not len(scores) or np.isnan(scores + outcomes).any():
+        raise ValueError(f"norm must be 1 or 2, not {norm!r}")
+    scores, outcomes, _ = inputs.scores_and_outcomes(scores, outcomes)
+    scores, outcomes = np.asarray(scores, np.float64), np.asarray(outcomes, np.float64)
+    _check_bins(num_bins, binning)
+    if not _known(scores, outcomes):
         return np.nan
-    bins = np.asarray(_bins(jnp.asarray(scores, jnp.float32), np.ones(len(scores), bool), num_bins, binning))
+    mask = np.ones(len(scores), bool)
+    bins = np.asarray(_bins(jnp.asarray(scores, jnp.float32), mask, num_bins, binning))
+    if binning == "quantile":
+        shared = _shared(jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32), mask)
+        outcomes = np.asarray(shared, np.float64)
     count = np.bincount(bins, minlength=num_bins)
     total = np.where(count, count, 1)
     gap = np.bincount(bins, scores - outcomes, num_bins) / total
@@ -251,9 +324,18 @@ def smooth_calibration_error(probabilities: Array, labels: Array) -> float:
 
 def smooth_error(scores: Array, outcomes: Array) -> float:
     """Smooth calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}."""
+    scores, outcomes, _ = inputs.scores_and_outcomes(scores, outcomes)
+    scores, outcomes = np.asarray(scores, np.float64), np.asarray(outcomes, np.float64)
+    if not _known(scores, outcomes):
+        return np.nan
     from relplot.metrics import smECE  # seaborn: seconds that training must not wait for
 
-    return float(smECE(np.asarray(scores, np.float64), np.asarray(outcomes, np.float64)))
+    return float(smECE(np.clip(scores, 0, 1), outcomes))
+
+
+def _known(*values: np.ndarray) -> bool:
+    """Whether there are any values, and none is NaN."""
+    return all(of.size and not np.isnan(of).any() for of in values)
 
 
 def kde_calibration_error(probabilities: Array, labels: Array) -> float:
@@ -270,7 +352,10 @@ def kde_error(confidence: Array, correct: Array) -> float:
 
     Source: Zhang et al. 2020 and its code; that takes the second class in place of the predicted one where Z = 2.
     """
-    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, bool)
+    confidence, correct, _ = inputs.scores_and_outcomes(confidence, correct)
+    confidence, correct = np.clip(np.asarray(confidence, np.float64), 0, 1), inputs.booleans("correct", correct)
+    if not _known(confidence):
+        return np.nan
     points = np.linspace(-0.6, 1.6, 2**14)
     spacing = points[1] - points[0]
     spread = np.std(confidence[correct]) if correct.any() else 0.0
@@ -307,23 +392,31 @@ def _density(values: np.ndarray, points: np.ndarray, bandwidth: float) -> np.nda
 def reliability(
     probabilities: Array, labels: Array, *, num_bins: int = 15, binning: str = "uniform"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count, mean confidence and accuracy of each bin, [K] each; NaN where a bin is empty."""
-    confidence, correct = (np.asarray(x, np.float64) for x in confidence_and_correct(probabilities, labels))
-    bins = np.asarray(_bins(confidence, np.ones(len(confidence), bool), num_bins, binning))
-    count = np.bincount(bins, minlength=num_bins)
-    with np.errstate(invalid="ignore"):
-        sums = (np.bincount(bins, weights=x, minlength=num_bins) for x in (confidence, correct))
-        mean_confidence, mean_correct = (total / np.where(count, count, np.nan) for total in sums)
-    return count, mean_confidence, mean_correct
+    """Count, mean confidence and accuracy of each bin, [K] each; NaN where a bin is empty.
+
+    The bins are those of `expected_calibration_error`. Raises ValueError for NaN, which belongs to no bin.
+    """
+    confidence, correct = confidence_and_correct(probabilities, labels)
+    if missing := int(np.isnan(confidence).sum()):
+        raise ValueError(f"probabilities are NaN in {missing} of {len(confidence)} rows")
+    mask = jnp.ones(len(confidence), bool)
+    bins = _bins(confidence, mask, num_bins, binning)
+    if binning == "quantile":
+        correct = _shared(confidence, correct.astype(jnp.float32), mask)
+    return (
+        np.bincount(bins, minlength=num_bins),
+        subset_means(confidence, bins, num_bins),
+        subset_means(correct, bins, num_bins),
+    )
 
 
 def subset_means(values: Array, subset: Array, num_subsets: int) -> np.ndarray:
     """Mean of `values` [N] within each of R subsets, float64[R]; NaN where a subset is empty."""
-    subset = np.asarray(subset)
+    num_subsets = inputs.positive_count("num_subsets", num_subsets)
+    values = np.asarray(inputs.numbers("values", values, (None,)), np.float64)
+    subset = np.asarray(inputs.whole_numbers("subset", subset, ("values", values), num_subsets))
     count = np.bincount(subset, minlength=num_subsets)
-    return np.bincount(subset, weights=np.asarray(values, np.float64), minlength=num_subsets) / np.where(
-        count, count, np.nan
-    )
+    return np.bincount(subset, weights=values, minlength=num_subsets) / np.where(count, count, np.nan)
 
 
 def prediction_variance(probabilities: Array, labels: Array, of: str = "predicted_class") -> np.ndarray:
@@ -337,52 +430,86 @@ def prediction_variance(probabilities: Array, labels: Array, of: str = "predicte
       of: "predicted_class" of the mean over runs (one class for all runs, so that a change of mind counts in full),
         "true_class", "own_confidence" (each run's maximum), or "all_classes" (summed over the vector).
     """
-    return np.mean(example_variance(probabilities, labels, of))
+    variance = example_variance(probabilities, labels, of)
+    return np.mean(variance) if len(variance) else np.float64(np.nan)
 
 
 def example_variance(probabilities: Array, labels: Array, of: str = "predicted_class") -> np.ndarray:
     """The summand of `prediction_variance`: float64[N]."""
-    probabilities = np.asarray(probabilities, np.float64)
+    probabilities = inputs.as_array(probabilities)
     if probabilities.ndim != 3 or len(probabilities) < 2:
         raise ValueError(f"the variance needs probabilities of two runs or more, [M, N, Z], not {probabilities.shape}")
+    probabilities = inputs.class_scores("probabilities", probabilities, axes=3)
+    inputs.check_range("probabilities", probabilities, 0, 1 + inputs.ROUNDING)
+    probabilities = np.asarray(probabilities, np.float64)
     if of == "predicted_class":
         of_class = np.argmax(probabilities.mean(axis=0), axis=-1)
     elif of == "true_class":
-        of_class = np.asarray(labels)
+        of_class = np.asarray(
+            inputs.whole_numbers("labels", labels, ("examples", probabilities[0]), probabilities.shape[-1])
+        )
     elif of == "own_confidence":
         return probabilities.max(axis=-1).var(axis=0, ddof=1)
     elif of == "all_classes":
         return probabilities.var(axis=0, ddof=1).sum(axis=-1)
     else:
         raise ValueError(f"of is one of {VARIANCES}, not {of!r}")
-    return np.take_along_axis(probabilities, of_class[None, :, None], axis=-1)[..., 0].var(axis=0, ddof=1)
+    of_class = np.take_along_axis(probabilities, of_class[None, :, None], axis=-1)[..., 0]
+    return np.where(np.isnan(probabilities).any(axis=(0, 2)), np.nan, of_class.var(axis=0, ddof=1))
 
 
 def entropy(probabilities: Array) -> np.ndarray:
     """Predictive entropy float64[...] in nats, of probabilities [..., Z] (section 5.5)."""
+    probabilities = inputs.as_array(probabilities)
+    probabilities = inputs.class_scores("probabilities", probabilities, axes=max(probabilities.ndim, 1))
+    inputs.check_range("probabilities", probabilities, 0, 1 + inputs.ROUNDING)
     probabilities = np.asarray(probabilities, np.float64)
     return -np.sum(probabilities * np.log(np.where(probabilities > 0, probabilities, 1)), axis=-1)
 
 
 def auroc(score: Array, is_positive: Array) -> float:
-    """Area under the ROC curve of `score` [N], which should be higher where `is_positive` bool[N]."""
-    return float(sklearn_metrics.roc_auc_score(np.asarray(is_positive), np.asarray(score)))
+    """Area under the ROC curve of `score` [N], which should be higher where `is_positive` bool[N].
+
+    NaN where all or none are positive.
+    """
+    score, is_positive = _detection(score, is_positive)
+    if not _known(score[is_positive], score[~is_positive]):
+        return np.nan
+    return float(sklearn_metrics.roc_auc_score(is_positive, stats.rankdata(score)))  # inf has a rank
 
 
 def false_positive_rate(score: Array, is_positive: Array, true_positive_rate: float = 0.95) -> float:
-    """Share of the others whose `score` [N] reaches the threshold that `true_positive_rate` of the positives reach."""
-    score, is_positive = np.asarray(score), np.asarray(is_positive, bool)
+    """Share of the others whose `score` [N] reaches the threshold that `true_positive_rate` of the positives reach.
+
+    NaN where all or none are positive.
+    """
+    if not 0 < true_positive_rate <= 1:
+        raise ValueError(f"true_positive_rate must be above 0 and at most 1, not {true_positive_rate}")
+    score, is_positive = _detection(score, is_positive)
+    if not _known(score[is_positive], score[~is_positive]):
+        return np.nan
     positives = np.sort(score[is_positive])[::-1]
     threshold = positives[int(np.ceil(true_positive_rate * len(positives))) - 1]
     return float(np.mean(score[~is_positive] >= threshold))
 
 
+def _detection(score: Array, is_positive: Array) -> tuple[np.ndarray, np.ndarray]:
+    score = np.asarray(inputs.numbers("score", score, (None,)), np.float64)
+    return score, inputs.booleans("is_positive", inputs.numbers("is_positive", is_positive, score.shape))
+
+
 def risk_coverage(confidence: Array, correct: Array) -> tuple[np.ndarray, np.ndarray, float]:
     """Coverage [N], error rate among the most confident examples at that coverage [N], and its mean (AURC).
 
-    Ties in confidence are taken in the order given. Source: Geifman & El-Yaniv 2017.
+    Examples of equal confidence share their error rate: their order does not count. Raises ValueError for NaN, which
+    has no place in the order. Source: Geifman & El-Yaniv 2017.
     """
-    order = np.argsort(-np.asarray(confidence), kind="stable")
-    taken = np.arange(1, len(order) + 1)
-    risk = np.cumsum(~np.asarray(correct, bool)[order]) / taken
-    return taken / len(order), risk, float(risk.mean())
+    confidence = np.asarray(inputs.numbers("confidence", confidence, (None,)), np.float64)
+    wrong = ~inputs.booleans("correct", inputs.numbers("correct", correct, confidence.shape))
+    if missing := int(np.isnan(confidence).sum()):
+        raise ValueError(f"confidence is NaN in {missing} of {len(confidence)} examples")
+    _, of_score, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    share = np.bincount(of_score, weights=wrong, minlength=len(counts)) / counts
+    taken = np.arange(1, len(confidence) + 1)
+    risk = np.cumsum(np.repeat(share, counts)) / taken
+    return taken / len(confidence), risk, float(risk.mean()) if len(risk) else np.nan

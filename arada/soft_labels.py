@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array | np.ndarray
+from arada import inputs
+from arada.inputs import Array
 
 
 @flax.struct.dataclass
@@ -33,31 +34,57 @@ def init(num_subsets: int, num_classes: int, epsilon: float = 0.0) -> SoftLabelS
 
     Raises ValueError unless num_subsets >= 1, num_classes >= 2 and 0 <= epsilon <= 1.
     """
-    if num_subsets < 1 or num_classes < 2 or not 0 <= epsilon <= 1:
-        raise ValueError(
-            f"need num_subsets >= 1, num_classes >= 2 and 0 <= epsilon <= 1, "
-            f"not {num_subsets}, {num_classes} and {epsilon}"
-        )
+    num_subsets, num_classes = (
+        inputs.positive_count(name, value)
+        for name, value in (("num_subsets", num_subsets), ("num_classes", num_classes))
+    )
+    if num_classes < 2 or not 0 <= epsilon <= 1:
+        raise ValueError(f"need num_classes >= 2 and 0 <= epsilon <= 1, not {num_classes} and {epsilon}")
     p_correct = 1 - epsilon + epsilon / num_classes
     return SoftLabelState(jnp.full((num_subsets,), p_correct, jnp.float32), num_classes)
 
 
 def smoothing(state: SoftLabelState) -> jax.Array:
-    """The smoothing epsilon float32[R] of each subset (eq. 4)."""
+    """The smoothing epsilon float32[R] of each subset (eq. 4). Raises ValueError for a p_correct outside [1/Z, 1]."""
     z = state.num_classes
-    return (jnp.asarray(state.p_correct) - 1) * z / (1 - z)
+    return (_p_correct(state) - 1) * z / (1 - z)
 
 
 def targets(state: SoftLabelState, subset: Array, label: Array) -> jax.Array:
-    """The soft label float32[B, Z] of each example (eq. 1), from `subset` int32[B] in 0..R-1 and `label` int32[B]."""
-    epsilon = smoothing(state)[subset][..., None]
-    return (1 - epsilon) * jax.nn.one_hot(label, state.num_classes) + epsilon / state.num_classes
+    """The soft label float32[B, Z] of each example (eq. 1).
+
+    Args:
+      state: the soft labels.
+      subset: int[B], in 0..R-1.
+      label: int[B], in 0..Z-1.
+
+    Raises ValueError for other shapes and dtypes, and for concrete values out of range; under jit those give NaN.
+    """
+    p_correct = _p_correct(state)
+    label = inputs.numbers("label", label, (None,))
+    subset = inputs.whole_numbers("subset", subset, ("label", label), len(p_correct))
+    label = inputs.whole_numbers("label", label, ("subset", subset), state.num_classes)
+    is_known = (label >= 0) & (label < state.num_classes) & (subset >= 0) & (subset < len(p_correct))
+    # Under jit alone some may not be: a loss of NaN is seen, that of another class is not.
+    epsilon = jnp.where(is_known, smoothing(state)[subset], jnp.nan)[:, None]
+    return (1 - epsilon) * jax.nn.one_hot(label, state.num_classes, dtype=jnp.float32) + epsilon / state.num_classes
 
 
 def cross_entropy(state: SoftLabelState, subset: Array, label: Array, logits: Array) -> jax.Array:
-    """Cross-entropy float32[B] between soft labels and `logits` [B, Z] (the loss of Algorithm 1, by example)."""
+    """Cross-entropy float32[B] between soft labels and `logits` [B, Z] (the loss of Algorithm 1, by example).
+
+    `subset` and `label` as in `targets`. A class with a logit of -inf costs nothing where its target is 0.
+    """
+    return cross_entropy_with(targets(state, subset, label), logits)
+
+
+def cross_entropy_with(targets: Array, logits: Array) -> jax.Array:
+    """Cross-entropy float32[B] between any `targets` [B, Z] and `logits` [B, Z]."""
+    logits = inputs.class_scores("logits", logits)
+    targets = jnp.asarray(inputs.numbers("targets", targets, logits.shape), jnp.float32)
     log_probabilities = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
-    return -jnp.sum(targets(state, subset, label) * log_probabilities, axis=-1)
+    # 0 times the -inf of a masked class would be NaN.
+    return -jnp.sum(jnp.where(targets == 0, 0, targets * log_probabilities), axis=-1)
 
 
 def update(state: SoftLabelState, confidence: Array, accuracy: Array, learning_rate: float) -> SoftLabelState:
@@ -69,11 +96,21 @@ def update(state: SoftLabelState, confidence: Array, accuracy: Array, learning_r
       accuracy: float[R], fraction of correct predictions in each validation subset.
       learning_rate: the paper's alpha.
 
+    A subset without validation examples has NaN for both means, and keeps its soft label. Raises ValueError for other
+    shapes, and for a concrete accuracy outside [0, 1] or gap between the two beyond 1.
+
     The paper's interval is open at 1/Z; at 1/Z itself the label is uniform, which does no harm.
     """
-    gap = jnp.asarray(confidence, jnp.float32) - jnp.asarray(accuracy, jnp.float32)
-    p_correct = jnp.clip(state.p_correct - learning_rate * gap, 1 / state.num_classes, 1)
-    return state.replace(p_correct=p_correct)
+    p_correct = _p_correct(state)
+    confidence = jnp.asarray(inputs.numbers("confidence", confidence, p_correct.shape), jnp.float32)
+    accuracy = inputs.numbers("accuracy", accuracy, p_correct.shape, low=0, high=1 + inputs.ROUNDING)
+    accuracy = jnp.asarray(accuracy, jnp.float32)
+    gap = confidence - accuracy
+    inputs.check_range("confidence - accuracy", gap, -1 - inputs.ROUNDING, 1 + inputs.ROUNDING)
+    rate = jnp.asarray(inputs.numbers("learning_rate", learning_rate, (), low=0, high=1e9), jnp.float32)
+    moved = jnp.clip(p_correct - rate * gap, 1 / state.num_classes, 1)
+    no_evidence = jnp.isnan(confidence) & jnp.isnan(accuracy)
+    return state.replace(p_correct=jnp.where(no_evidence, p_correct, moved))
 
 
 def shrink(gap: Array, error: Array, images: int, strength: float = 1.0) -> np.ndarray:
@@ -89,10 +126,21 @@ def shrink(gap: Array, error: Array, images: int, strength: float = 1.0) -> np.n
       images: M / R, at least 2.
       strength: 0 leaves gaps as they are; 1 is the estimate; endlessly much makes all gaps the same, as in AdaLS.
 
+    Raises ValueError for other shapes and numbers.
+
     Source: Efron & Morris 1973, the positive-part rule with estimated variances.
     """
-    gap, error = np.asarray(gap, np.float64), np.asarray(error, np.float64)
+    one = 1 + inputs.ROUNDING
+    gap = np.asarray(inputs.numbers("gap", gap, (None,), low=-one, high=one), np.float64)
+    error = np.asarray(inputs.numbers("error", error, (None,), low=-one, high=one), np.float64)
+    if inputs.positive_count("images", images) < 2 or not len(gap) or not strength >= 0:
+        raise ValueError(f"need 2 images or more, a gap and strength >= 0, not {images}, {len(gap)} and {strength}")
     mean, spread = gap.mean(), gap.var(ddof=1) if len(gap) > 1 else 0.0
     within = max(np.mean(error**2) - np.mean(gap**2), 0.0) * images / (images - 1)
     kept = max(1 - strength * within / images / spread, 0.0) if spread else 0.0
     return mean + kept * (gap - mean)
+
+
+def _p_correct(state: SoftLabelState) -> jax.Array:
+    limits = {"low": 1 / state.num_classes - inputs.ROUNDING, "high": 1 + inputs.ROUNDING}
+    return jnp.asarray(inputs.numbers("p_correct", state.p_correct, (None,), **limits), jnp.float32)

@@ -6,10 +6,12 @@ import sys
 import pytest
 
 PARTS = {
-    "arada.soft_labels": {"arada", "arada.soft_labels"},
-    "arada.attacks": {"arada", "arada.attacks"},
-    "arada.metrics": {"arada", "arada.metrics"},
-    "arada.models": {"arada", "arada.models"},
+    # Each with the checks of what they are given.
+    "arada.soft_labels": {"arada", "arada.inputs", "arada.soft_labels"},
+    "arada.attacks": {"arada", "arada.inputs", "arada.attacks"},
+    "arada.metrics": {"arada", "arada.inputs", "arada.metrics"},
+    "arada.calibrators": {"arada", "arada.inputs", "arada.calibrators"},
+    "arada.models": {"arada", "arada.inputs", "arada.models"},
 }
 
 

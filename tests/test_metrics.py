@@ -36,7 +36,7 @@ def predictions(confidence, correct, num_classes=10):
     confidence = np.asarray(confidence, np.float32)
     probabilities = np.repeat((1 - confidence[:, None]) / (num_classes - 1), num_classes, axis=1)
     probabilities[:, 0] = confidence
-    return probabilities, np.where(correct, 0, 1)
+    return probabilities, np.where(np.broadcast_to(correct, confidence.shape), 0, 1)
 
 
 def ece(confidence, correct, **options):
@@ -80,9 +80,24 @@ def test_ece_by_quantiles_by_hand():
     assert ece(confidence, correct, num_bins=2) == pytest.approx(0.5 / 5, abs=1e-6)
 
 
-def test_quantile_ties_stay_in_order():
-    # All alike: the first two are right, the last two wrong, and they are not mixed.
-    assert ece([0.6] * 4, [True, True, False, False], num_bins=2, binning="quantile") == pytest.approx(0.5, abs=1e-6)
+@pytest.mark.parametrize("order", ["sorted", "shuffled"])
+def test_equal_confidences_share_their_accuracy_among_bins_of_equal_mass(order):
+    # 900 of 1,000 right at a confidence of 0.9: every bin is calibrated, whichever rows it takes.
+    correct = np.arange(1000) < 900
+    if order == "shuffled":
+        correct = np.random.default_rng(0).permutation(correct)
+    assert ece(np.full(1000, 0.9), correct, binning="quantile") == pytest.approx(0, abs=1e-6)
+    count, _, accuracy = metrics.reliability(*predictions(np.full(1000, 0.9), correct), binning="quantile")
+    assert set(count) == {66, 67}
+    np.testing.assert_allclose(accuracy, 0.9, rtol=1e-6)
+
+
+def test_a_tie_across_an_edge_by_hand():
+    # Bins of three: {0.5, 0.6, 0.6} and {0.6, 0.6, 0.9}; a 0.6 is right in 3 of 4 cases.
+    # |0.5 + 1.2 - 0 - 1.5| and |1.2 + 0.9 - 1.5 - 1|.
+    confidence, correct = [0.6, 0.9, 0.6, 0.5, 0.6, 0.6], [True, True, True, False, False, True]
+    value = ece(confidence, correct, num_bins=2, binning="quantile")
+    assert value == pytest.approx((0.2 + 0.4) / 6, abs=1e-6)
 
 
 def test_one_bin_is_the_mean_gap():
@@ -161,7 +176,7 @@ def test_jit_changes_nothing(name):
     np.testing.assert_allclose(MASKED[name](*map(jnp.asarray, (probabilities, labels, mask))), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in MASKED if "quantile" not in name])
+@pytest.mark.parametrize("name", MASKED)
 @given(logits=LOGITS, labels=LABELS, order=st.permutations(range(COUNT)))
 def test_order_of_examples_does_not_matter(name, logits, labels, order):
     probabilities = softmax(logits)
@@ -427,6 +442,8 @@ def test_risk_coverage_by_hand():
     assert area == pytest.approx((1 / 2 + 2 / 3 + 1 / 2) / 4, rel=1e-15)
 
 
-def test_risk_coverage_takes_ties_in_order():
-    _, risk, _ = metrics.risk_coverage(np.asarray([0.7, 0.7]), np.asarray([True, False]))
-    np.testing.assert_array_equal(risk, [0, 0.5])
+def test_risk_coverage_shares_errors_among_ties():
+    # One right, then two wrong of three.
+    _, risk, area = metrics.risk_coverage(np.asarray([0.7, 0.7, 0.9, 0.7]), np.asarray([True, False, True, False]))
+    np.testing.assert_allclose(risk, [0, (2 / 3) / 2, (4 / 3) / 3, 2 / 4], rtol=1e-15)
+    assert area == pytest.approx((1 / 3 + 4 / 9 + 1 / 2) / 4, rel=1e-15)

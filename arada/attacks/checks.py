@@ -1,34 +1,75 @@
 """Is this classifier fit to be attacked? Called once, on concrete arrays, before a ranking."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arada import inputs
 from arada.attacks.result import Array, LogitsFn, l2_norm, margin
 
 
-def check_images(images: Array) -> None:
-    """Raises ValueError unless `images` are finite and within [0, 1]."""
-    images = np.asarray(images)
-    low, high = float(images.min()), float(images.max())
-    if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
+def check_images(images: Any) -> None:
+    """Raises ValueError unless `images` are floats and, where they are concrete, finite and within [0, 1]."""
+    images = inputs.as_array(images)
+    wanted = "attacks take float images in [0, 1]"
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"{wanted}, not {inputs.described(images)}: divide 0..255 by 255")
+    found = inputs.concrete(images)
+    if found is None or not found.size:
+        return
+    low, high = float(found.min()), float(found.max())
+    if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(
-            f"attacks take images in [0, 1], these reach from {low:.3g} to {high:.3g}: "
-            f"divide by 255 and normalise inside the logits function"
+            f"{wanted}, these reach from {low:.3g} to {high:.3g}: divide 0..255 by 255, and normalise inside the logits "
+            f"function"
         )
+
+
+def prepared(logits_fn: LogitsFn, images: Any, labels: Any = None) -> tuple[LogitsFn, jax.Array, jax.Array]:
+    """What every attack begins with: its logits function, images float32[B, ...] and labels int[B].
+
+    The function returned gives float32[B, Z], and raises ValueError when it is first called if `logits_fn` gives
+    anything else or fewer than two classes, or if `labels` are none of them. Without labels they are its predictions.
+    An image whose label is out of range under jit becomes NaN, on which every attack fails.
+    """
+    check_images(images)
+    images = jnp.asarray(images, jnp.float32)
+    if images.ndim < 2 or not len(images):
+        raise ValueError(f"images must be [B, ...] with one image or more, not {inputs.described(images)}")
+    if labels is not None:
+        labels = inputs.as_array(labels)
+
+    def checked(points: jax.Array) -> jax.Array:
+        logits = inputs.class_scores("logits", logits_fn(points))
+        if len(logits) != len(points) or not jnp.issubdtype(logits.dtype, jnp.floating):
+            raise ValueError(
+                f"the logits function must return floats [{len(points)}, Z] for images {inputs.described(points)}, "
+                f"not {inputs.described(logits)}"
+            )
+        if labels is not None:
+            inputs.whole_numbers("labels", labels, ("logits", logits), logits.shape[-1])
+        return logits.astype(jnp.float32)
+
+    if labels is None:
+        return checked, images, jnp.argmax(checked(images), axis=-1)
+    num_classes = jax.eval_shape(checked, images).shape[-1]
+    labels = jnp.asarray(labels)
+    is_class = jnp.reshape((labels >= 0) & (labels < num_classes), (-1,) + (1,) * (images.ndim - 1))
+    return checked, jnp.where(is_class, images, jnp.nan), labels
 
 
 def classifier_warnings(logits_fn: LogitsFn, images: Array) -> list[str]:
     """What makes an attack on this classifier pointless, in words; empty if nothing does.
 
     Looks for probabilities in place of logits, outputs that ignore the input, gradients that vanish or are not
-    finite, and outputs that differ from call to call. Raises ValueError for images outside [0, 1] and for outputs that
-    are not finite.
+    finite, and outputs that differ from call to call. Raises ValueError for images outside [0, 1], and for outputs that
+    are not [B, Z], of two classes or more, or not finite; -inf masks a class, if two others are left.
     """
-    check_images(images)
-    images = jnp.asarray(images, jnp.float32)
+    logits_fn, images, _ = prepared(logits_fn, images)
     logits = np.asarray(logits_fn(images))
-    if not np.isfinite(logits).all():
+    if np.isnan(logits).any() or np.isposinf(logits).any() or np.isfinite(logits).sum(axis=-1).min() < 2:
         raise ValueError("the classifier returns values that are not finite")
     found = []
     if logits.min() >= 0 and np.allclose(logits.sum(axis=-1), 1, atol=1e-3):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from arada.attacks.checks import prepared
 from arada.attacks.result import (
     Array,
     AttackResult,
@@ -58,9 +59,8 @@ def cw_l2(
 
     Source: cleverhans v3.1.0, attacks/carlini_wagner_l2.py.
     """
-    images = jnp.asarray(images, jnp.float32)
+    logits_fn, images, label = prepared(logits_fn, images, labels)
     batch = images.shape[0]
-    label = jnp.argmax(logits_fn(images), axis=-1) if labels is None else jnp.asarray(labels)
     pre_tanh = jnp.arctanh((2 * jnp.clip(images, 0, 1) - 1) * TANH_SCALE)
     # As in cleverhans the distance is taken from the round-tripped image, within 1e-6 of the image itself.
     origin = (jnp.tanh(pre_tanh) + 1) / 2
@@ -98,7 +98,7 @@ def cw_l2(
             checking = search.iteration % check_every == 0
             aborts = checking & (loss > 0.9999 * previous_loss)
             previous_loss = jnp.where(checking, loss, previous_loss)
-        raised = logits + confidence * jax.nn.one_hot(label, logits.shape[-1])
+        raised = logits + confidence * jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32)
         flipped = class_changed(raised, label) & ~aborts & searching(carry)
         better = flipped & (squared < best[0])
         best = jnp.where(better, squared, best[0]), jnp.where(per_example(better, images), adversarial, best[1])
@@ -117,8 +117,9 @@ def cw_l2(
         search = jax.tree.map(lambda new, old: jnp.where(per_example(ends, old), new, old), fresh_search(), search)
         return number + ends, search, (lower, upper, const), best
 
-    bounds = jnp.zeros(batch), jnp.full(batch, 1e10), jnp.full(batch, initial_const, jnp.float32)
-    start = jnp.zeros(batch, jnp.int32), fresh_search(), bounds, (jnp.full(batch, jnp.inf), images)
+    bounds = (jnp.full(batch, value, jnp.float32) for value in (0, 1e10, initial_const))
+    best = jnp.full(batch, jnp.inf, jnp.float32), images
+    start = jnp.zeros(batch, jnp.int32), fresh_search(), tuple(bounds), best
     *_, (_, adversarial) = jax.lax.while_loop(lambda carry: jnp.any(searching(carry)), iterate, start)
     return checked(logits_fn, images, jax.lax.stop_gradient(adversarial), label)
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from arada.attacks.checks import prepared
 from arada.attacks.linear import nearest_boundary
 from arada.attacks.ray import nearest_on_ray
 from arada.attacks.result import (
@@ -55,8 +56,7 @@ def first_order(
 ) -> FirstOrderResult:
     """As `first_order_l2`, with the first-order estimate beside the distance found: where both rank an example into
     one subset, a dearer attack has little to add (`arada.attacks.undecided`)."""
-    images = jnp.asarray(images, jnp.float32)
-    label = jnp.argmax(logits_fn(images), axis=-1) if labels is None else jnp.asarray(labels)
+    logits_fn, images, label = prepared(logits_fn, images, labels)
     logits, distance, normal = nearest_boundary(logits_fn, images, label, candidates)
     estimate = _estimate(logits, distance, label)
     delta = per_example((1 + overshoot) * jnp.maximum(estimate, LEAST_STEP), images) * normal

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from arada.attacks.checks import prepared
 from arada.attacks.ray import nearest_on_ray
 from arada.attacks.result import Array, AttackResult, LogitsFn, checked, full_precision, l2_norm, margin, per_example
 
@@ -42,9 +43,7 @@ def fmn_l2(
     Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks", algorithm 1; overshoot and final search are
     ours, and each step ends on the sphere of its radius, where theirs may end within.
     """
-    images = jnp.asarray(images, jnp.float32)
-    logits = logits_fn(images)
-    label = jnp.argmax(logits, axis=-1) if labels is None else jnp.asarray(labels)
+    logits_fn, images, label = prepared(logits_fn, images, labels)
 
     def margin_sum(x):
         margins = margin(logits_fn(x), label)
@@ -71,7 +70,7 @@ def fmn_l2(
         delta = jnp.clip(images + delta, 0, 1) - images
         return delta, radius, best_distance, best_delta, seen
 
-    infinite = jnp.full(images.shape[0], jnp.inf)
+    infinite = jnp.full(images.shape[0], jnp.inf, jnp.float32)
     start = (jnp.zeros_like(images), infinite, infinite, jnp.zeros_like(images), jnp.zeros(infinite.shape, bool))
     delta, _, _, best_delta, seen = jax.lax.fori_loop(0, steps, step, start)
     delta = jnp.where(per_example(seen, images), best_delta, delta)

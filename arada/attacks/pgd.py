@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arada import inputs
+from arada.attacks.checks import prepared
 from arada.attacks.result import Array, AttackResult, LogitsFn, class_changed, per_example
 
 
@@ -27,7 +29,7 @@ def pgd_linf(
 
     Args:
       logits_fn: images [B, ...] to logits [B, Z].
-      images: float[B, ...] in [0, 1]. Pixels outside are not moved any farther out.
+      images: float[B, ...] in [0, 1]. Pixels outside, where jit hides them, are not moved any farther out.
       labels: int[B]; the model's own predictions if None.
       key: one for the batch: it chooses among three starts for all examples, and with the id the noise of each.
       epsilon: radius of the ball.
@@ -45,9 +47,10 @@ def pgd_linf(
     Source: Stutz et al. 2020 (CCAT), PGD-Conf and its code; of images that are equally good the code keeps the first,
     this the last.
     """
-    images = jnp.asarray(images, jnp.float32)
-    labels = jnp.argmax(logits_fn(images), axis=-1) if labels is None else jnp.asarray(labels)
-    example_id = jnp.arange(len(images)) if example_id is None else example_id
+    logits_fn, images, labels = prepared(logits_fn, images, labels)
+    if example_id is None:
+        example_id = np.arange(len(images), dtype=np.int32)
+    example_id = jnp.asarray(inputs.whole_numbers("example_id", example_id, ("images", images), 2**31))
     lowest = jnp.maximum(images - epsilon, jnp.minimum(images, 0))
     highest = jnp.minimum(images + epsilon, jnp.maximum(images, 1))
 
@@ -81,11 +84,12 @@ def _start(key: jax.Array, images: jax.Array, example_id: jax.Array, epsilon: fl
 
     def draw(key):
         direction_key, length_key = jax.random.split(key)
-        return jax.random.normal(direction_key, images.shape[1:]), jax.random.uniform(length_key)
+        noise = jax.random.normal(direction_key, images.shape[1:], jnp.float32)
+        return noise, jax.random.uniform(length_key, dtype=jnp.float32)
 
     noise, length = jax.vmap(draw)(keys)
     largest = jnp.max(jnp.abs(noise), axis=tuple(range(1, noise.ndim)))
     # Of D standard normal numbers the largest is below 2 ln D, almost always.
-    normal = epsilon / (2 * np.log(noise[0].size)) * noise
+    normal = epsilon / (2 * np.log(max(noise[0].size, 2))) * noise
     uniform = epsilon * per_example(length / largest, noise) * noise
-    return jax.lax.select_n(jax.random.randint(kind_key, (), 0, 3), normal, uniform, jnp.zeros_like(noise))
+    return jax.lax.select_n(jax.random.randint(kind_key, (), 0, 3, jnp.int32), normal, uniform, jnp.zeros_like(noise))

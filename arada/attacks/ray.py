@@ -47,7 +47,7 @@ def nearest_on_ray(
         inwards = jnp.fmax(inwards, near + 0.05 * (far - near))  # a margin of 0 would hold the search where it is
         return number + 1, jnp.where(crossed, inwards, outwards), inner, outer, crossed
 
-    zero = jnp.zeros(len(images))
+    zero = jnp.zeros(len(images), jnp.float32)
     at_image = zero, jnp.maximum(margin_at_image.astype(jnp.float32), 0)
     start = 0, zero + 1, at_image, at_image, jnp.zeros(len(images), bool)
     _, scale, _, (outer, _), crossed = jax.lax.while_loop(unfinished, look, start)

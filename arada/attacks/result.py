@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-Array = jax.Array | np.ndarray
+from arada.inputs import Array
+
 LogitsFn = Callable[[Array], jax.Array]
 
 

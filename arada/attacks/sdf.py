@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from arada.attacks.checks import prepared
 from arada.attacks.linear import nearest_boundary
 from arada.attacks.ray import nearest_on_ray
 from arada.attacks.result import (
@@ -54,9 +55,8 @@ def sdf_l2(
     Source: "Revisiting DeepFool: generalization and improvement" (SuperDeepFool), Abdollahpour et al. 2024, the
     projection restarting from the image as in the paper's algorithm; fixed trip counts and final search are ours.
     """
-    images = jnp.asarray(images, jnp.float32)
+    logits_fn, images, label = prepared(logits_fn, images, labels)
     clean = logits_fn(images)
-    label = jnp.argmax(clean, axis=-1) if labels is None else jnp.asarray(labels)
 
     def keep_best(best, points, logits):
         distance = l2_norm(points - images)
@@ -78,7 +78,7 @@ def sdf_l2(
         along = jnp.sum((points - images) * normal, axis=tuple(range(1, images.ndim)))
         return jnp.clip(images + per_example(along, images) * normal, 0, 1), best
 
-    infinite = jnp.full(images.shape[0], jnp.inf)
+    infinite = jnp.full(images.shape[0], jnp.inf, jnp.float32)
     points, (distance, adversarial) = jax.lax.fori_loop(0, rounds, round_, (images, (infinite, images)))
     on_ray = nearest_on_ray(logits_fn, images, points - images, label, margin(clean, label), passes)
     nearer = class_changed(logits_fn(on_ray), label) & (l2_norm(on_ray - images) < distance)

@@ -3,10 +3,11 @@
 import numpy as np
 from scipy import stats
 
-Array = np.ndarray
+from arada import inputs
+from arada.inputs import Array
 
 
-def equal_subsets(distance: Array, num_subsets: int) -> Array:
+def equal_subsets(distance: Array, num_subsets: int) -> np.ndarray:
     """Cuts N examples into R subsets of equal size by rank (section 4): int32[N], 0 = least robust.
 
     Args:
@@ -14,11 +15,11 @@ def equal_subsets(distance: Array, num_subsets: int) -> Array:
         lower id.
       num_subsets: R. Sizes differ by at most one where R does not divide N.
 
-    Raises ValueError if a distance is NaN or R is not in 1..N.
+    Raises ValueError if distances are not [N], one is NaN, or R is not in 1..N.
     """
-    distance = np.asarray(distance)
+    distance = _distances("distance", distance)
     count = len(distance)
-    if not 1 <= num_subsets <= count:
+    if not isinstance(num_subsets, int | np.integer) or not 1 <= num_subsets <= count:
         raise ValueError(f"cannot cut {count} examples into {num_subsets} subsets")
     if np.isnan(distance).any():
         raise ValueError(f"{np.isnan(distance).sum()} of {count} distances are NaN")
@@ -27,17 +28,19 @@ def equal_subsets(distance: Array, num_subsets: int) -> Array:
     return (rank * num_subsets // count).astype(np.int32)
 
 
-def undecided(estimate: Array, distance: Array, num_subsets: int) -> Array:
+def undecided(estimate: Array, distance: Array, num_subsets: int) -> np.ndarray:
     """Which examples a dearer attack should look at again, bool[N].
 
     Those that `estimate` [N] and `distance` [N] (`arada.attacks.first_order`) put into different subsets of R: the
     interval between their two ranks crosses an edge. A bias that all examples share moves none. Failures too.
     """
+    distance = _distances("distance", distance)
+    estimate = _distances("estimate", estimate, distance.shape)
     differ = equal_subsets(estimate, num_subsets) != equal_subsets(distance, num_subsets)
     return differ | ~np.isfinite(distance)
 
 
-def refined(distance: Array, measured: Array) -> Array:
+def refined(distance: Array, measured: Array) -> np.ndarray:
     """Distances of a cheap attack on the scale of a dearer one that saw some of the examples.
 
     Args:
@@ -45,8 +48,13 @@ def refined(distance: Array, measured: Array) -> Array:
       measured: float[N], the dearer one's; NaN where it was not asked.
 
     Returns float32[N]: the smaller of both where both are known; elsewhere `distance` times the running median of
-    measured / distance over the 25 known examples about it in the order of `distance` (fewer at the ends).
+    measured / distance over the 25 known examples about it in the order of `distance` (fewer at the ends). Raises
+    ValueError for other shapes, for distances below 0, and for NaN in `distance`.
     """
+    distance = _distances("distance", distance, low=0)
+    measured = _distances("measured", measured, distance.shape, low=0)
+    if np.isnan(distance).any():
+        raise ValueError(f"{np.isnan(distance).sum()} of {len(distance)} distances are NaN")
     best = np.fmin(distance, measured)
     known = np.flatnonzero(np.isfinite(distance) & np.isfinite(measured))
     if not known.size:
@@ -64,11 +72,13 @@ def agreement(distance: Array, reference: Array, num_subsets: int) -> dict[str, 
 
     Returns spearman (rank correlation), same_subset and adjacent_subset (fractions of examples that fall into the
     same, or the same or a neighbouring, of R equal subsets), and median_ratio (of distance to reference, where both
-    are finite).
+    are finite). Raises ValueError as `equal_subsets`.
     """
+    distance = _distances("distance", distance)
+    reference = _distances("reference", reference, distance.shape)
     difference = np.abs(equal_subsets(distance, num_subsets) - equal_subsets(reference, num_subsets))
-    both = np.isfinite(distance) & np.isfinite(reference) & (np.asarray(reference) > 0)
-    ratio = np.median(np.asarray(distance)[both] / np.asarray(reference)[both]) if both.any() else np.nan
+    both = np.isfinite(distance) & np.isfinite(reference) & (reference > 0)
+    ratio = np.median(distance[both] / reference[both]) if both.any() else np.nan
     # Ranks, not values: `inf` has a rank, but no covariance. Where all are equal there is no correlation.
     ranks = stats.rankdata(distance), stats.rankdata(reference)
     spearman = stats.pearsonr(*ranks).statistic if all(np.ptp(rank) for rank in ranks) else np.nan
@@ -78,3 +88,7 @@ def agreement(distance: Array, reference: Array, num_subsets: int) -> dict[str, 
         "adjacent_subset": float(np.mean(difference <= 1)),
         "median_ratio": float(ratio),
     }
+
+
+def _distances(name: str, values: Array, shape: tuple[int | None] = (None,), low: float = -np.inf) -> np.ndarray:
+    return np.asarray(inputs.numbers(name, values, shape, low=low))

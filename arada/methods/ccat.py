@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from arada import soft_labels as soft
@@ -43,7 +42,7 @@ class CCAT(SoftLabels):
         certainty = per_example((1 - far) ** self.rho, logits)
         targets = soft.targets(learnt, batch["subset"], batch["label"])
         targets = certainty * targets + (1 - certainty) / self.num_classes
-        return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets), logits, batch_stats
+        return soft.cross_entropy_with(targets, logits), logits, batch_stats
 
     def _perturbation(self, network, images, batch, key):
         """What the attack adds to the pixels of the images at odd places of the global batch; 0 at even ones."""

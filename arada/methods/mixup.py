@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from arada import soft_labels as soft
@@ -39,14 +38,14 @@ class Mixup(SoftLabels):
         mixed = share_of_image * images + (1 - share_of_image) * partner_images
         logits, batch_stats = network.forward(mixed)
         targets = share_of_target * targets + (1 - share_of_target) * partner_targets
-        return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets), logits, batch_stats
+        return soft.cross_entropy_with(targets, logits), logits, batch_stats
 
     def _share(self, key, example_id):
         """lambda: a scalar, or [B]."""
         if not self.per_example:
-            return jax.random.beta(key, self.beta, self.beta)
+            return jax.random.beta(key, self.beta, self.beta, dtype=jnp.float32)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, example_id)
-        return jax.vmap(lambda key: jax.random.beta(key, self.beta, self.beta))(keys)
+        return jax.vmap(lambda key: jax.random.beta(key, self.beta, self.beta, dtype=jnp.float32))(keys)
 
 
 def _backwards(tree):

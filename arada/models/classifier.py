@@ -10,12 +10,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from arada import inputs
+
 Variables = Mapping[str, Mapping]
 
 
 def unit_range(images: jax.Array) -> jax.Array:
-    """uint8 images to float32 in [0, 1]; float images as they are."""
+    """uint8 images to float32 in [0, 1]; float images as they are. Raises ValueError for any other dtype."""
     images = jnp.asarray(images)
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images are uint8, or float in [0, 1], not {inputs.described(images)}; convert them to uint8")
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
 
 
