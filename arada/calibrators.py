@@ -105,7 +105,9 @@ def _checked(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
     if np.isnan(logits).any() or np.isposinf(logits).any():
         raise ValueError("logits must be numbers or -inf, not NaN or inf")
     if masked := int(np.isneginf(logits[np.arange(len(labels)), labels]).sum()):
-        raise ValueError(f"the class of {masked} of {len(labels)} labels has a logit of -inf: no temperature explains it")
+        raise ValueError(
+            f"labels must have logits above -inf, but {masked} of {len(labels)} have not: no temperature explains them"
+        )
     return logits, labels
 
 

@@ -1,7 +1,8 @@
-"""What the library's functions take. Shapes and dtypes are checked always, values where they are concrete (not under jit).
+"""Checks of what the library's functions are given: shapes and dtypes always, values where they are concrete.
 
-Every check raises ValueError with the argument's name, what was given and what is needed: wrong shapes would broadcast,
-and JAX takes the last class for a label of -1.
+Under jit they are not.
+Each raises ValueError with the argument's name, what it must be and what was given: wrong shapes would broadcast, and
+JAX takes the last class for a label of -1.
 """
 
 from typing import Any
@@ -75,7 +76,8 @@ def mask_of(mask: Any, like: tuple[str, Array]) -> Array | None:
     _check_dtype("mask", mask, "bool", jnp.bool_)
     if mask.shape != like[1].shape[:1]:
         raise ValueError(
-            f"mask must be [{like[1].shape[0]}], one for each row of {like[0]} {described(like[1])}, not {described(mask)}"
+            f"mask must be [{like[1].shape[0]}], one for each row of {like[0]} {described(like[1])}, not "
+            f"{described(mask)}"
         )
     return mask
 

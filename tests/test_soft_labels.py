@@ -155,7 +155,7 @@ def test_jit_traces_once_for_all_states():
     [(0, 10, 0.0), (1, 1, 0.0), (1, 10, -0.1), (1, 10, 1.1), (1, 10, float("nan"))],
 )
 def test_bad_arguments_raise(num_subsets, num_classes, epsilon):
-    with pytest.raises(ValueError, match="num_subsets must be|need num_classes >= 2"):
+    with pytest.raises(ValueError, match=r"num_subsets must be|need num_classes >= 2"):
         soft_labels.init(num_subsets, num_classes, epsilon)
 
 

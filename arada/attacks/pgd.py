@@ -90,6 +90,6 @@ def _start(key: jax.Array, images: jax.Array, example_id: jax.Array, epsilon: fl
     noise, length = jax.vmap(draw)(keys)
     largest = jnp.max(jnp.abs(noise), axis=tuple(range(1, noise.ndim)))
     # Of D standard normal numbers the largest is below 2 ln D, almost always.
-    normal = epsilon / (2 * np.log(max(noise[0].size, 2))) * noise
+    normal = epsilon / float(2 * np.log(max(noise[0].size, 2))) * noise
     uniform = epsilon * per_example(length / largest, noise) * noise
     return jax.lax.select_n(jax.random.randint(kind_key, (), 0, 3, jnp.int32), normal, uniform, jnp.zeros_like(noise))

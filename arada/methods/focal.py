@@ -22,8 +22,15 @@ def focus(gamma: jax.Array, label: jax.Array, logits: jax.Array) -> jax.Array:
     is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
     p = jnp.exp(jnp.sum(jnp.where(is_label, log_probabilities, 0), axis=-1))
     # From the other classes: 1 - p is 0 for a sure network, and the gradient of a power of it is not finite there.
-    log_miss = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, log_probabilities), axis=-1)
+    log_miss = _log_sum(jnp.where(is_label, -jnp.inf, log_probabilities))
     return jnp.exp(jnp.abs(gamma) * jnp.where(gamma < 0, jnp.log1p(p), log_miss))
+
+
+def _log_sum(values: jax.Array) -> jax.Array:
+    """Log of the sum of exponentials over the last axis. Of nothing but -inf (all others are masked) a number whose
+    multiples are numbers, without a gradient."""
+    nothing = jnp.all(values == -jnp.inf, axis=-1)
+    return jnp.where(nothing, -1e30, jax.nn.logsumexp(jnp.where(nothing[..., None], 0, values), axis=-1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,7 @@ class DualFocal(SoftLabels):
         runner_up = jnp.max(below, axis=-1, keepdims=True)
         # 1 - p from the other classes, as in `focus`.
         others = jnp.where(is_label, -jnp.inf, log_probabilities)
-        log_base = jax.nn.logsumexp(jnp.concatenate([others, runner_up], axis=-1), axis=-1)
+        log_base = _log_sum(jnp.concatenate([others, runner_up], axis=-1))
         return jnp.exp(self.gamma * log_base) * losses, logits, batch_stats
 
 

@@ -8,6 +8,12 @@ import jax.numpy as jnp
 from arada.methods.method import SoftLabels
 
 
+def unmasked(logits: jax.Array) -> jax.Array:
+    """Logits float32[B, Z] in which those of masked classes, -inf, are the largest, at which no distance costs."""
+    values = logits.astype(jnp.float32)
+    return jnp.where(values == -jnp.inf, jnp.max(values, axis=-1, keepdims=True), values)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MbLS(SoftLabels):
     """Margin-based label smoothing: cross-entropy + weight * mean over classes of max(0, max logit - logit - margin).
@@ -24,7 +30,7 @@ class MbLS(SoftLabels):
     def loss(self, network, images, batch, learnt, key):
         """As SoftLabels.loss."""
         losses, logits, batch_stats = super().loss(network, images, batch, learnt, key)
-        values = logits.astype(jnp.float32)
+        values = unmasked(logits)
         below = jnp.max(values, axis=-1, keepdims=True) - values
         penalty = jnp.mean(jax.nn.relu(below - self.margin), axis=-1)
         return losses + self.weight * penalty, logits, batch_stats
@@ -52,7 +58,7 @@ class ACLS(SoftLabels):
     def loss(self, network, images, batch, learnt, key):
         """As SoftLabels.loss."""
         losses, logits, batch_stats = super().loss(network, images, batch, learnt, key)
-        values = logits.astype(jnp.float32)
+        values = unmasked(logits)
         largest = jnp.max(values, axis=-1)
         too_high = jax.nn.relu(largest - self.margin) ** 2
         # 0 at the predicted class itself, so that the sum is that of the others.

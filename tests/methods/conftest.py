@@ -40,7 +40,17 @@ def identity(params, images):
     return jnp.reshape(images, (len(images), -1)) + 0 * params["first"][0, 0]
 
 
-NETWORKS = {"small": small_network, "identity": identity}
+def masked(params, images):
+    """The small network without its last class."""
+    return small_network(params, images).at[:, -1].set(-jnp.inf)
+
+
+def without_last(params, images):
+    """As `masked`, with a logit less."""
+    return small_network(params, images)[:, :-1]
+
+
+NETWORKS = {"small": small_network, "identity": identity, "masked": masked, "without_last": without_last}
 
 
 @pytest.fixture(scope="session")

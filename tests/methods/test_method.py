@@ -81,3 +81,18 @@ def test_fields_reach_the_method():
     # Smoothing has a name close to it.
     config.soft_labels.epsilon = 0.1
     assert methods.build(config) == methods.CCAT(num_subsets=1, num_classes=10, epsilon=0.1, radius=0.03)
+
+
+@pytest.mark.parametrize("name", methods.BY_NAME)
+def test_a_masked_class_is_as_if_it_were_not_there(outcome, batch, assert_same, name):
+    fields = {"radius": 0.0} if name == "ccat" else {}
+    of_two = batch | {"label": batch["label"] % 2}
+    found, expected = (
+        outcome(methods.BY_NAME[name](num_subsets=2, num_classes=classes, **fields), of_two, forward=forward)
+        for classes, forward in ((3, "masked"), (2, "without_last"))
+    )
+    if name in ("mbls", "acls"):  # means over the classes: there is one more
+        assert np.isfinite(found.losses).all()
+        assert np.isfinite(found.gradient["second"]).all()
+    else:
+        assert_same((found.losses, found.gradient), (expected.losses, expected.gradient), rtol=1e-6)
