@@ -84,7 +84,7 @@ class Study:
             )
         self.directory = run_dir / "agreement"
         identity = {"run": workdirs.stored(run_dir)["identity"], "examples": examples}
-        workdirs.claim(self.directory, identity, config)
+        workdirs.check_claim(self.directory, identity)
         self._replicas = Replicas(jax.local_devices())
         if batch_size % len(self._replicas):
             raise UserError(f"--batch_size is {batch_size}, which cannot be cut among {len(self._replicas)} devices")
@@ -98,6 +98,7 @@ class Study:
             for name in SPLITS
         }
         rankings.check(self._model, variables, self._splits)
+        workdirs.claim(self.directory, identity, config)
         self._variables = self._replicas.replicate(variables)
 
     def rank(self, candidate: Candidate) -> dict[str, dict[str, np.ndarray]]:
@@ -257,7 +258,7 @@ def main(argv: list[str]) -> None:
     with console.ending_in_one_line():
         study = Study(arguments.run, arguments.examples, arguments.batch_size, arguments.data_dir)
         found = run(study, arguments.examples)
-        files.write_bytes(study.directory / "table.md", table(found).encode())
+        files.write_text(study.directory / "table.md", table(found))
         files.write_json(study.directory / "agreement.json", found)
         print(table(found))
 

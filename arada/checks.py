@@ -117,7 +117,10 @@ def check_config(
     # A point of a sweep lies in the folder of its method, where no report looks.
     name = rf"{RUN_NAME}/{RUN_NAME}" if of_sweep else RUN_NAME
     if not re.fullmatch(name, config.name):
-        raise UserError(f"name is {config.name!r}; it names a folder: letters, digits and any of _ . + -")
+        raise UserError(
+            f"name is {config.name!r}; it names a folder: letters, digits and any of _ . + -, the "
+            f"first a letter, a digit or _"
+        )
     if config.model.name == "resnet_v1":
         _one_of("model.depth", config.model.depth, resnet_v1.BLOCKS)
         _one_of("model.stride_on", config.model.get("stride_on", "3x3"), resnet_v1.STRIDE_ON)
@@ -176,8 +179,10 @@ def _check_values(config: ml_collections.ConfigDict, section: str = "") -> None:
             raise UserError(f"{field} is {value!r}; its items are {'whole numbers' if kind is int else 'texts'}")
         for number in value if kind is int else (value,):
             # Integers are of 32 bits in JAX.
-            if isinstance(number, int | float) and not abs(number) < (2**31 if type(number) is int else math.inf):
-                raise UserError(f"{field} is {value}; it must be a number below 2^31 (2,147,483,648)")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{field} is {value}; it must be a number, not nan or inf")
+            if isinstance(number, int) and abs(number) >= 2**31:
+                raise UserError(f"{field} is {value}; whole numbers must be below 2^31 (2,147,483,648)")
 
 
 def _check_shifts(config: ml_collections.ConfigDict) -> None:
@@ -193,6 +198,12 @@ def _check_shifts(config: ml_collections.ConfigDict) -> None:
             )
     for severity in evaluation.severities:
         _one_of("evaluation.severities", severity, corruptions.SEVERITIES)
+    stored = [name.replace("/", "_") for name in evaluation.out_of_distribution]
+    if len(set(stored)) < len(stored):
+        raise UserError(
+            f"evaluation.out_of_distribution is {evaluation.out_of_distribution}, two of which would have one file; "
+            f"name each once"
+        )
     if evaluation.max_examples_per_shift < 0:
         raise UserError(f"evaluation.max_examples_per_shift is {evaluation.max_examples_per_shift}; 0 takes all")
     if source == "generated" and shape != (32, 32, 3):
@@ -327,6 +338,8 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
             f"ranking.by is {ranking.by!r}, but ranking.source={ranking.source!r} is a folder, whose ranks are used as "
             f"they are; leave ranking.by at 'attack', or name a run"
         )
+    if ranking.folder and not re.fullmatch(RUN_NAME, ranking.folder):
+        raise UserError(f"ranking.folder is {ranking.folder!r}; it is one plain word, such as 'by_fmn', or empty")
     if ranking.first_order.refine_steps < 0:
         raise UserError(f"ranking.first_order.refine_steps is {ranking.first_order.refine_steps}; 0 refines nothing")
     if ranking.refresh_attack:

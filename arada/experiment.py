@@ -184,8 +184,13 @@ class Experiment:
                 rankings.check_ranked(config, self.workdir, seed)
         for seed in seeds:
             run_dir = self.workdir.run(config.name, seed)
-            workdirs.claim(run_dir, run_identity(config, seed, len(self.replicas)), config)
-            if trained.is_finished(run_dir, config):
+            identity = run_identity(config, seed, len(self.replicas))
+            workdirs.check_claim(run_dir, identity)
+            finished = trained.is_finished(run_dir, config)
+            if not finished:
+                _ = self.splits  # refused data leave no claim behind
+            workdirs.claim(run_dir, identity, config)
+            if finished:
                 logger.info("%s/seed_%d is trained", config.name, seed)
                 continue
             preemption.stop_if_asked(f"training {config.name}/seed_{seed}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from arada.errors import UserError
-from arada.runtime import files
+from arada.runtime import console, files
 
 
 def report(workdirs: Sequence[str], output: str = "") -> epath.Path:
@@ -24,13 +24,14 @@ def report(workdirs: Sequence[str], output: str = "") -> epath.Path:
     named = [files.absolute(workdir) for workdir in workdirs]
     if len(set(named)) < len(named):
         raise UserError(f"DIR: {', '.join(workdirs)} names one folder twice; name each experiment once")
-    if output and epath.Path(output).is_dir():
+    page_file = epath.Path(output or "report.html").expanduser()
+    if output and page_file.is_dir():
         raise UserError(f"--output={output} is a folder; name a file")
     try:
         if len(named) > 1:
-            return page.write_comparison(named, epath.Path(output or "report.html"))
+            return page.write_comparison(named, page_file)
         written = page.write_report(named[0])
-        return written.copy(output, overwrite=True) if output else written
+        return written.copy(page_file, overwrite=True) if output else written
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{error.filename or output}: {reason}; mend that, or choose another --output") from None
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output", default="", metavar="FILE", help="the page; DIR/report/index.html of one DIR, else report.html"
     )
     parsed = parser.parse_args(arguments)
+    console.show_any_text()
     try:
         print(f"Report: {report(parsed.workdirs, parsed.output)}")
     except UserError as error:

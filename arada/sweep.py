@@ -243,7 +243,7 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, grid: str, cluster: s
     name = f"{config.name}-{'-'.join(fields)}"
     if hosts.is_first():
         files.write_json(Workdir(workdir).path / "sweeps" / f"{name}.json", found)
-        files.write_bytes(Workdir(workdir).path / "sweeps" / f"{name}.md", table(found).encode())
+        files.write_text(Workdir(workdir).path / "sweeps" / f"{name}.md", table(found))
     return table(found)
 
 

@@ -395,7 +395,7 @@ def test_risk_coverage(arguments):
     check(metrics.risk_coverage, oracle, arguments, fits)
 
 
-@pytest.mark.parametrize("function", [metrics.smooth_error, metrics.kde_error])
+@pytest.mark.parametrize("function", [metrics.smooth_error, metrics.kde_error, metrics.debiased_error])
 @settings(max_examples=15)
 @given(st.tuples(scores(), outcomes()))
 def test_errors_without_bins(function, arguments):
@@ -404,10 +404,33 @@ def test_errors_without_bins(function, arguments):
     if all(fine for _, fine in arguments) and rows(*values) and fine_outcomes(values[1]):
         found = function(*values)
         missing = len(values[0]) == 0 or np.isnan(np.asarray(values[0], np.float64)).any()
-        assert np.isnan(found) if missing else 0 <= found <= 1
+        least = -1 if function is metrics.debiased_error else 0
+        assert np.isnan(found) if missing else least <= found <= 1
     else:
         with pytest.raises(ValueError, match="must"):
             function(*values)
+
+
+@pytest.mark.parametrize(
+    ("function", "of"),
+    [
+        (metrics.binned_floor, scores()),
+        (metrics.calibration_floor, probabilities()),
+        (metrics.classwise_calibration_floor, probabilities()),
+    ],
+)
+@settings(max_examples=20)
+@given(st.data())
+def test_floors(function, of, data):
+    """As above."""
+    (values, fine), (draws, draws_are_fine) = data.draw(st.tuples(of, odd(5, (0, False), (2.5, False))))
+    if fine and draws_are_fine:
+        found = function(values, draws=draws)
+        missing = len(values) == 0 or np.isnan(wide(values)).any()
+        assert np.isnan(found).all() if missing else 0 <= found.mean <= 1
+    else:
+        with pytest.raises(ValueError, match="must"):
+            function(values, draws=draws)
 
 
 # Soft labels.

@@ -66,3 +66,13 @@ def test_a_command_without_a_folder_says_how_it_is_used():
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("error: the following arguments are required: DIR")
+
+
+def test_a_page_is_the_same_in_any_locale(experiment, tmp_path):
+    folder = experiment("a")
+    report.main([folder])
+    page = (tmp_path / "a" / "report" / "index.html").read_bytes()
+    assert "▲" in page.decode()
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-m", "arada.report", folder], env=environment, check=True, capture_output=True)
+    assert (tmp_path / "a" / "report" / "index.html").read_bytes() == page

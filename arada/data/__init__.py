@@ -1,6 +1,7 @@
 """Data sets: splits of named examples, their shifted versions, and data from elsewhere."""
 
 import dataclasses
+import logging
 from typing import Protocol
 
 import ml_collections
@@ -16,6 +17,8 @@ from arada.data.sources.npz import Npz
 from arada.data.sources.tfds import Tfds
 from arada.data.splits import Batch, Examples, Split, empty_moments, moments
 from arada.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Dataset(Protocol):
@@ -95,6 +98,10 @@ def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, 
                 f"data.num_classes is {num_classes}, but labels of the {name} split reach from {low} to {high}; "
                 f"labels are 0..{num_classes - 1}"
             )
+    train = splits["train"]
+    if isinstance(train, Split) and (unused := sorted(set(range(num_classes)) - set(train.label.tolist()))):
+        some = ", ".join(map(str, unused[:5])) + (", ..." if len(unused) > 5 else "")
+        logger.warning("data.num_classes is %d, but no training image has the label %s", num_classes, some)
     return splits
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import pathlib
 import re
 import urllib.parse
 from collections.abc import Sequence
@@ -78,7 +77,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     listed = [f"- {name}: {formats.plain_markdown(value)}" for name, value in experiment.facts.items()]
     written["tables.md"] = "\n".join([*listed, "", *in_markdown])
     for name, text in written.items():
-        files.write_bytes(folder / name, text.encode())
+        files.write_text(folder / name, text)
     return folder / "index.html"
 
 
@@ -99,7 +98,7 @@ def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike)
         for number, (evaluation, workdir, title) in enumerate(zip(evaluations, workdirs, titles, strict=True), start=1)
     ]
     page = _page(experiments, comparison.table(dict(zip(titles, evaluations, strict=True))))
-    files.write_bytes(output, page.encode())
+    files.write_text(output, page)
     return output
 
 
@@ -115,7 +114,7 @@ def _title(evaluation: dict) -> str:
 
 
 def _page(experiments: list[Experiment], of_all: tables.Table | None = None) -> str:
-    here = pathlib.Path(__file__).parent
+    here = epath.Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here),
         autoescape=True,
@@ -123,11 +122,11 @@ def _page(experiments: list[Experiment], of_all: tables.Table | None = None) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (here / "page.js").read_text()
+    script = files.read_text(here / "page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
         policy=POLICY.format(digest),
-        style=Markup((here / "page.css").read_text()),
+        style=Markup(files.read_text(here / "page.css")),
         script=Markup(script),
         title=f"{len(experiments)} experiments" if of_all else experiments[0].title,
         terms=TERMS,

@@ -91,7 +91,7 @@ def sensitivity(workdir: epath.Path) -> dict[str, dict[int, dict[str, list[float
     """By method, what its sweep over R alone found: {R: {"ece", "ece_under_shift"}}, R ascending, a value a seed."""
     found = {}
     # The name of a sweep over R and another field may end so too.
-    for path in sorted((workdir / "sweeps").glob("*-num_subsets.json")):
+    for path in files.matching(workdir / "sweeps", "*-num_subsets.json"):
         swept = files.read_json(path)
         if all(point["values"].keys() == {"num_subsets"} for point in swept["points"]):
             found[swept["method"]] = {

@@ -8,8 +8,8 @@ import ml_collections
 
 from arada import models
 
-# What a run may be called: it is the name of a folder.
-RUN_NAME = r"[\w.+-]+"
+# What a run may be called: it is the name of a folder, one plain word.
+RUN_NAME = r"\w[\w.+-]{0,99}"
 
 
 def source_run(source: str) -> tuple[str, int] | None:

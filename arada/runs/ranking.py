@@ -152,14 +152,16 @@ def rank_by_source(
     variables = trained.final_variables(source_dir)
     # The weights that are attacked are part of what makes a ranking.
     of_source["weights"] = fingerprint(variables)
-    workdirs.claim(directory, ranking_identity(config, source) | {"source_run": of_source}, config)
+    identity = ranking_identity(config, source) | {"source_run": of_source}
+    workdirs.check_claim(directory, identity)
     wanted = {name: split for name, split in splits.items() if not (directory / f"{name}.npz").exists()}
-    if not wanted:
-        logger.info("rank: %s is complete", directory)
-        return
     model = trained.build_ranked(config)
     if ranking.by == "attack":
         check(model, variables, wanted)
+    workdirs.claim(directory, identity, config)
+    if not wanted:
+        logger.info("rank: %s is complete", directory)
+        return
     ranker = Ranker(
         model,
         ranking,
@@ -273,7 +275,7 @@ def rank(
 def _tidy(directory: epath.Path, name: str) -> None:
     # Parts of another batch size and half-written ones too.
     if hosts.is_first():
-        for path in (directory / "parts").glob(f"{name}_*.npz*"):
+        for path in files.matching(directory / "parts", f"{name}_*.npz*"):
             path.unlink()
 
 

@@ -32,7 +32,8 @@ class Workdir:
         self.path = files.absolute(path)
 
     def create(self) -> None:
-        """Makes the folder. Raises UserError if nothing can be written there."""
+        """Makes the folder. Raises UserError if nothing can be written there, or what is written could not be read."""
+        files.check_name(self.path, "--workdir")
         probe = self.path / ".writable"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -77,8 +78,10 @@ class Workdir:
         return {run: stored(self.path / "runs" / run)["identity"] for run in begun}
 
     def _begun(self, name: str) -> list[str]:
-        found = (path.parent for path in self.path.glob(f"runs/{name}/seed_*/config.json"))
-        runs = (str(path.relative_to(self.path / "runs")) for path in found)
+        folders = [self.path / "runs"]
+        for part in (*name.split("/"), "seed_*"):
+            folders = [path for folder in folders for path in files.matching(folder, part) if path.is_dir()]
+        runs = (str(path.relative_to(self.path / "runs")) for path in folders if (path / "config.json").exists())
         return [run for run in runs if re.fullmatch(rf"({RUN_NAME}/)+seed_\d+", run)]
 
     @property
@@ -100,8 +103,15 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
         made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
         files.write_json(file, {"identity": identity, "config": plain(config), "made_with": made})
     hosts.wait(f"{file} is there")
-    differing = differences(stored(path)["identity"], identity)
-    if differing:
+    check_claim(path, identity)
+
+
+def check_claim(path: epath.Path, identity: Mapping[str, Any]) -> None:
+    """Raises UserError if `path` is claimed by another identity. A start looks first, reads its data, and claims when
+    they are right: what was refused owns nothing."""
+    if not (path / "config.json").exists():
+        return
+    if differing := differences(stored(path)["identity"], identity):
         is_ranking = "ranking" in identity and "seed" not in identity
         raise _refused(path, differing, "--config.ranking.folder with another --config.name" if is_ranking else "")
 

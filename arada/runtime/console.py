@@ -16,8 +16,15 @@ from arada.runtime import hosts, preemption
 logger = logging.getLogger(__name__)
 
 
+def show_any_text() -> None:
+    """Lets standard output replace what its encoding cannot show, such as ± on an ASCII terminal."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def start_logging() -> None:
     """Shows the project's own lines, with the time, and keeps libraries quiet; of several processes the first tells."""
+    show_any_text()
     # TensorFlow reads data and writes event files here, and would greet at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

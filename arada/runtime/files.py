@@ -1,8 +1,10 @@
-"""Files that are there whole or not at all, on any store that etils.epath reaches."""
+"""Files that are there whole or not at all, on any store that etils.epath reaches; text is UTF-8 on every machine."""
 
 import contextlib
+import fnmatch
 import io
 import json
+import os
 import uuid
 import zipfile
 import zlib
@@ -24,6 +26,36 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return path if "://" in str(path) else path.expanduser().resolve()
 
 
+def check_name(path: epath.Path, what: str) -> None:
+    """Raises UserError for a path that orbax and TFDS could write and never find again; `what` names its field."""
+    if pattern := sorted(set("*?[") & set(str(path))):
+        raise UserError(
+            f"{what}={path} has {' '.join(pattern)} in its name, which orbax and TFDS take for a pattern; rename the "
+            f"folder, or choose another"
+        )
+    if shown(str(path)) != str(path):
+        raise UserError(f"{what}={shown(str(path))} is no name in UTF-8; rename the folder, or choose another")
+
+
+def shown(name: str) -> str:
+    """A name that UTF-8 can write: bytes of a file's name that are not UTF-8, such as Latin-1's, become \\xe9 or so."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def entries(folder: epath.Path) -> list[epath.Path]:
+    """What lies in a folder, by name. epath's own list leaves out names that end in ~."""
+    if "://" in str(folder):
+        return sorted(folder.iterdir())
+    return sorted(folder / name for name in os.listdir(folder))
+
+
+def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
+    """What lies in a folder under names of this pattern; nothing without the folder, whose own name is no pattern."""
+    if not folder.exists():
+        return []
+    return [path for path in entries(folder) if fnmatch.fnmatchcase(path.name, pattern)]
+
+
 def write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes by way of a second name: a kill leaves the old file or the new one, never half. Raises UserError."""
     new = path.with_name(f"{path.name}.{_PROCESS}.new")
@@ -40,15 +72,25 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
         ) from None
 
 
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes text; what came from a file name that is not UTF-8 is escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def read_text(path: epath.Path) -> str:
+    """Reads text, whatever the locale. Raises ValueError if it is not UTF-8."""
+    return path.read_bytes().decode("utf-8-sig")
+
+
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes `value` as indented JSON; NaN is not JSON and raises ValueError."""
-    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: epath.Path) -> Any:
     """Reads a JSON file. Raises UserError if it is none."""
     with _readable(path, "JSON"):
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
 
 
 def read_json_lines(path: epath.Path) -> list[Any]:
@@ -56,7 +98,7 @@ def read_json_lines(path: epath.Path) -> list[Any]:
     if not path.exists():
         return []
     with _readable(path, "JSON lines"):
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        return [json.loads(line) for line in read_text(path).splitlines() if line.strip()]
 
 
 def write_npz(path: epath.Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:

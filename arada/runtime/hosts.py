@@ -142,7 +142,7 @@ def failing_together() -> Iterator[None]:
 
 def alike(value: Any) -> bool:
     """Whether all processes have this value, as text."""
-    digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(str(value).encode())))
+    digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(str(value).encode("utf-8", "backslashreplace"))))
     return len(np.unique(digests)) == 1
 
 

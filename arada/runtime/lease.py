@@ -50,7 +50,7 @@ def held(directory: epath.Path) -> Iterator[None]:
     if not hosts.is_first():
         yield
         return
-    for leftover in directory.glob("*.new"):
+    for leftover in files.matching(directory, "*.new"):
         leftover.unlink(missing_ok=True)
     _held[directory] = me["token"]
     ended = threading.Event()

@@ -18,7 +18,7 @@ def commit() -> str:
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(here.parent), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace").strip()
 
     try:
         # An installed package may lie inside somebody else's checkout.

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from arada.errors import UserError
-from arada.runtime import hosts
+from arada.runtime import files, hosts
 from arada.training.state import Supervision, TrainState, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Checkpoints:
             create=create,
         )
         self._directory = epath.Path(directory)
+        files.check_name(self._directory, "checkpoints")
         try:
             self._manager = ocp.CheckpointManager(
                 self._directory, options=options, item_names=("state", "supervision", "run")

@@ -29,7 +29,7 @@ class JsonLinesWriter(metric_writers.MetricWriter):
 
     def flush(self):
         """Replaces the file by one with all rows."""
-        files.write_bytes(self._path, "".join(json.dumps(row) + "\n" for row in self._rows.values()).encode())
+        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows.values()))
 
     def close(self):
         """Flushes."""
@@ -53,7 +53,7 @@ def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[metric
         return
     directory = epath.Path(directory)
     rows = [row for row in log_rows.logged(directory) if row["step"] <= resumed_step]
-    for events in directory.glob("events.out.tfevents.*"):
+    for events in files.matching(directory, "events.out.tfevents.*"):
         events.unlink()
     # TensorFlow announces its plugins at every start.
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)

@@ -273,3 +273,29 @@ def test_the_data_of_a_workdir_stay_the_same(workdir):
     ):
         workdirs.claim_data(workdir, {"train": "x", "validation": "b", "test": "y"})
     assert files.read_json(workdir.data) == {"sha256": digests}
+
+
+def test_a_workdir_that_could_not_be_read_again_is_refused_before_it_is_made(tmp_path):
+    with pytest.raises(UserError, match=r"--workdir=.*exp\[1\] has \[ in its name"):
+        Workdir(tmp_path / "exp[1]").create()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["two words", "größe", "exp[1]"])
+def test_runs_are_found_in_a_folder_of_any_name(tmp_path, name):
+    """A folder may be renamed when all is done."""
+    workdir = Workdir(tmp_path / name)
+    for run in ("vanilla", "adals"):
+        workdirs.claim(workdir.run(run, 1), identity_of(), config_of())
+    assert workdir.runs() == [("adals", 1), ("vanilla", 1)]
+    assert list(workdir.identities("adals")) == ["adals/seed_1"]
+
+
+def test_looking_claims_nothing(workdir):
+    path = workdir.run("adals", 0)
+    workdirs.check_claim(path, identity_of())
+    assert not path.exists()
+    workdirs.claim(path, identity_of(), config_of())
+    workdirs.check_claim(path, identity_of())
+    with pytest.raises(UserError, match=r"was made with another config: data.num_classes is 10 there and 12 here"):
+        workdirs.check_claim(path, identity_of(**{"data.num_classes": 12}))

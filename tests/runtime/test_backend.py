@@ -14,7 +14,7 @@ from arada.runtime import backend
 PROGRAM = """
 import sys, os
 import jax, ml_collections
-from arada import backend
+from arada.runtime import backend
 
 run = ml_collections.ConfigDict({"deterministic": True, "compilation_cache": sys.argv[1]})
 backend.configure(run)
@@ -55,3 +55,13 @@ def test_by_default_nothing_is_set(monkeypatch):
     backend.configure(run_of())
     assert os.environ["XLA_FLAGS"] == ""
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_runs_are_in_float32_whatever_the_environment_says(caplog):
+    jax.config.update("jax_enable_x64", True)
+    try:
+        backend.configure(run_of())
+        assert not jax.config.jax_enable_x64
+        assert "JAX_ENABLE_X64 is set; it is switched off" in caplog.text
+    finally:
+        jax.config.update("jax_enable_x64", False)

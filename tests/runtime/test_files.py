@@ -1,6 +1,8 @@
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,3 +114,46 @@ def test_checksums_tell_arrays_apart_without_reading_them(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"a\.npz cannot be read as npz"):
         files.npz_checksums(path)
+
+
+@pytest.mark.parametrize("folder", ["exp[1]", "a*b", "what?", "two words", "größe", "~"])
+def test_what_lies_in_a_folder_of_any_name(tmp_path, folder):
+    folder = epath.Path(tmp_path) / folder
+    assert files.matching(folder, "*") == []
+    folder.mkdir()
+    for name in ("part_2.npz", "part_1.npz", "old~", "other"):
+        (folder / name).write_bytes(b"")
+    assert [path.name for path in files.entries(folder)] == ["old~", "other", "part_1.npz", "part_2.npz"]
+    assert [path.name for path in files.matching(folder, "part_*.npz")] == ["part_1.npz", "part_2.npz"]
+
+
+@pytest.mark.parametrize("name", ["exp[1]", "a*b", "what?"])
+def test_a_name_that_orbax_would_take_for_a_pattern(tmp_path, name):
+    with pytest.raises(UserError, match=r"--workdir=.* in its name, which orbax and TFDS take for a pattern; rename"):
+        files.check_name(epath.Path(tmp_path) / name / "deeper", "--workdir")
+
+
+def test_plain_names_are_taken(tmp_path):
+    for name in ("two words", "größe", "実験", "~x", "a{b}"):
+        files.check_name(epath.Path(tmp_path) / name, "--workdir")
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    latin = os.fsdecode("caf\xe9".encode("latin-1"))
+    assert files.shown(latin) == "caf\\xe9"
+    assert files.shown("café 実験") == "café 実験"
+    with pytest.raises(UserError, match=r"--workdir=.*caf\\xe9 is no name in UTF-8"):
+        files.check_name(epath.Path(tmp_path) / latin, "--workdir")
+    files.write_text(epath.Path(tmp_path) / "page", f"<p>{latin} ±</p>")
+    assert (tmp_path / "page").read_bytes() == b"<p>caf\\udce9 \xc2\xb1</p>"
+
+
+def test_text_is_utf_8_in_any_locale(tmp_path):
+    """In the C locale without Python's UTF-8 mode, open() would write ASCII and read Latin-1 or fail."""
+    program = (
+        "from etils import epath; from arada.runtime import files; import sys; path = epath.Path(sys.argv[1]);"
+        "files.write_text(path, chr(0x2192)); assert files.read_text(path) == chr(0x2192);"
+        "files.write_json(path, [chr(0xb1)]); assert files.read_json(path) == [chr(0xb1)]"
+    )
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a")], env=environment, check=True)

@@ -1,6 +1,6 @@
 """The common corruptions of Hendrycks & Dietterich (2019, arXiv:1903.12261): 19 types at five severities.
 
-They are written anew from the published descriptions and parameters, for any uint8 images [N, H, W, 3]. Every example
+They are written anew from the published descriptions and parameters, for uint8 images [N, H, W, 3] (RGB). Every example
 has its own random numbers, seeded by (type, severity, example id), so the result does not depend on the batch. The
 published sets were drawn without a seed: ours follow the same distribution and are not the same pictures.
 

@@ -20,6 +20,7 @@ from etils import epath
 from arada.data.sources.resize import resized
 from arada.data.splits import Split, check_labels
 from arada.errors import UserError
+from arada.runtime import files
 
 SIZE = 224
 
@@ -131,7 +132,7 @@ class Tree:
         """The test images' files, in the order of the split."""
         found = {}
         for label, folder in enumerate(self._classes(name, severity)):
-            found |= {position_of(path.name): (path, label) for path in folder.glob("*.JPEG")}
+            found |= {position_of(path.name): (path, label) for path in files.matching(folder, "*.JPEG")}
         where = self._folders[name] / str(severity)
         missing = [int(at) for at in self.position if int(at) not in found]
         if missing:

@@ -88,7 +88,7 @@ def build(config: ml_collections.ConfigDict, dataset: "Dataset", test: Split, wo
         tfds_dir = "" if config.data.source == "cifar_archive" else run.data_dir
         return published.Tfds(test, position, config.data.name, tfds_dir, evaluation.crop_shifted)
     directory = published.existing(run.published_dir)
-    if any(directory.glob("*.npy")):
+    if files.matching(directory, "*.npy"):
         npy = published.NpyFolder(directory, tuple(config.data.image_shape), "run.published_dir")
         return published.Published(test, position, npy, config.data.num_classes)
     return imagenet_c.Tree(test, position, directory, config.data.num_classes, evaluation.crop_shifted)

@@ -15,7 +15,9 @@ from arada.data.splits import Split
 from arada.errors import UserError
 from arada.runtime import files
 
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+ENDINGS = (".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".webp")
+# What Windows and macOS leave in folders and archives; names that begin with a dot are passed over too.
+LEFT_BY_SYSTEMS = ("Thumbs.db", "desktop.ini", "__MACOSX")
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -23,25 +25,45 @@ def decode(content: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
     """An image file as uint8 `image_shape`, of one channel (luminance) or three (RGB). Raises ValueError.
 
     It is turned as its EXIF says, cut to the shape's proportions about the centre (a square for a square), and brought
-    to size by Pillow's bicubic filter, which smooths what it shrinks. What is transparent becomes white; 16-bit grey
-    keeps its upper eight bits.
+    to size by Pillow's bicubic filter, which smooths what it shrinks. What is transparent becomes white; of 16 bits
+    the upper eight are kept.
     """
-    from PIL import Image, ImageOps  # a moment that other data sets need not wait
+    from PIL import Image, ImageOps, UnidentifiedImageError  # a moment that other data sets need not wait
 
     height, width, channels = image_shape
     try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        image = Image.open(io.BytesIO(content))
+        has_16_bits = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)
+        image = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:  # whose text names a buffer in memory
+        raise ValueError("its bytes are no image that Pillow knows") from None
     # Pillow raises all of these for a broken file.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or type(error).__name__) from None
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if has_16_bits:
+        image = _in_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     # RGB first: Pillow filters neither palettes nor pixels of one bit.
     image = ImageOps.fit(image.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(image_shape)
+
+
+def _in_8_bits(image):
+    """The upper eight of 16 bits. Pillow leaves grey pixels in 16, and of all others the colour that is transparent."""
+    from PIL import Image
+
+    transparent = image.info.get("transparency")
+    if not image.mode.startswith("I"):
+        if isinstance(transparent, tuple):
+            image.info["transparency"] = tuple(value >> 8 for value in transparent)
+        return image
+    pixels = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray((pixels >> 8).clip(0, 255).astype(np.uint8))
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +99,9 @@ class Folder:
         raise UserError("evaluation.shift_source: nobody published these images shifted; take 'generated' or 'simple'")
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`: the names of the folders."""
+        """As of `Dataset`: the names of the folders, escaped where they are not UTF-8."""
         root, parts = self._parts()
-        return self._classes(parts.get("train", root))
+        return [files.shown(name) for name in self._classes(parts.get("train", root))]
 
     def _parts(self) -> tuple[epath.Path, dict[str, epath.Path]]:
         """The root, and the folders of its parts if it has parts."""
@@ -93,7 +115,8 @@ class Folder:
     def _classes(self, part: epath.Path) -> list[str]:
         classes = [path.name for path in _folders(part)]
         if len(classes) != self.num_classes:
-            some = f" ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})" if classes else ""
+            some = f" ({', '.join(map(files.shown, classes[:5]))}{', ...' if len(classes) > 5 else ''})"
+            some = some if classes else ""
             raise UserError(
                 f"data.num_classes is {self.num_classes}, but {part} has {len(classes)} folders{some}, one a class"
             )
@@ -102,7 +125,9 @@ class Folder:
     def _part(self, part: epath.Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
         found = {path.name: _images(path) for path in _folders(part)}
         if unknown := found.keys() - set(classes):
-            raise UserError(f"{part} has the class {min(unknown)!r}, which train has not; remove it, or add it there")
+            raise UserError(
+                f"{part} has the class {files.shown(min(unknown))!r}, which train has not; remove it, or add it there"
+            )
         paths = [path for name in classes for path in found.get(name, ())]
         labels = [label for label, name in enumerate(classes) for _ in found.get(name, ())]
         images = np.empty((len(paths), *self.image_shape), np.uint8)
@@ -111,7 +136,8 @@ class Folder:
             try:
                 images[index] = decode(paths[index].read_bytes(), self.image_shape)
             except (ValueError, OSError) as error:
-                raise UserError(f"{paths[index]} is no image that can be read ({error}); mend or remove it") from None
+                path = files.shown(str(paths[index]))
+                raise UserError(f"cannot read image {path}: {error}. Fix or delete it.") from None
 
         # Pillow decodes outside of Python's lock, and stores far away take their time.
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -120,14 +146,22 @@ class Folder:
 
 
 def _folders(path: epath.Path) -> list[epath.Path]:
-    return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return [each for each in _of_user(path) if each.is_dir()]
 
 
 def _images(path: epath.Path) -> list[epath.Path]:
-    found = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    found = _of_user(path)
     if not found:
-        raise UserError(f"{path} holds no image; remove the folder, or put the images of its class there")
+        raise UserError(
+            f"{files.shown(str(path))} holds no image; remove the folder, or put the images of its class there"
+        )
     for each in found:
         if not each.name.lower().endswith(ENDINGS):
-            raise UserError(f"{each} is no image by its name ({' '.join(ENDINGS)}); rename, convert or remove it")
+            where = files.shown(str(each))
+            raise UserError(f"{where} is no image by its name ({' '.join(ENDINGS)}); rename, convert or remove it")
     return found
+
+
+def _of_user(path: epath.Path) -> list[epath.Path]:
+    found = files.entries(path)
+    return [each for each in found if not each.name.startswith(".") and each.name not in LEFT_BY_SYSTEMS]

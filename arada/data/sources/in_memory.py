@@ -92,7 +92,11 @@ class InMemory:
 def _checked(where: str, image: np.ndarray, label: np.ndarray) -> Split:
     """Arrays as a source gave them, as a split. Raises UserError for what training could not use."""
     if label.ndim != 1 or label.dtype.kind not in "iu" or not np.array_equal(label.astype(np.int32), label):
-        raise UserError(f"{where} labels are {label.dtype} {list(label.shape)}; they are whole numbers [N] below 2^31")
+        save = "label.ravel()" if label.ndim == 2 and label.shape[1] == 1 else "label"
+        raise UserError(
+            f"{where} labels are {label.dtype} {list(label.shape)}; they are whole numbers [N] below 2^31. Save them "
+            f"as {save}.astype('int32')"
+        )
     if image.ndim != 4 or (image.dtype.kind != "f" and image.dtype != np.uint8):
         raise UserError(f"{where} images are {image.dtype} {list(image.shape)}; they are uint8 or float [N, H, W, C]")
     if len(image) != len(label):

@@ -8,6 +8,7 @@ import numpy as np
 
 from arada.data.splits import Split
 from arada.errors import UserError
+from arada.runtime import files
 
 # What TFDS calls the images nobody trains on, by preference.
 HELD_OUT = ("test", "validation")
@@ -37,6 +38,9 @@ HOW_TO_PREPARE = "prepare it with `python -m arada.prepare --config=...` or poin
 def builder(name: str, data_dir: str, field: str = "data.name"):
     """The TFDS builder of `name`; `data_dir=""` means TFDS' own default. Raises UserError, naming `field`, for an
     unknown name, configuration or version, and for files that say they are something else."""
+    if data_dir:
+        data_dir = files.absolute(data_dir)
+        files.check_name(data_dir, "run.data_dir")
     tfds = import_tfds()
     try:
         return tfds.builder(name, data_dir=data_dir or None)

@@ -1,6 +1,9 @@
 """Folders of images by class: labels, ids, every kind of image file, and every way a folder can be wrong."""
 
 import io
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -166,10 +169,10 @@ def test_a_broken_file_is_named(tmp_path):
     fill(tmp_path, ("a", "b", "c"))
     broken = tmp_path / "b" / "1.png"
     broken.write_bytes(broken.read_bytes()[:-40])
-    with pytest.raises(UserError, match=rf"{broken} is no image that can be read \(.+\); mend or remove it"):
+    with pytest.raises(UserError, match=rf"cannot read image {broken}: .+\. Fix or delete it"):
         splits_of(tmp_path)
     broken.write_text("not an image")
-    with pytest.raises(UserError, match=rf"{broken} is no image that can be read"):
+    with pytest.raises(UserError, match=rf"cannot read image {broken}: "):
         splits_of(tmp_path)
 
 
@@ -263,3 +266,59 @@ def test_all_stages_and_changed_images(tmp_path, capsys):
     (tmp_path / "moved" / "a" / "7.png").write_bytes(encoded(Image.fromarray(noise(99))))
     with pytest.raises(UserError, match=r"begun with other images or labels in (train|validation|test): the data in"):
         _ = Experiment(config, str(workdir)).splits
+
+
+def test_what_systems_leave_behind_is_passed_over(tmp_path):
+    fill(tmp_path, ("a", "b", "c"))
+    (tmp_path / "__MACOSX" / "a").mkdir(parents=True)
+    for junk in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / "b" / junk).write_bytes(b"junk")
+    (tmp_path / "c" / "0.png").rename(tmp_path / "c" / "0.JFIF")
+    assert sum(map(len, splits_of(tmp_path).values())) == 9
+
+
+def test_a_class_may_end_in_a_tilde(tmp_path):
+    fill(tmp_path, ("a", "b~", "c"))
+    assert data.build(config_for(), str(tmp_path)).class_names() == ["a", "b~", "c"]
+    assert set(np.concatenate([split.label for split in splits_of(tmp_path).values()])) == {0, 1, 2}
+
+
+def test_a_class_whose_name_is_not_utf_8(tmp_path):
+    fill(tmp_path, ("a", "b", os.fsdecode("caf\xe9".encode("latin-1"))))
+    assert sum(map(len, splits_of(tmp_path).values())) == 9
+    assert data.build(config_for(), str(tmp_path)).class_names() == ["a", "b", "caf\\xe9"]
+
+
+def test_no_buffer_is_named_for_a_broken_image():
+    with pytest.raises(ValueError, match=r"^its bytes are no image that Pillow knows$"):
+        decode(b"no image", SHAPE)
+
+
+def png_of_16_bits(pixels, transparent):
+    """A PNG by hand, [H, W] or [H, W, 3] of 16 bits: Pillow writes none with a transparent colour."""
+    colour = {2: 0, 3: 2}[pixels.ndim]
+
+    def chunk(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour, 0, 0, 0)
+    known = np.asarray(transparent, ">u2").tobytes()
+    chunks = chunk(b"IHDR", header), chunk(b"tRNS", known), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("colour", [0x1234, (0x1234, 0x5678, 0x9ABC)])
+def test_16_bits_with_a_transparent_colour(colour):
+    pixels = np.full((8, 8, *np.shape(colour)), 0x4000, np.uint16)
+    pixels[:4] = colour
+    found = decode(png_of_16_bits(pixels, colour), SHAPE)
+    np.testing.assert_array_equal(found[:3], 255)
+    np.testing.assert_array_equal(found[5:], 0x40)
+
+
+def test_a_class_without_images_is_told(tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", image=np.stack([noise(seed) for seed in range(9)]), label=np.arange(9) % 2)
+    splits_of(tmp_path / "a.npz", source="npz", num_classes=4)
+    assert "data.num_classes is 4, but no training image has the label 2, 3" in caplog.text

@@ -119,3 +119,15 @@ def test_another_format_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", IMAGE)
     with pytest.raises(UserError, match=r"a.npy cannot be read as npz \(File is not a zip file\)"):
         splits_of(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("label", "way_out"),
+    [
+        (LABEL.astype(float), r"labels are float64 \[9\].*Save them as label.astype\('int32'\)"),
+        (LABEL[:, None], r"labels are int64 \[9, 1\].*Save them as label.ravel\(\).astype\('int32'\)"),
+    ],
+)
+def test_labels_of_another_form_are_told_the_way(tmp_path, label, way_out):
+    with pytest.raises(UserError, match=way_out):
+        splits_of(write(tmp_path / "a.npz", image=IMAGE, label=label))

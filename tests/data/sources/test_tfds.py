@@ -283,3 +283,14 @@ def test_cifar10_is_split_as_the_paper_says():
     images, labels = tfds._read.__wrapped__("cifar10", "test", "")
     np.testing.assert_array_equal(images, test.image)
     np.testing.assert_array_equal(labels, test.label)
+
+
+def test_a_tilde_is_the_home_folder(published, tmp_path, monkeypatch):
+    write(tmp_path / "data", "tiny", published)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(tiny_in("~/data").splits()["test"]) == 14
+
+
+def test_a_folder_whose_name_is_a_pattern_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"run.data_dir=.*data\[1\] has \[ in its name"):
+        tiny_in(tmp_path / "data[1]").splits()
