@@ -349,8 +349,9 @@ def test_a_run_may_be_evaluated_but_not_trained_on_other_devices(tmp_path):
 
 def test_a_refused_start_owns_nothing(tmp_path):
     """Labels are 0..9: the command with the right number of classes goes on in the same folder."""
+    folder = tmp_path / "größe {2} ~"
     with pytest.raises(UserError, match=r"data.num_classes is 5, but labels of the train split reach from 0 to 9"):
-        Experiment(tiny("vanilla", **{"data.num_classes": 5, "seeds": (0,)}), tmp_path).run("vanilla")
-    assert not (tmp_path / "runs").exists()
-    Experiment(tiny("vanilla", **{"seeds": (0,), "training.epochs": 1}), tmp_path).run("vanilla")
-    assert (tmp_path / "runs" / "vanilla" / "seed_0" / "checkpoints").exists()
+        Experiment(tiny("vanilla", **{"data.num_classes": 5, "seeds": (0,)}), folder).run("vanilla")
+    assert not (folder / "runs").exists()
+    Experiment(tiny("vanilla", **{"seeds": (0,), "training.epochs": 1}), folder).run("vanilla")
+    assert (folder / "runs" / "vanilla" / "seed_0" / "checkpoints").exists()

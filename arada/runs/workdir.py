@@ -78,10 +78,8 @@ class Workdir:
         return {run: stored(self.path / "runs" / run)["identity"] for run in begun}
 
     def _begun(self, name: str) -> list[str]:
-        folders = [self.path / "runs"]
-        for part in (*name.split("/"), "seed_*"):
-            folders = [path for folder in folders for path in files.matching(folder, part) if path.is_dir()]
-        runs = (str(path.relative_to(self.path / "runs")) for path in folders if (path / "config.json").exists())
+        found = (path.parent for path in files.matching(self.path, f"runs/{name}/seed_*/config.json"))
+        runs = (str(path.relative_to(self.path / "runs")) for path in found)
         return [run for run in runs if re.fullmatch(rf"({RUN_NAME}/)+seed_\d+", run)]
 
     @property

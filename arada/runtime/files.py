@@ -50,10 +50,12 @@ def entries(folder: epath.Path) -> list[epath.Path]:
 
 
 def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
-    """What lies in a folder under names of this pattern; nothing without the folder, whose own name is no pattern."""
-    if not folder.exists():
-        return []
-    return [path for path in entries(folder) if fnmatch.fnmatchcase(path.name, pattern)]
+    """What lies below a folder under a pattern such as "*/seed_*"; nothing without it. Its own name is no pattern."""
+    found = [folder]
+    for part in pattern.split("/"):
+        inside = (path for parent in found if parent.is_dir() for path in entries(parent))
+        found = [path for path in inside if fnmatch.fnmatchcase(path.name, part)]
+    return found
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:

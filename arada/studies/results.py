@@ -60,7 +60,7 @@ class Results:
 
     def check_data(self, data: Mapping[str, str]) -> None:
         """Raises UserError if a finished run saw other images than those with these digests."""
-        for file in (*self.path.glob("runs/*/seed_*.json"), *self.path.glob("runs/*/*/seed_*.json")):
+        for file in (path for depth in ("*", "*/*") for path in files.matching(self.path, f"runs/{depth}/seed_*.json")):
             if (there := files.read_json(file).get("data")) != data:
                 raise UserError(f"{file} was made with other images or labels ({differences(there, dict(data))[0]})")
 
@@ -99,7 +99,9 @@ class Results:
     def restore_rankings(self, workdir: workdirs.Workdir) -> None:
         """Puts rankings back into a workdir that lacks them."""
         folders = "robustness/*/seed_*"
-        for file in (*self.path.glob(f"{folders}/config.json"), *self.path.glob(f"{folders}/*/config.json")):
+        for file in (
+            path for deeper in ("", "*/") for path in files.matching(self.path, f"{folders}/{deeper}config.json")
+        ):
             directory = workdir.path / file.parent.relative_to(self.path)
             if is_complete(file.parent) and not is_complete(directory):
                 for name in RANKED:

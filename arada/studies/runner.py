@@ -244,7 +244,7 @@ class Runner:
         file, finished = self.results.path / "index.md", self.finished()
         if hosts.is_first():
             text = page.page(self.study, finished, self.left(design.tasks(self.study)), self.results.read_probabilities)
-            files.write_bytes(file, text.encode())
+            files.write_text(file, text)
         return file
 
 

@@ -125,6 +125,8 @@ def test_what_lies_in_a_folder_of_any_name(tmp_path, folder):
         (folder / name).write_bytes(b"")
     assert [path.name for path in files.entries(folder)] == ["old~", "other", "part_1.npz", "part_2.npz"]
     assert [path.name for path in files.matching(folder, "part_*.npz")] == ["part_1.npz", "part_2.npz"]
+    below = files.matching(epath.Path(tmp_path), "*/part_*.npz")
+    assert below == files.matching(folder, "part_*.npz")
 
 
 @pytest.mark.parametrize("name", ["exp[1]", "a*b", "what?"])
