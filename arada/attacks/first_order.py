@@ -39,8 +39,7 @@ def first_order_estimate(
     A bound in neither direction, for the network bends on the way: it ranks, but no adversarial image was found. It is
     0 where the class is not that of `labels`, and `inf` where the network gives no finite distance.
     """
-    images = jnp.asarray(images, jnp.float32)
-    label = jnp.argmax(logits_fn(images), axis=-1) if labels is None else jnp.asarray(labels)
+    logits_fn, images, label = prepared(logits_fn, images, labels)
     return _estimate(*nearest_boundary(logits_fn, images, label, candidates)[:2], label)
 
 

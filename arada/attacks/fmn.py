@@ -75,5 +75,5 @@ def fmn_l2(
     delta, _, _, best_delta, seen = jax.lax.fori_loop(0, steps, step, start)
     delta = jnp.where(per_example(seen, images), best_delta, delta)
 
-    adversarial = nearest_on_ray(logits_fn, images, delta, label, margin(logits, label), passes)
+    adversarial = nearest_on_ray(logits_fn, images, delta, label, margin(logits_fn(images), label), passes)
     return checked(logits_fn, images, jax.lax.stop_gradient(adversarial), label)
