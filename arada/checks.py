@@ -15,7 +15,7 @@ from arada.evaluation import outcomes
 from arada.models import resnet_v1
 from arada.runs import ranking as rankings
 from arada.runs import trained
-from arada.runs.identity import RUN_NAME, refreshes, source_of, source_run
+from arada.runs.identity import RUN_NAME, initial_run, refreshes, source_of, source_run
 from arada.runtime import files
 from arada.training import augmentation, optimizers
 from arada.training.replication import MAPPINGS
@@ -136,6 +136,7 @@ def check_config(
     if config.data.source == "imagenet":
         _check_imagenet(config, num_processes)
     _check_pairs("optimizer.decay", config.optimizer.decay)
+    _check_init_from(config)
     _check_soft_labels(config)
     _check_method(config)
     _check_ensemble(config)
@@ -221,6 +222,20 @@ def _check_shifts(config: ml_collections.ConfigDict) -> None:
             "evaluation.crop_shifted is True, which is for 'published' or 'tfds' images of (224, 224, 3), not "
             f"for {source!r} ones of {shape}; leave it at False"
         )
+
+
+def _check_init_from(config: ml_collections.ConfigDict) -> None:
+    init_from = config.training.init_from
+    if not init_from:
+        return
+    source = initial_run(config, 0)
+    if not source:
+        raise UserError(
+            f"training.init_from is {init_from!r}; it is a run of the workdir, such as 'vanilla/seed_0', or "
+            f"'vanilla/seed_{{seed}}' for each seed its own"
+        )
+    if source[0] == config.name:
+        raise UserError(f"training.init_from is {init_from!r}, a run of the same name; set name to another")
 
 
 def _check_imagenet(config: ml_collections.ConfigDict, num_processes: int) -> None:

@@ -100,6 +100,11 @@ class Experiment:
         """Runs one stage, or all of them."""
         if stage in ("all", "train", "evaluate"):
             workdirs.check_seeds_alike(self.workdir, self.config)
+        if stage in ("all", "train") and self.config.training.init_from:
+            config, seeds = self._runs()
+            for of_run in seeds:
+                for seed in trained.network_seeds(config, of_run):
+                    trained.initial_dir(self.workdir, config, seed)
         if stage == "all":
             # What is missing can be fetched, and a mistake mended, before hours of training.
             predictions.absent(self.config, self.dataset, self.shifted)
@@ -112,7 +117,20 @@ class Experiment:
         """Trains the runs that are ranked, if they are vanilla runs of this workdir."""
         runs_ = (source_run(source) for source in self._ranking_sources())
         seeds = tuple(seed for name, seed in filter(None, runs_) if name == "vanilla")
-        self._train(vanilla_config(self.config), seeds)
+        if self.config.training.init_from:
+            # The config's epochs are those of fine-tuning; what it starts from and is ranked by is trained already.
+            for seed in seeds:
+                self._check_trained("vanilla", seed)
+        else:
+            self._train(vanilla_config(self.config), seeds)
+
+    def _check_trained(self, name: str, seed: int) -> None:
+        run_dir = self.workdir.run(name, seed)
+        if not ((run_dir / "config.json").exists() and trained.is_finished(run_dir, workdirs.stored_config(run_dir))):
+            raise UserError(
+                f"ranking.source needs {name}/seed_{seed}, which is not trained to its end; with training.init_from "
+                f"set nothing trains it, so run the same --config with the preset {name} and without finetune first"
+            )
 
     def rank(self) -> None:
         """Ranks every image of the three splits by the source runs' weights, or by a control."""
@@ -135,10 +153,11 @@ class Experiment:
 
     def train(self) -> None:
         """Trains the config's method with each of its seeds; of an ensemble of single runs what is missing of them."""
-        if self.config.ensemble.of:
-            self._train(*members_of(self.config))
-        else:
-            self._train(self.config, self.config.seeds)
+        self._train(*self._runs())
+
+    def _runs(self) -> tuple[ml_collections.ConfigDict, tuple[int, ...]]:
+        """The config and the seeds of the runs to train."""
+        return members_of(self.config) if self.config.ensemble.of else (self.config, self.config.seeds)
 
     def evaluate(self) -> None:
         """Stores the predictions of the method's runs and the report's gallery, and computes all metrics."""
@@ -185,6 +204,8 @@ class Experiment:
         for seed in seeds:
             run_dir = self.workdir.run(config.name, seed)
             identity = run_identity(config, seed, len(self.replicas))
+            if config.training.init_from:
+                identity["init_weights"] = trained.initial_weights(self.workdir, config, seed)
             workdirs.check_claim(run_dir, identity)
             finished = trained.is_finished(run_dir, config)
             if not finished:

@@ -1,7 +1,8 @@
 """What all configs share: every field with its meaning, and the methods as presets.
 
 A preset is a name behind the config's path, several are joined by commas: `configs/cifar10.py:ar_adals,laptop`.
-Size presets change the data set's own fields and are applied first, then the method's.
+Size presets change the data set's own fields and are applied first, then the method's. `finetune` comes last: it makes
+any method start from the finished vanilla run of the same seed, `configs/digits.py:ar_adals,finetune`.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ import ml_collections
 Overrides = Mapping[str, Any]
 
 # Methods of others that are a loss of their own, by the names of arada/methods.
+# By preset, the share of the epochs that fine-tuning takes.
+FINETUNING = {"finetune": 0.1, "finetune_quarter": 0.25}
 RIVALS = ("mixup", "ccat", "focal", "adafocal", "dual_focal", "mbls", "acls")
 
 
@@ -59,6 +62,9 @@ def config() -> ml_collections.ConfigDict:
                 # Parts of a batch that go through the network one after the other, for a batch that does not fit.
                 # Batch norm then takes the statistics of each part.
                 "accumulate": 1,
+                # The run of this workdir whose final weights a run starts from, such as "vanilla/seed_0", or
+                # "vanilla/seed_{seed}" for each seed its own; "" for fresh weights.
+                "init_from": "",
                 # "none", "flip", "shift_and_flip" (Keras), "crop_and_flip" (2 black pixels around, edward2).
                 # ImageNet's random crops and flips are part of its data.
                 "augmentation": "none",
@@ -276,18 +282,22 @@ def with_presets(
     sizes: Mapping[str, Overrides],
     methods_of_size: Mapping[str, Mapping[str, Overrides]] | None = None,
 ) -> ml_collections.ConfigDict:
-    """Applies comma-separated `presets`: sizes, then at most one method, whose name the runs get.
+    """Applies comma-separated `presets`: sizes, then at most one method, whose name the runs get, then `finetune`.
 
-    `methods_of_size` holds the methods of those sizes that need other numbers. Raises ValueError for an unknown preset
-    or a second method.
+    `methods_of_size` holds the methods of those sizes that need other numbers. Raises ValueError for an unknown preset,
+    a second method or a second way to fine-tune.
     """
     names = [name for name in presets.split(",") if name]
-    unknown = [name for name in names if name not in methods and name not in sizes]
+    known = [*methods, *sizes, *FINETUNING]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"unknown preset {unknown[0]!r}; there are {', '.join([*methods, *sizes])}")
+        raise ValueError(f"unknown preset {unknown[0]!r}; there are {', '.join(known)}")
     chosen = [name for name in names if name in methods]
     if len(chosen) > 1:
         raise ValueError(f"one method at a time, not {' and '.join(chosen)}")
+    finetuning = [name for name in names if name in FINETUNING]
+    if len(finetuning) > 1:
+        raise ValueError(f"one way to fine-tune at a time, not {' and '.join(finetuning)}")
     for name in names:
         if name in sizes:
             config.update_from_flattened_dict(sizes[name])
@@ -295,4 +305,26 @@ def with_presets(
     for name in chosen:
         config.name = name
         config.update_from_flattened_dict(methods[name])
+    for name in finetuning:
+        _finetune(config, FINETUNING[name], name.replace("finetune", "finetuned"))
     return config
+
+
+def _finetune(config: ml_collections.ConfigDict, share: float, suffix: str) -> None:
+    """Starts from vanilla's weights: `share` of the epochs at a tenth of the learning rate, a hundredth at the end.
+
+    The soft labels learn faster by as much as there are fewer epochs, and come as far.
+    """
+
+    def sooner(epoch: int) -> int:
+        return round(epoch * share)
+
+    epochs = max(1, sooner(config.training.epochs))
+    config.name += f"_{suffix}"
+    if config.ensemble.of:
+        config.ensemble.of += f"_{suffix}"
+    config.training.update(epochs=epochs, init_from="vanilla/seed_{seed}")
+    config.optimizer.update(warmup_epochs=0.0, decay=((0, 0.1), (epochs * 3 // 4, 0.01)) if epochs > 1 else ((0, 0.1),))
+    config.soft_labels.alpha = tuple((sooner(epoch), value / share) for epoch, value in config.soft_labels.alpha)
+    refreshes = {max(1, sooner(epoch)) for epoch in config.ranking.refresh_epochs}
+    config.ranking.refresh_epochs = tuple(sorted(epoch for epoch in refreshes if epoch < epochs))

@@ -137,11 +137,40 @@ def test_a_size_alone_is_no_method():
     assert (config.name, config.training.epochs) == ("vanilla", 2)
 
 
+def test_finetuning_by_hand():
+    """A tenth, or a quarter, of all that is told in epochs; alpha in proportion."""
+    config = cifar10.get_config("finetune,ar_adals_on_the_fly")  # 200 epochs; refreshed after 65 and 130
+    assert (config.name, config.training.init_from) == ("ar_adals_on_the_fly_finetuned", "vanilla/seed_{seed}")
+    assert (config.training.epochs, config.ranking.refresh_epochs) == (20, (6, 13))
+    assert config.optimizer.decay == ((0, 0.1), (15, 0.01))
+    ((first, alpha),) = config.soft_labels.alpha
+    assert (first, alpha) == (0, pytest.approx(0.05))
+    config = imagenet.get_config("ar_adals,finetune_quarter")  # 90 epochs; alpha rises after 60
+    assert (config.name, config.training.epochs) == ("ar_adals_finetuned_quarter", 22)
+    assert config.soft_labels.alpha == ((0, pytest.approx(0.004)), (15, pytest.approx(0.2)))
+    assert config.optimizer.warmup_epochs == 0
+    config = cifar10.get_config("ensemble_adals,finetune")
+    assert (config.name, config.ensemble.of) == ("ensemble_adals_finetuned", "adals_finetuned")
+    assert cifar10.get_config("finetune").name == "vanilla_finetuned"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_finetuned_learning_rate_is_a_tenth_and_a_hundredth(name):
+    config, schedules = FILES[name].get_config("finetune"), []
+    for presets in ("finetune", ""):
+        of_preset = FILES[name].get_config(presets).optimizer
+        schedules.append(optimizers.learning_rate_schedule(of_preset.copy_and_resolve_references(), 1))
+    last, started = config.training.epochs - 1, 10  # after the warm-up
+    assert float(schedules[0](0)) == pytest.approx(0.1 * float(schedules[1](started)))
+    assert float(schedules[0](last)) == pytest.approx(0.01 * float(schedules[1](started)))
+
+
 @pytest.mark.parametrize(
     ("presets", "message"),
     [
-        ("mine,tiny", r"unknown preset 'tiny'; there are mine, yours, small"),
+        ("mine,tiny", r"unknown preset 'tiny'; there are mine, yours, small, finetune, finetune_quarter"),
         ("mine,yours", r"one method at a time, not mine and yours"),
+        ("finetune,finetune_quarter", r"one way to fine-tune at a time, not finetune and finetune_quarter"),
         ("mine,mine", r"one method at a time, not mine and mine"),
     ],
 )

@@ -14,7 +14,7 @@ from arada.errors import UserError
 from arada.evaluation import predictions
 from arada.runs import trained
 from arada.runs import workdir as workdirs
-from arada.runs.identity import lockstep_config, members_of, run_identity
+from arada.runs.identity import lockstep_config, members_of
 from arada.runtime import hosts, lease
 from arada.training.replication import Replicas
 from arada.training.state import fingerprint
@@ -89,9 +89,7 @@ class PredictionJob:
 
     def _run_identity(self, config: ml_collections.ConfigDict, seed: int) -> dict:
         """That of a run, which may be evaluated on other devices than it was trained on."""
-        run_dir, now = self._workdir.run(config.name, seed), len(self._replicas)
-        there = workdirs.stored(run_dir)["identity"] if (run_dir / "config.json").exists() else {}
-        return run_identity(config, seed, there.get("num_devices", now))
+        return workdirs.identity_of_run(self._workdir.run(config.name, seed), config, seed, len(self._replicas))
 
     def _predict_missing(
         self, config: ml_collections.ConfigDict, incomplete: Mapping[epath.Path, dict], left_out: set[str]

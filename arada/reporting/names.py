@@ -47,10 +47,17 @@ _STYLES = {
 CALIBRATORS = {"temperature": "temperature", "ets": "ETS"}
 
 
+# What the presets `finetune` and `finetune_quarter` add to a method's name.
+_FINETUNED = {"": "fine-tuned", "_quarter": "fine-tuned (quarter)"}
+
+
 def style(method: str) -> Style:
     """The style of a method, by its folder's name under `runs`; unknown names get one that depends on the name only."""
     if method in _STYLES:
         return _STYLES[method]
+    of, _, share = method.partition("_finetuned")
+    if of in _STYLES and share in _FINETUNED:
+        return _STYLES[of]._replace(label=f"{_STYLES[of].label}, {_FINETUNED[share]}", line=":")
     colors = (SKY, ORANGE, GREY, GREEN, PURPLE, BLUE, VERMILLION)
     number = zlib.crc32(method.encode())  # not hash(): it changes from one process to the next
     return Style(method, colors[number % len(colors)], MARKERS[number // len(colors) % len(MARKERS)], ":")

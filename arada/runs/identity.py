@@ -20,8 +20,17 @@ def source_run(source: str) -> tuple[str, int] | None:
 
 def source_of(config: ml_collections.ConfigDict, seed: int) -> str:
     """`ranking.source` for a run with `seed`, which takes the place of {seed} in `<name>/seed_{seed}`."""
-    name, _, end = config.ranking.source.rpartition("/seed_")
-    return f"{name}/seed_{seed}" if end == "{seed}" and re.fullmatch(RUN_NAME, name) else config.ranking.source
+    return _of_seed(config.ranking.source, seed)
+
+
+def initial_run(config: ml_collections.ConfigDict, seed: int) -> tuple[str, int] | None:
+    """The run (name, seed) whose weights a run with `seed` starts from; None where they are fresh."""
+    return source_run(_of_seed(config.training.init_from, seed))
+
+
+def _of_seed(source: str, seed: int) -> str:
+    name, _, end = source.rpartition("/seed_")
+    return f"{name}/seed_{seed}" if end == "{seed}" and re.fullmatch(RUN_NAME, name) else source
 
 
 def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, ...]:
@@ -89,6 +98,9 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     # Runs of undivided batches are older than this field.
     if training["accumulate"] == 1:
         del training["accumulate"]
+    # Runs with fresh weights are older than this one.
+    if not training["init_from"]:
+        del training["init_from"]
     identity = shared_identity(config) | plain(
         {"optimizer": config.optimizer, "training": training, "soft_labels": soft_labels, "seed": seed}
     )
@@ -126,6 +138,7 @@ def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     vanilla.name = "vanilla"
     vanilla.soft_labels.update(num_subsets=1, epsilon=0.0, adaptive=False)
     vanilla.method.name = "cross_entropy"
+    vanilla.training.init_from = ""
     vanilla.ensemble.update(members=1, of="", ranks="shared")
     return vanilla
 

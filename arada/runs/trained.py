@@ -12,10 +12,11 @@ from arada import models
 from arada.data.splits import empty_moments
 from arada.errors import UserError
 from arada.runs import workdir as workdirs
+from arada.runs.identity import initial_run
 from arada.runtime import files
 from arada.training import lockstep, optimizers
 from arada.training.checkpoints import Checkpoints
-from arada.training.state import TrainState, init_state
+from arada.training.state import TrainState, fingerprint, init_state
 
 # By `config.run.members`: what `arada.models.ensemble.over_members` is told.
 UNROLLED = {"auto": None, "stacked": False, "unrolled": True}
@@ -36,6 +37,12 @@ def num_members(config: ml_collections.ConfigDict) -> int:
     # Runs that are older than ensembles have no such fields.
     ensemble = config.get("ensemble")
     return ensemble.members if ensemble and not ensemble.of else 1
+
+
+def network_seeds(config: ml_collections.ConfigDict, seed: int) -> Sequence[int]:
+    """The seeds of the networks that one run of this config trains."""
+    count = num_members(config)
+    return models.member_seeds(seed, count) if count > 1 else (seed,)
 
 
 def unrolled(config: ml_collections.ConfigDict) -> bool | None:
@@ -121,6 +128,36 @@ def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
 def stacked_variables(run_dirs: Sequence[epath.Path]) -> dict:
     """The variables of several runs as those of members in lockstep: the newest that can be read of each."""
     return lockstep.stack([_newest_state(run_dir) for run_dir in run_dirs]).variables
+
+
+def initial_dir(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, seed: int) -> epath.Path:
+    """The folder of the run that a network with `seed` starts from (`training.init_from`). Raises UserError."""
+    name, of_seed = initial_run(config, seed)
+    run_dir, told = workdir.run(name, of_seed), f"training.init_from names {name}/seed_{of_seed}"
+    if not (run_dir / "config.json").exists():
+        there = ", ".join(f"{name}/seed_{seed}" for name, seed in workdir.runs()) or "none"
+        raise UserError(f"{told}, but {workdir.path} has no such run (there: {there}); train or import it first")
+    source = workdirs.stored_config(run_dir)
+    if not is_finished(run_dir, source):
+        raise UserError(f"{told}, which is not trained to its end; run its own command first")
+    if num_members(source) > 1 or source.get("ensemble", {}).get("of"):
+        raise UserError(f"{told}, which is an ensemble; name a single run")
+    ours, theirs = config.training.normalization, source.training.normalization
+    if ours != theirs:
+        raise UserError(f"{told}, whose training.normalization is {theirs!r}, not {ours!r}; set it to the same")
+    return run_dir
+
+
+def initial_weights(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, seed: int) -> int:
+    """The fingerprint of the weights that a run starts from, of all members of an ensemble in lockstep.
+
+    A finished run no longer needs them: its own record is taken.
+    """
+    run_dir = workdir.run(config.name, seed)
+    if is_finished(run_dir, config):
+        return workdirs.stored(run_dir)["identity"].get("init_weights")
+    seeds = network_seeds(config, seed)
+    return fingerprint([final_variables(initial_dir(workdir, config, of_one)) for of_one in seeds])
 
 
 def final_variables(run_dir: epath.Path) -> dict:

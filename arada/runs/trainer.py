@@ -111,12 +111,17 @@ class Trainer:
                 )
 
     def _initial_state(self, seed: int) -> tuple[TrainState, jax.Array, Examples | lockstep.MemberOrders]:
-        """Fresh weights, the key of the steps, and the training images in the order of the seed (of each member's)."""
+        """Fresh weights or those of `training.init_from`, the key of the steps, and the training images in the order of
+        the seed (of each member's)."""
 
         def of(seed: int) -> tuple[TrainState, jax.Array]:
             init_key, step_key = jax.random.split(jax.random.key(seed))
             image_shape = tuple(self._config.data.image_shape)
-            return init_state(self._model, self._optimizer, self._normalization, image_shape, init_key), step_key
+            state = init_state(self._model, self._optimizer, self._normalization, image_shape, init_key)
+            if self._config.training.init_from:
+                source = trained.initial_dir(self._workdir, self._config, seed)
+                state = state.replace(**jax.tree.map(jnp.asarray, trained.final_variables(source)))
+            return state, step_key
 
         if self._members == 1:
             return *of(seed), self._splits["train"]

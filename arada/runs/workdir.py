@@ -121,6 +121,17 @@ def _refused(path: epath.Path, differing: list[str], another: str = "") -> UserE
     )
 
 
+def identity_of_run(path: epath.Path, config: ml_collections.ConfigDict, seed: int, num_devices: int) -> dict[str, Any]:
+    """The identity of the run in `path`: what `config` says, with what only the run itself knows.
+
+    That is the number of devices it was trained on, which may be others than `num_devices` now, and the fingerprint of
+    the weights it started from.
+    """
+    there = stored(path)["identity"] if (path / "config.json").exists() else {}
+    identity = run_identity(config, seed, there.get("num_devices", num_devices))
+    return identity | {key: there[key] for key in ("init_weights",) if key in there}
+
+
 def claim_anew(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
     """As `claim`, but what another identity has left there is deleted: it is of weights that are no more."""
     with hosts.first_before_others(f"{path} is of these weights"):
@@ -151,7 +162,9 @@ def check_seeds_alike(workdir: Workdir, config: ml_collections.ConfigDict) -> No
     """Raises UserError if a run of this name was made with another config, whatever its seed: reports average them."""
 
     def but_seed(identity):
-        return {field: value for field, value in identity.items() if field not in ("seed", "num_devices")}
+        return {
+            field: value for field, value in identity.items() if field not in ("seed", "num_devices", "init_weights")
+        }
 
     for run, there in workdir.identities(config.name).items():
         if differing := differences(but_seed(there), but_seed(run_identity(config, 0, 1))):
