@@ -133,7 +133,10 @@ MISTAKES = [
         r"init_from is 'vanilla'; it is a run of the workdir, such as 'vanilla/seed_0'",
     ),
     ({"training.init_from": "a_{seed}/seed_0"}, r"init_from is 'a_{seed}/seed_0'; it is a run"),
-    ({"training.init_from": "vanilla/seed_1"}, r"'vanilla/seed_1', a run of the same name; set name to another"),
+    (
+        {"name": "mine", "training.init_from": "mine/seed_1"},
+        r"'mine/seed_1', a run of the same name; set name to another",
+    ),
     ({"method.name": "mixup", "method.mixup.beta": 0.0}, r"method.mixup.beta is 0.0; it must be above 0"),
     ({"method.name": "ccat", "method.ccat.radius": -0.1}, r"method.ccat.radius is -0.1; it must be 0 or above"),
     ({"method.name": "ccat", "method.ccat.steps": 0}, r"method.ccat.steps is 0"),

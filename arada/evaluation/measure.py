@@ -60,10 +60,10 @@ def measure(
         calibrated = {name: of | on_all[name] for name, of in run.pop("fitted").items()}
         runs[str(seed)] = {**on_all["plain"], "calibrated": calibrated, **run}
         names = [name for name in estimates["plain"] if name not in NOT_RESAMPLED]
-        by_variant = zip(VARIANTS, resampled, strict=True)
+        by_variant = zip(estimates, resampled, strict=True)
         of_seeds.append({variant: bootstrap.unstack(estimates[variant], names, of) for variant, of in by_variant})
         keys.append(key)
-    together = {name: bootstrap.mean_over_seeds([of[name] for of in of_seeds]) for name in VARIANTS}
+    together = {name: bootstrap.mean_over_seeds([of[name] for of in of_seeds]) for name in VARIANTS if all(name in of for of in of_seeds)}
     variance = None
     if len(directories) > 1:
         key = cache.digest(keys, config.evaluation.variance_of)
@@ -85,10 +85,12 @@ def _key(config, directory: epath.Path, ranking: Ranking | None, resamples: Resa
 def _of_run(config, directory, ranking: Ranking | None, resamples: Resamples) -> tuple[dict[str, Any], np.ndarray]:
     """All metrics of one run, and the resampled ones float32[variants, data sets, METRICS, RESAMPLES]."""
     num_bins, fitted = config.evaluation.num_bins, predictions.fitted(directory)
-    names = (*CLEAN, *(name for sets in shifted_sets(config, [directory]).values() for name in sets))
+    # Predictions from elsewhere may come without validation images, and then no calibrator is fitted.
+    clean, variants = [name for name in CLEAN if (directory / f"{name}.npz").exists()], ("plain", *fitted)
+    names = (*clean, *(name for sets in shifted_sets(config, [directory]).values() for name in sets))
     logger.info("metrics of %s/%s: %d data sets", directory.parent.name, directory.name, len(names))
-    estimates: dict[str, dict] = {name: {} for name in VARIANTS}
-    resampled: dict[str, list] = {name: [] for name in VARIANTS}
+    estimates: dict[str, dict] = {name: {} for name in variants}
+    resampled: dict[str, list] = {name: [] for name in variants}
     for name in names:
         by_variant, example_id = predictions.read_outcomes(directory, name, fitted, num_bins)
         whole = predictions.calibrated(predictions.read_logits(directory, name)[0], fitted) if name in CLEAN else {}
@@ -98,7 +100,7 @@ def _of_run(config, directory, ranking: Ranking | None, resamples: Resamples) ->
                 estimates[variant][name] |= outcomes.slow(of_variant, whole[variant], num_bins)
             if name not in NOT_RESAMPLED:
                 resampled[variant].append(resamples.metrics(example_id, of_variant, num_bins))
-    stacked = [[[of_set[key] for key in bootstrap.METRICS] for of_set in resampled[name]] for name in VARIANTS]
+    stacked = [[[of_set[key] for key in bootstrap.METRICS] for of_set in resampled[name]] for name in variants]
     return {
         "estimates": estimates,
         "fitted": {name: of._asdict() for name, of in fitted.items()},
@@ -118,7 +120,7 @@ def shifted_sets(config: ml_collections.ConfigDict, directories: Sequence[epath.
 def _on_all(estimates: Mapping[str, dict], shifted: ShiftedSets) -> dict[str, Any]:
     return {
         "test": estimates["test"],
-        "validation": estimates["validation"],
+        "validation": estimates.get("validation"),
         "shift": {name: [estimates[of] for of in sets] for name, sets in shifted.items()},
     }
 

@@ -203,7 +203,9 @@ def mean_logits(of_members: np.ndarray) -> np.ndarray:
 
 
 def fitted(directory: epath.Path) -> dict[str, Calibrator]:
-    """The calibrators of a run by name, fitted on its validation predictions."""
+    """The calibrators of a run by name, fitted on its validation predictions; none where it has none."""
+    if not (directory / "validation.npz").exists():
+        return {}
     logits, labels = read_logits(directory, "validation")
     return {name: fit(logits, labels) for name, fit in calibrators.BY_NAME.items()}
 

@@ -41,10 +41,12 @@ def summarize(
     """
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs() if runs is None else runs:
-        clean = (workdir.predictions(name, seed) / f"{split}.npz" for split in ("test", "validation"))
-        if not all(file.exists() for file in clean):
+        now = workdirs.stored(workdir.run(name, seed))["identity"]
+        # Predictions from elsewhere may come without validation images.
+        clean = ("test",) if "added" in now else ("test", "validation")
+        if not all((workdir.predictions(name, seed) / f"{split}.npz").exists() for split in clean):
             continue
-        made_by, now = (workdirs.stored(of(name, seed))["identity"] for of in (workdir.predictions, workdir.run))
+        made_by = workdirs.stored(workdir.predictions(name, seed))["identity"]
         if made_by | {"weights": None} != now | {"weights": None}:
             logger.warning(
                 "%s/seed_%d was trained anew since it was evaluated and is left out; delete %s and evaluate it again",
@@ -160,13 +162,14 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
     ]
     return {
         "dataset": config.data.get("name", config.data.source),
-        "network": f"{config.model.name}-{config.model.depth}",
+        "network": "-".join(str(config.model[key]) for key in ("name", "depth") if key in config.model),
         "num_classes": config.data.num_classes,
         "num_examples": {name: len(of_sources[0]["example_id"]) for name, of_sources in by_split.items()},
         "num_subsets": config.ranking.num_subsets,
         "num_bins": config.evaluation.num_bins,
         "variance_of": config.evaluation.variance_of,
-        "ranking": {
+        "ranking": (rankings or ranked)
+        and {
             "source": config.ranking.source,
             "by": ranked.get("by", "attack"),
             "attack": ranked.get("attack"),
@@ -187,8 +190,8 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
         # By method that was trained on ranks, their source; with {seed}, each seed has its own.
         "ranked_by": _ranked_by(workdir, by_method),
         # Of training, not of this evaluation.
-        "commit": ", ".join(sorted({made["commit"] for made in made_with})),
-        "hardware": ", ".join(sorted({made["hardware"] for made in made_with})),
+        "commit": ", ".join(sorted({made["commit"] for made in made_with} - {""})),
+        "hardware": ", ".join(sorted({made["hardware"] for made in made_with} - {""})),
         "versions": provenance.versions(),
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

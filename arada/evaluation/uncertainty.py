@@ -30,6 +30,8 @@ def by_seed(
     """A metric of each run of a method that has it; under "shift" the mean over types, all or those named."""
     found = {}
     for seed, run in method["runs"].items():
+        if variant != "plain" and variant not in run["calibrated"]:
+            continue
         run = run if variant == "plain" else run["calibrated"][variant]
         sets = [run["test"]]
         if part == "shift":

@@ -103,7 +103,9 @@ def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike)
 
 
 def _experiment(evaluation: dict, workdir: epath.Path) -> Experiment:
-    entries = [*sections.build(evaluation, workdir), gallery.build(evaluation, workdir)]
+    entries = sections.build(evaluation, workdir)
+    if not sections.is_of_predictions(evaluation):
+        entries.append(gallery.build(evaluation, workdir))
     by_method = {style(name).label: fields for name, fields in settings.listed(workdir, evaluation["methods"]).items()}
     return Experiment(_title(evaluation), "", answer.sentences(evaluation), header(evaluation), by_method, entries)
 

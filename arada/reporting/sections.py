@@ -22,6 +22,11 @@ from arada.reporting.paper_tables import ENSEMBLES, SINGLE
 __all__ = ["Section", "build"]
 
 
+def is_of_predictions(evaluation: dict) -> bool:
+    """Whether the report is of predictions from elsewhere alone: nothing of it was trained or ranked here."""
+    return evaluation["experiment"].get("shift_source") == "added"
+
+
 def build(evaluation: dict, workdir: epath.Path) -> list[Section | tables.Table]:
     """Tables and sections in the order of the page; the paper's come in its own order."""
     table, figure = paper_tables.build(evaluation), paper_figures.build(evaluation, workdir)
@@ -29,6 +34,9 @@ def build(evaluation: dict, workdir: epath.Path) -> list[Section | tables.Table]
         *(figure[1], table[1], figure[2], table[2], table[3], figure[3], figure[4], figure[5], table[4]),
         *(figure[6], figure[7], table[5], figure[8]),
     )
+    of_training = [_soft_labels(evaluation, workdir), _distances(evaluation, workdir)]
+    if is_of_predictions(evaluation):
+        of_paper, of_training = (), []
     return [
         *_answer(evaluation),
         tables.results(evaluation),
@@ -39,8 +47,7 @@ def build(evaluation: dict, workdir: epath.Path) -> list[Section | tables.Table]
         tables.ece_by_severity(evaluation),
         tables.out_of_distribution(evaluation),
         *_others(evaluation, workdir),
-        _soft_labels(evaluation, workdir),
-        _distances(evaluation, workdir),
+        *of_training,
     ]
 
 
@@ -67,17 +74,17 @@ def _others(evaluation: dict, workdir: epath.Path) -> list[Section]:
     names = [name for name in methods if name not in SINGLE and name not in ENSEMBLES]
     if not names:
         return []
+    heading = "Methods" if is_of_predictions(evaluation) else "Other methods"
     drawn, missing = panels.levels_of("levels", methods, names)
-    sections = [
-        Section(
-            "levels",
-            "Other methods by adversarial robustness",
-            "As in Figures 1 and 2: where confidence (dashed) lies above accuracy (solid) a method is over-confident.",
-            [definitions.levels(evaluation), definitions.spread(evaluation)],
-            drawn,
-            missing,
-        )
-    ]
+    levels = Section(
+        "levels",
+        f"{heading} by adversarial robustness",
+        "As in Figures 1 and 2: where confidence (dashed) lies above accuracy (solid) a method is over-confident.",
+        [definitions.levels(evaluation), definitions.spread(evaluation)],
+        drawn,
+        missing,
+    )
+    sections = [] if is_of_predictions(evaluation) else [levels]
     # Few enough for one picture each.
     ways = [name for name in names if name.startswith("ar_adals")]
     groups = (
@@ -98,7 +105,7 @@ def _others(evaluation: dict, workdir: epath.Path) -> list[Section]:
     sections.append(
         Section(
             "shift",
-            "Other methods under shift",
+            f"{heading} under shift",
             "Images get more corrupted to the right: low and flat is good for ECE, high and flat for accuracy.",
             [definitions.boxes(evaluation), definitions.ece(evaluation)],
             boxes,
@@ -107,7 +114,7 @@ def _others(evaluation: dict, workdir: epath.Path) -> list[Section]:
     )
     caption = "Below the diagonal a method is over-confident, above it under-confident."
     definition = [definitions.reliability(evaluation, figures.FEW)]
-    sections.append(Section("reliability", "Reliability of other methods", caption, definition, diagrams, undrawn))
+    sections.append(Section("reliability", f"Reliability of {heading.lower()}", caption, definition, diagrams, undrawn))
     return sections
 
 

@@ -123,6 +123,12 @@ def npz_checksums(path: epath.Path) -> list[tuple[str, int, int]]:
         return [(member.filename, member.CRC, member.file_size) for member in archive.infolist()]
 
 
+def read_npy(path: epath.Path) -> np.ndarray:
+    """Reads the array of an npy file. Raises UserError if it is none, or holds pickles, which are never loaded."""
+    with _readable(path, "npy"):
+        return np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+
+
 def check_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray], **needed: tuple[str, int]) -> None:
     """Raises UserError unless `arrays`, read from `path`, have all `needed`: NumPy's kind and the number of axes."""
     for name, (kind, axes) in needed.items():

@@ -1,0 +1,355 @@
+"""Predictions that were made elsewhere, by any framework, joined with an experiment's or as an experiment of their own.
+
+They are stored where the project's own are, so that tables and figures treat them alike. Nothing is written before all
+files have been read and checked.
+"""
+
+import dataclasses
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from arada.data.shifted import sources as shift_sources
+from arada.errors import UserError
+from arada.evaluation import predictions, summary
+from arada.runs import workdir as workdirs
+from arada.runs.identity import RUN_NAME, plain
+from arada.runtime import files
+
+# Name and seed.
+Run = tuple[str, int]
+KINDS = ("logits", "probabilities")
+# How far the sum of an image's probabilities may be from 1: float16 rounds 1,000 of them by less.
+SUM_TOLERANCE = 1e-2
+# Less than any probability that float32 holds has no logarithm.
+_TINY = np.finfo(np.float32).tiny
+
+
+@dataclasses.dataclass(frozen=True)
+class Added:
+    """Predictions of one data set: logits float32[N, Z], label int32[N], example_id int32[N], or None for no ids.
+
+    `option` names their file in messages. Sets out of the distribution have labels of -1.
+    """
+
+    option: str
+    logits: np.ndarray
+    label: np.ndarray
+    example_id: np.ndarray | None
+
+
+def read(option: str, value: str, kind: str = "", *, labelled: bool = True) -> Added:
+    """Reads FILE.npz with `logits` or `probabilities`, `label` and perhaps `example_id`, or these as .npy files:
+    LOGITS.npy,LABEL.npy[,ID.npy]. Raises UserError that begins with `option`."""
+    told = f"{option}={value}"
+    arrays = _arrays(told, value, labelled)
+    found = [name for name in KINDS if name in arrays]
+    if not found:
+        raise UserError(f"{told} has no logits and no probabilities; it has {', '.join(arrays) or 'nothing'}")
+    name = kind if kind in found else found[0]
+    logits = _logits(told, arrays[name], kind, name)
+    count, classes = logits.shape
+    label = np.full(count, -1) if not labelled else _whole(told, "label", arrays, count)
+    if labelled and (label.min() < 0 or label.max() >= classes):
+        raise UserError(f"{told}: labels reach from {label.min()} to {label.max()}, but there are {classes} classes")
+    ids = _whole(told, "example_id", arrays, count) if "example_id" in arrays else None
+    if ids is not None:
+        values, counts = np.unique(ids, return_counts=True)
+        if (counts > 1).any():
+            raise UserError(
+                f"{told}: {np.sum(counts > 1)} of its example_id are there twice, the first is {values[counts > 1][0]}"
+            )
+        if values[0] < 0 or values[-1] >= 2**31:
+            raise UserError(
+                f"{told}: example_id reaches from {values[0]} to {values[-1]}; ids are 0 or above, below 2^31"
+            )
+    return Added(told, logits, label.astype(np.int32), None if ids is None else ids.astype(np.int32))
+
+
+def _arrays(told: str, value: str, labelled: bool) -> dict[str, np.ndarray]:
+    paths = [files.absolute(path) for path in value.split(",")]
+    names = ("logits", "label", "example_id") if labelled else ("logits",)
+    alone = len(paths) == 1 and paths[0].suffix != ".npy"
+    if not alone and (any(path.suffix != ".npy" for path in paths) or not len(names[:2]) <= len(paths) <= len(names)):
+        example = "LOGITS.npy,LABEL.npy" if labelled else "LOGITS.npy"
+        raise UserError(f"{told}: give one .npz file, or .npy files: {example}")
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{told}: there is no file {path}")
+    if alone:
+        return files.read_npz(paths[0])
+    return {name: files.read_npy(path) for name, path in zip(names, paths, strict=False)}
+
+
+def _logits(told: str, values: np.ndarray, kind: str, name: str) -> np.ndarray:
+    """The logits float32[N, Z] of values that are said to be of `kind`; where nothing is said, their name tells."""
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not len(values) or values.shape[1] < 2:
+        raise UserError(f"{told}: predictions are numbers [images, classes], not {values.dtype} {list(values.shape)}")
+    values = values.astype(np.float32)
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=-1))
+    if len(broken):
+        raise UserError(
+            f"{told}: {len(broken)} of {len(values)} images have NaN or infinity, the first in row {broken[0]}"
+        )
+    sums = values.sum(axis=-1, dtype=np.float64)
+    outside = np.any((values < 0) | (values > 1), axis=-1)
+    wrong = np.flatnonzero(outside | (np.abs(sums - 1) > SUM_TOLERANCE))
+    if not kind and name == "logits" and not len(wrong):
+        raise UserError(
+            f"{told}: these logits look like probabilities, for they lie in [0, 1] and sum to 1 in every image; say "
+            f"--kind=probabilities, or --kind=logits if that is what they are"
+        )
+    if (kind or name) == "probabilities":
+        if len(wrong):
+            raise UserError(
+                f"{told}: probabilities lie in [0, 1] and sum to 1, but not in {len(wrong)} of {len(values)} images; "
+                f"row {wrong[0]} sums to {sums[wrong[0]]:.4g}. Say --kind=logits if they are logits"
+            )
+        return np.log(np.maximum(values, _TINY))
+    return values
+
+
+def _whole(told: str, name: str, arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    if name not in arrays:
+        raise UserError(f"{told} has no {name}; it has {', '.join(arrays)}")
+    values = arrays[name]
+    if values.dtype.kind not in "iu" or values.shape != (count,):
+        raise UserError(f"{told}: {name} is {values.dtype} {list(values.shape)}; it takes {count} whole numbers")
+    return values.astype(np.int64)
+
+
+def add(
+    workdir: workdirs.Workdir,
+    name: str,
+    seed: int,
+    clean: Mapping[str, Added],
+    shifted: Mapping[tuple[str, int], Added],
+    ood: Mapping[str, Added],
+    *,
+    dataset: str = "",
+    reference: str = "",
+) -> ml_collections.ConfigDict:
+    """Stores predictions as those of the run `name`/seed_`seed`; returns the config by which the workdir is summarised.
+
+    Args:
+      workdir: an experiment that has been evaluated, whose test images these are; or a new folder, or one of such
+        predictions alone.
+      clean: "test", and perhaps "validation".
+      shifted: by type and severity.
+      ood: by name, of other images.
+      dataset: what a new report calls the data.
+      reference: the name from which differences are told; "" for the workdir's own, or the first that was added.
+    """
+    if not re.fullmatch(RUN_NAME, name):
+        raise UserError(f"--name={name!r} names a folder: letters, digits and any of _ . + -")
+    begun = workdir.runs()
+    identities = {run: workdirs.stored(workdir.run(*run))["identity"] for run in begun}
+    trained = [run for run in begun if "added" not in identities[run]]
+    _check_name(workdir, name, seed, {run[0] for run in trained}, begun, "validation" in clean)
+    classes = clean["test"].logits.shape[1]
+    config = _config(workdir, begun, trained, name, classes, dataset)
+    _set_evaluation(config.evaluation, shifted, ood, alone=not trained)
+    if reference:
+        names = {run[0] for run in begun} | {name}
+        if reference not in names:
+            raise UserError(f"--reference={reference} is none of {', '.join(sorted(names))}")
+        config.evaluation.reference = reference
+    sets = {**clean}
+    sets |= {shift_sources.stored_name(config.evaluation, *of): found for of, found in shifted.items()}
+    sets |= {predictions.ood_name(of): found for of, found in ood.items()}
+    arrays = {}
+    of_test = _joined(sets["test"], workdir, begun, "test", classes, None)
+    for of, found in sets.items():
+        images = of_test if of in sets.keys() - clean.keys() and not of.startswith("ood_") else None
+        arrays[of] = of_test if of == "test" else _joined(found, workdir, begun, of, classes, images)
+    digest = 0
+    for of in sorted(arrays):
+        digest = zlib.crc32(arrays[of]["logits"].tobytes(), digest)
+    shared = plain({"data": config.data, "model": config.model})
+    identity = shared | {"added": {"crc32": digest, "files": [found.option for found in sets.values()]}, "seed": seed}
+    directory, made = workdir.predictions(name, seed), {"commit": "", "hardware": "", "versions": {}}
+    workdir.create()
+    if directory.exists():  # what a kill left
+        directory.rmtree()
+    for of, found in arrays.items():
+        files.write_npz(directory / f"{of}.npz", found)
+    # The run's own record comes last: without it, nothing reads what lies there.
+    for folder in (directory, workdir.run(name, seed)):
+        files.write_json(folder / "config.json", {"identity": identity, "config": plain(config), "made_with": made})
+    return config
+
+
+def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Writes evaluation.json of all runs of the workdir, and returns it."""
+    before = files.read_json(workdir.evaluation)["experiment"] if workdir.evaluation.exists() else {}
+    absent = {"shift": before.get("shift_missing", {}), "ood": before.get("ood_missing", {})}
+    evaluation = summary.summarize(workdir, config, absent)
+    files.write_json(workdir.evaluation, evaluation)
+    return evaluation
+
+
+def _check_name(
+    workdir: workdirs.Workdir, name: str, seed: int, trained: set[str], begun: Sequence[Run], has_validation: bool
+) -> None:
+    if seed < 0:
+        raise UserError(f"--seed={seed}: it must be 0 or above")
+    if name in trained:
+        raise UserError(f"--name={name} is a method that was trained in {workdir.path}; choose another")
+    if (name, seed) in begun:
+        raise UserError(
+            f"--name={name} --seed={seed} is there already; choose another name or seed, or delete "
+            f"{workdir.run(name, seed)} and {workdir.predictions(name, seed)}"
+        )
+    for other in (of for of in begun if of[0] == name):
+        if (workdir.predictions(*other) / "validation.npz").exists() != has_validation:
+            raise UserError(
+                f"--validation is {'given' if has_validation else 'not given'}, unlike for {name}/seed_{other[1]}; "
+                f"give it for all seeds of a name, or for none"
+            )
+
+
+def _config(
+    workdir: workdirs.Workdir, begun: Sequence[Run], trained: Sequence[Run], name: str, classes: int, dataset: str
+) -> ml_collections.ConfigDict:
+    """The config of the workdir as it was evaluated last, or that of a report on predictions alone."""
+    evaluated = files.read_json(workdir.evaluation) if workdir.evaluation.exists() else {}
+    if trained:
+        in_report = [run for run in trained if run[0] in evaluated.get("methods", {})]
+        if not in_report:
+            raise UserError(f"--workdir={workdir.path} holds runs that are not evaluated; run --stage=evaluate first")
+        config = _as_evaluated(workdirs.stored_config(workdir.run(*in_report[0])), evaluated["experiment"])
+    else:
+        config = _of_predictions_alone(name, classes, dataset or workdir.path.name)
+        for before in (workdirs.stored_config(workdir.run(*run)) for run in begun):
+            config.data, config.evaluation.severities = before.data, before.evaluation.severities
+            for field in ("shifts", "out_of_distribution"):
+                config.evaluation[field] = (*config.evaluation[field], *before.evaluation[field])
+            config.evaluation.reference = evaluated.get("experiment", before.evaluation)["reference"]
+    known = config.data.get("name", config.data.source)
+    if begun and dataset and dataset != known:
+        raise UserError(f"--dataset={dataset}, but {workdir.path} is on {known}; leave it out")
+    if classes != config.data.num_classes:
+        raise UserError(f"--test has {classes} classes, but {workdir.path} has {config.data.num_classes}")
+    return config
+
+
+def _as_evaluated(config: ml_collections.ConfigDict, experiment: dict) -> ml_collections.ConfigDict:
+    """The config with the settings that evaluation.json says it was made with."""
+    config.ranking.update(
+        source=experiment["ranking"].get("source", config.ranking.source), num_subsets=experiment["num_subsets"]
+    )
+    config.evaluation.update(
+        num_bins=experiment["num_bins"],
+        variance_of=experiment["variance_of"],
+        shift_source=experiment["shift_source"],
+        shifts=(*experiment["shift_types"], *experiment["shift_missing"]),
+        severities=tuple(experiment["shift_severities"]),
+        max_examples_per_shift=experiment["shift_max_examples"],
+        crop_shifted=experiment["shift_cropped"],
+        subsets_of=experiment["subsets_of"],
+        reference=experiment["reference"],
+        out_of_distribution=(*experiment["ood"], *experiment["ood_missing"]),
+    )
+    return config
+
+
+def _of_predictions_alone(reference: str, classes: int, dataset: str) -> ml_collections.ConfigDict:
+    """What a summary reads of a config, where no experiment has one."""
+    return ml_collections.ConfigDict(
+        {
+            "data": {"source": "predictions", "name": dataset, "num_classes": classes},
+            "model": {"name": "networks from elsewhere"},
+            "ranking": {"source": "vanilla/seed_0", "num_subsets": 10},
+            "evaluation": {
+                "num_bins": 15,
+                "variance_of": "predicted_class",
+                "shift_source": "added",
+                "shifts": (),
+                "severities": (),
+                "max_examples_per_shift": 0,
+                "crop_shifted": False,
+                "store_shifted": "logits",
+                "subsets_of": "source",
+                "reference": reference,
+                "out_of_distribution": (),
+            },
+        }
+    )
+
+
+def _set_evaluation(evaluation, shifted, ood, *, alone: bool) -> None:
+    """Takes in new shifts and sets where no experiment says which there are; else checks that they are its own."""
+    by_type: dict[str, set[int]] = {}
+    for name, severity in shifted:
+        if not re.fullmatch(RUN_NAME, name) or name in shift_sources.LISTS or severity < 1:
+            raise UserError(
+                f"--shifted {name}@{severity}: it takes one type in one plain word, and a severity from 1 on"
+            )
+        by_type.setdefault(name, set()).add(severity)
+    for name in ood:
+        if not re.fullmatch(rf"{RUN_NAME}(/{RUN_NAME})*", name):
+            raise UserError(f"--ood {name}: it takes a name of letters, digits and any of _ . + - /")
+    if not evaluation.severities and by_type:
+        evaluation.severities = tuple(sorted(next(iter(by_type.values()))))
+    types = shift_sources.types(evaluation)
+    for name, severities in by_type.items():
+        if not alone and name not in types:
+            raise UserError(
+                f"--shifted: {name!r} is none of the experiment's shifts: {', '.join(types) or 'it has none'}"
+            )
+        if severities != set(evaluation.severities):
+            raise UserError(
+                f"--shifted: {name} has severities {sorted(severities)}, but the report's are "
+                f"{sorted(evaluation.severities)}; a mean over severities needs all of them"
+            )
+    if unknown := [name for name in ood if not alone and name not in evaluation.out_of_distribution]:
+        there = ", ".join(evaluation.out_of_distribution) or "it has none"
+        raise UserError(f"--ood: {unknown[0]!r} is none of the experiment's sets out of the distribution: {there}")
+    evaluation.shifts = tuple(dict.fromkeys((*types, *by_type)))
+    evaluation.out_of_distribution = tuple(dict.fromkeys((*evaluation.out_of_distribution, *ood)))
+
+
+def _joined(found: Added, workdir, begun, name: str, classes: int, images: Mapping | None) -> dict[str, np.ndarray]:
+    """The arrays to store, by ascending id. `images` are those of the test set, for a set that shows them shifted."""
+    if found.logits.shape[1] != classes:
+        raise UserError(f"{found.option} has {found.logits.shape[1]} classes, but --test has {classes}")
+    there = next((file for run in begun if (file := workdir.predictions(*run) / f"{name}.npz").exists()), None)
+    stored = images or (files.read_npz(there) if there else None)
+    whose = "the test set's" if images else f"those of {there}"
+    ids = found.example_id
+    if ids is None:
+        ids = np.arange(len(found.label), dtype=np.int32)
+        if stored is not None and not np.array_equal(stored["example_id"], ids):
+            raise UserError(
+                f"{found.option} has no example_id, by which its images are joined with {whose}; save it beside them"
+            )
+    order = np.argsort(ids)
+    ids, label = ids[order], found.label[order]
+    if stored is not None:
+        _check_same(found.option, whose, ids, label, stored)
+    return {"example_id": ids, "label": label, "logits": found.logits[order][None]}
+
+
+def _check_same(told: str, whose: str, ids: np.ndarray, label: np.ndarray, stored: Mapping[str, np.ndarray]) -> None:
+    unknown = np.setdiff1d(ids, stored["example_id"])
+    if len(unknown):
+        raise UserError(
+            f"{told}: {len(unknown)} of its {len(ids)} example_id are none of {whose}, the first is {unknown[0]}"
+        )
+    lacking = np.setdiff1d(stored["example_id"], ids)
+    if len(lacking):
+        raise UserError(
+            f"{told} lacks {len(lacking)} of the {len(stored['example_id'])} images, {whose}; the first is {lacking[0]}"
+        )
+    expected = stored["label"][np.argsort(stored["example_id"])]
+    wrong = np.flatnonzero(expected != label)
+    if len(wrong):
+        first = wrong[0]
+        raise UserError(
+            f"{told}: labels of {len(wrong)} of {len(ids)} images contradict {whose}; the first is example_id "
+            f"{ids[first]}: {label[first]} here, {expected[first]} there"
+        )
