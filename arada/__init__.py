@@ -1,6 +1,6 @@
 """Calibrated image classifiers through adversarial robustness (AR-AdaLS), in JAX.
 
-The parts to import: `arada.soft_labels`, `arada.attacks`, `arada.metrics`, and `arada.load`.
+The parts to import: `arada.soft_labels`, `arada.attacks`, `arada.metrics`, `arada.load` and `arada.export`.
 """
 
 from typing import Any
@@ -14,4 +14,8 @@ def __getattr__(name: str) -> Any:
         from arada.runs.trained import load
 
         return load
+    if name == "export":
+        from arada.evaluation.exported import export
+
+        return export
     raise AttributeError(f"module 'arada' has no attribute {name!r}")

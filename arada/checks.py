@@ -124,14 +124,15 @@ def check_config(
     if config.model.name == "resnet_v1":
         _one_of("model.depth", config.model.depth, resnet_v1.BLOCKS)
         _one_of("model.stride_on", config.model.get("stride_on", "3x3"), resnet_v1.STRIDE_ON)
+        _one_of("model.padding", config.model.get("padding", "same"), resnet_v1.PADDINGS)
     if config.model.name == "resnet_v2" and (config.model.depth < 11 or (config.model.depth - 2) % 9):
         raise UserError(f"model.depth is {config.model.depth}; a ResNet v2 has 9n + 2 layers: 11, 20, 29 ...")
     if config.model.name == "wide_resnet" and (config.model.depth < 10 or (config.model.depth - 4) % 6):
         raise UserError(f"model.depth is {config.model.depth}; a wide ResNet has 6n + 4 layers: 10, 16, 22, 28 ...")
-    if config.training.normalization == "cifar" and config.data.image_shape[-1] != 3:
+    if config.training.normalization in ("cifar", "imagenet") and config.data.image_shape[-1] != 3:
         raise UserError(
-            f"training.normalization is 'cifar', three channels' constants, but data.image_shape="
-            f"{config.data.image_shape}; take 'standardize' or 'mean_image'"
+            f"training.normalization is {config.training.normalization!r}, three channels' constants, but "
+            f"data.image_shape={config.data.image_shape}; take 'standardize' or 'mean_image'"
         )
     if config.data.source == "imagenet":
         _check_imagenet(config, num_processes)
@@ -250,10 +251,14 @@ def _check_imagenet(config: ml_collections.ConfigDict, num_processes: int) -> No
         )
     if len(data.image_shape) != 3 or data.image_shape[0] != data.image_shape[1] or data.image_shape[2] != 3:
         raise UserError(f"data.image_shape is {data.image_shape}; crops of ImageNet are square and have three channels")
+    if data.resize_side < data.image_shape[0]:
+        raise UserError(
+            f"data.resize_side is {data.resize_side}, but data.image_shape is {data.image_shape}: the crop must fit in"
+        )
     if config.training.normalization in splits.FROM_IMAGES:
         raise UserError(
             f"training.normalization is {config.training.normalization!r}, for which all training images would be "
-            f"read first; take 'unit' for ImageNet"
+            f"read first; take 'unit' or 'imagenet'"
         )
     evaluation = config.evaluation
     if evaluation.shifts and evaluation.shift_source == "simple":

@@ -201,8 +201,19 @@ class Experiment:
         for seed in seeds if uses_precomputed(config) else ():
             if not trained.is_finished(self.workdir.run(config.name, seed), config):
                 rankings.check_ranked(config, self.workdir, seed)
+        imported = [seed for seed in seeds if workdirs.is_imported(self.workdir.run(config.name, seed))]
+        if imported and (others := [seed for seed in seeds if seed not in imported]):
+            raise UserError(
+                f"{config.name}/seed_{imported[0]} was imported, but seeds {others} would be trained: tables would mix "
+                f"them. Set seeds to the imported ones, import the others too, or choose another name"
+            )
         for seed in seeds:
             run_dir = self.workdir.run(config.name, seed)
+            if seed in imported:
+                identity = workdirs.identity_of_run(run_dir, config, seed, len(self.replicas))
+                workdirs.claim(run_dir, identity, config)
+                logger.info("%s/seed_%d was imported", config.name, seed)
+                continue
             identity = run_identity(config, seed, len(self.replicas))
             if config.training.init_from:
                 identity["init_weights"] = trained.initial_weights(self.workdir, config, seed)

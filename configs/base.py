@@ -69,7 +69,7 @@ def config() -> ml_collections.ConfigDict:
                 # ImageNet's random crops and flips are part of its data.
                 "augmentation": "none",
                 # "mean_image" (subtract the mean of each pixel) or "standardize" (each channel), of training images;
-                # "cifar" (edward2's constants); "unit" leaves them in [0, 1].
+                # "cifar" (edward2's constants), "imagenet" (torchvision's); "unit" leaves them in [0, 1].
                 "normalization": "standardize",
             },
             "soft_labels": {

@@ -22,7 +22,8 @@ bfloat16, counted by `jax.eval_shape` of `jax.vjp`, is 7.2 GiB. We take 12 GiB. 
 smaller batches. The host holds 1 GB of waiting JPEGs and 2 GB of batches.
 
 The data are the published ones as TensorFlow Datasets prepares them, 150 GB: see the README. `testing` needs 32
-training and 60 validation images of them; and leaves shifts out.
+training and 60 validation images of them; and leaves shifts out. `pretrained` is for weights of torchvision or timm
+(docs/pretrained.md).
 """
 
 import ml_collections
@@ -44,6 +45,19 @@ TESTING_METHODS = {
     for name, fields in METHODS.items()
 }
 
+# Weights of torchvision and timm, which `python -m arada.import_weights` makes a finished run: their padding, resize
+# and normalisation. Other recipes have other sides: torchvision's IMAGENET1K_V2 has resize_side=232.
+PRETRAINED = {
+    "pretrained": {
+        "seeds": (0,),
+        "data.resize": "bilinear",
+        "data.resize_side": 256,
+        "model.padding": "both",
+        "model.batch_norm_momentum": 0.9,
+        "model.batch_norm_epsilon": 1e-5,
+        "training.normalization": "imagenet",
+    },
+}
 SIZES = {
     # For tests: the full network and images on the few images of a sample of 160 + 80; no number worth quoting.
     "testing": {
@@ -85,11 +99,15 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "shuffle_buffer": 8192,
         # Parts that an epoch is read in, a multiple of the hosts: each of up to eight reads an eighth or more.
         "streams": 8,
-        # "tf1_bicubic", the script's, or "tf2_bicubic" (arada/data/sources/resize.py).
+        # "tf1_bicubic" (the script's), "tf2_bicubic" or "bilinear" (torchvision's): arada/data/sources/resize.py. What is
+        # evaluated is the centre of an image whose shorter side has been resized to `resize_side` pixels.
         "resize": "tf1_bicubic",
+        "resize_side": 256,
     }
     config.model.update(name="resnet_v1", depth=101, width=64, dtype="bfloat16")
     config.model.update(batch_norm="per_device", batch_norm_momentum=0.9)
+    # Where strides sit and how they pad (arada/models/resnet_v1.py), and PyTorch's epsilon.
+    config.model.update(stride_on="3x3", padding="same", batch_norm_epsilon=1e-5)
     config.training.update(epochs=90, batch_size=4096, normalization="unit")
     config.optimizer.name = "sgd"
     # Linear in the batch size, also in one that is set later.
@@ -106,4 +124,4 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
     # 25,000 images would be 7.5 GB a run, summaries are 0.4 GB.
     config.evaluation.update(shift_source="published", shifts=("imagenet",), store_shifted="summaries")
     config.run.update(evaluation_batch_size=1024, ranking_batch_size=512)
-    return base.with_presets(config, presets, METHODS, SIZES, {"testing": TESTING_METHODS})
+    return base.with_presets(config, presets, METHODS, SIZES | PRETRAINED, {"testing": TESTING_METHODS})

@@ -56,7 +56,7 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
     fields_of = {
         "digits": {field.name for field in dataclasses.fields(Digits)},
         "tfds": in_memory | {"name"},
-        "imagenet": in_memory | {"name", "shuffle_buffer", "streams", "resize"},
+        "imagenet": in_memory | {"name", "shuffle_buffer", "streams", "resize", "resize_side"},
         "cifar_archive": in_memory | {"name"},
         "folder": in_memory,
         "npz": in_memory,

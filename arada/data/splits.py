@@ -134,7 +134,7 @@ def partition(count: int, sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray
 
 
 # The values of `config.training.normalization`; those of the second row look at all training images.
-NORMALIZATIONS = ("mean_image", "standardize", "cifar", "unit")
+NORMALIZATIONS = ("mean_image", "standardize", "cifar", "imagenet", "unit")
 FROM_IMAGES = ("mean_image", "standardize")
 
 
@@ -142,12 +142,15 @@ def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
     """What normalises the images of a training split: {"mean", "scale"} float32.
 
     "mean_image": the mean of each pixel, scale 1. "standardize": mean and standard deviation of each channel. "cifar":
-    the constants of edward2, for CIFAR-10 and CIFAR-100 alike. "unit": images stay in [0, 1].
+    the constants of edward2, for CIFAR-10 and CIFAR-100 alike. "imagenet": those of torchvision. "unit": images stay in
+    [0, 1].
     """
     if kind == "unit":
         return {"mean": np.zeros(1, np.float32), "scale": np.ones(1, np.float32)}
     if kind == "cifar":
         return {"mean": np.float32([0.4914, 0.4822, 0.4465]), "scale": np.float32([0.2023, 0.1994, 0.2010])}
+    if kind == "imagenet":
+        return {"mean": np.float32([0.485, 0.456, 0.406]), "scale": np.float32([0.229, 0.224, 0.225])}
     # In blocks: a float64 copy of a data set is eight times the size of its bytes.
     total, squares = 0.0, 0.0
     for start in range(0, len(split), 4096):
@@ -171,6 +174,7 @@ def empty_moments(kind: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarr
         "mean_image": (image_shape, (1,)),
         "standardize": by_channel,
         "cifar": by_channel,
+        "imagenet": by_channel,
         "unit": ((1,), (1,)),
     }
     return dict(zip(("mean", "scale"), (np.zeros(shape, np.float32) for shape in shapes[kind]), strict=True))

@@ -10,6 +10,9 @@ from arada.models.layers import Conv, batch_norm
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # Which convolution of a group's first block has the stride.
 STRIDE_ON = ("3x3", "1x1")
+# Where maps of even size that a stride halves get their zeros: at the end alone ("same", TensorFlow's way) or on both
+# sides ("both", PyTorch's).
+PADDINGS = ("same", "both")
 
 
 class ResNetV1(nn.Module):
@@ -19,7 +22,7 @@ class ResNetV1(nn.Module):
     `stride_on` is "3x3", the script's placement (also known as v1.5), or "1x1", He's. Choices of the script that are
     kept: convolutions have no biases; every scale starts at 1, those of the last batch norms too; the stem pads by 3
     on all sides, other strides pad as TensorFlow does; the dense kernel starts as N(0, 0.01). Unlike there, average
-    and dense layer are float32 under bfloat16 too.
+    and dense layer are float32 under bfloat16 too. With `padding="both"` it is torchvision's ResNet.
     """
 
     num_classes: int
@@ -29,6 +32,8 @@ class ResNetV1(nn.Module):
     batch_norm_momentum: float = 0.9
     dtype: jnp.dtype = jnp.float32
     stride_on: str = "3x3"
+    padding: str = "same"
+    batch_norm_epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -37,16 +42,20 @@ class ResNetV1(nn.Module):
             raise ValueError(f"the depth of a ResNet v1 is one of {sorted(BLOCKS)}, not {self.depth}")
         if self.stride_on not in STRIDE_ON:
             raise ValueError(f"stride_on is one of {STRIDE_ON}, not {self.stride_on!r}")
-        # PyTorch's epsilon, and by default its momentum.
-        momentum = self.batch_norm_momentum
-        norm = batch_norm(self.batch_norm, train=train, momentum=momentum, epsilon=1e-5, dtype=self.dtype)
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding is one of {PADDINGS}, not {self.padding!r}")
+        # PyTorch's constants by default.
+        constants = {"momentum": self.batch_norm_momentum, "epsilon": self.batch_norm_epsilon}
+        norm = batch_norm(self.batch_norm, train=train, dtype=self.dtype, **constants)
+        halved = {"same": "SAME", "both": ((1, 1), (1, 1))}[self.padding]
 
         def conv(features, size, strides=1, padding="SAME"):
-            # `SAME` is TensorFlow's: with stride 2 an even map gets its one row and column of zeros at the end.
+            if (size, strides) == (3, 2):
+                padding = halved
             return Conv(features, (size, size), (strides, strides), padding, dtype=self.dtype)
 
         x = norm(relu=True)(conv(self.width, 7, 2, ((3, 3), (3, 3)))(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        x = nn.max_pool(x, (3, 3), (2, 2), halved)
         for group, blocks in enumerate(BLOCKS[self.depth]):
             features = self.width * 2**group
             for block in range(blocks):

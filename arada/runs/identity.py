@@ -124,6 +124,11 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     return identity
 
 
+def imported_identity(config: ml_collections.ConfigDict, seed: int) -> dict[str, Any]:
+    """The fields that a run with imported weights shares with those of its workdir, and its seed."""
+    return shared_identity(config) | {"training": {"normalization": config.training.normalization}, "seed": seed}
+
+
 def _scored_by(ranking, attack: str, num_subsets: int) -> dict[str, Any]:
     if ranking.by != "attack":
         return {"by": ranking.by}

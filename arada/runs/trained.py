@@ -99,9 +99,11 @@ def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
 
 
 def is_finished(run_dir: epath.Path, config: ml_collections.ConfigDict) -> bool:
-    """Whether the run's last checkpoint is that of its last step."""
+    """Whether the run's last checkpoint is that of its last step; imported weights need no steps."""
     if not (run_dir / "checkpoints").exists():
         return False
+    if workdirs.is_imported(run_dir):
+        config = workdirs.stored_config(run_dir)
     with Checkpoints(run_dir / "checkpoints", create=False) as checkpoints:
         return checkpoints.latest_step() == total_steps(config)
 

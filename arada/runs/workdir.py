@@ -16,6 +16,7 @@ from arada.errors import UserError
 from arada.runs.identity import (
     RUN_NAME,
     differences,
+    imported_identity,
     plain,
     ranking_identity,
     run_identity,
@@ -125,9 +126,11 @@ def identity_of_run(path: epath.Path, config: ml_collections.ConfigDict, seed: i
     """The identity of the run in `path`: what `config` says, with what only the run itself knows.
 
     That is the number of devices it was trained on, which may be others than `num_devices` now, and the fingerprint of
-    the weights it started from.
+    the weights it started from, or which it was imported with: nothing that trains is part of that run's identity.
     """
     there = stored(path)["identity"] if (path / "config.json").exists() else {}
+    if "imported" in there:
+        return imported_identity(config, seed) | {"imported": there["imported"]}
     identity = run_identity(config, seed, there.get("num_devices", num_devices))
     return identity | {key: there[key] for key in ("init_weights",) if key in there}
 
@@ -167,8 +170,15 @@ def check_seeds_alike(workdir: Workdir, config: ml_collections.ConfigDict) -> No
         }
 
     for run, there in workdir.identities(config.name).items():
+        if "imported" in there:
+            continue
         if differing := differences(but_seed(there), but_seed(run_identity(config, 0, 1))):
             raise _refused(workdir.path / "runs" / run, differing)
+
+
+def is_imported(path: epath.Path) -> bool:
+    """Whether the run in `path` has weights from elsewhere and was never trained here."""
+    return (path / "config.json").exists() and "imported" in stored(path)["identity"]
 
 
 def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:

@@ -205,3 +205,45 @@ def _channels_first(value) -> torch.Tensor:
     """Something that broadcasts against [B, H, W, C], against [B, C, H, W]."""
     value = np.asarray(value, np.float32)
     return torch.tensor(value.reshape((1,) * (4 - value.ndim) + value.shape)).permute(0, 3, 1, 2)
+
+
+class Bottleneck(nn.Module):
+    """A block of `TorchvisionResNet`."""
+
+    def __init__(self, inputs: int, inside: int, stride: int, changes: bool):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, inside, 1, bias=False), nn.BatchNorm2d(inside)
+        self.conv2, self.bn2 = nn.Conv2d(inside, inside, 3, stride, 1, bias=False), nn.BatchNorm2d(inside)
+        self.conv3, self.bn3 = nn.Conv2d(inside, 4 * inside, 1, bias=False), nn.BatchNorm2d(4 * inside)
+        self.downsample = None
+        if changes:
+            projection = nn.Conv2d(inputs, 4 * inside, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(4 * inside))
+
+    def forward(self, x):
+        """[B, C, H, W] to [B, 4 * inside, H / stride, W / stride]."""
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(functional.relu(self.bn2(self.conv2(y)))))
+        return functional.relu(y + (self.downsample(x) if self.downsample else x))
+
+
+class TorchvisionResNet(nn.Module):
+    """A ResNet with bottlenecks whose weights have the names of torchvision and timm."""
+
+    def __init__(self, depth: int, num_classes: int = 1000):
+        super().__init__()
+        self.conv1, self.bn1, before = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), 64
+        for group, blocks in enumerate({50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}[depth]):
+            made = []
+            for index in range(blocks):
+                made.append(Bottleneck(before, 64 << group, 2 if group > 0 and index == 0 else 1, index == 0))
+                before = 256 << group
+            setattr(self, f"layer{group + 1}", nn.Sequential(*made))
+        self.fc = nn.Linear(before, num_classes)
+
+    def forward(self, x):
+        """Normalised images [B, 3, H, W] to logits [B, Z]."""
+        x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+        return self.fc(x.mean((2, 3)))

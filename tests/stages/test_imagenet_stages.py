@@ -35,6 +35,9 @@ class Tiny(nn.Module):
     batch_norm: str
     batch_norm_momentum: float
     dtype: jnp.dtype
+    batch_norm_epsilon: float
+    stride_on: str
+    padding: str
 
     @nn.compact
     def __call__(self, x, train=False):

@@ -49,7 +49,7 @@ def decode(content: bytes, name: str, crop: bool = False) -> np.ndarray:
         raise UserError(f"run.published_dir: {name} has {image.size[0]} x {image.size[1]} pixels, not {SIZE} x {SIZE}")
     if crop:
         edge = (SIZE - SIZE * SIZE // (SIZE + 32)) // 2
-        return resized(np.asarray(image)[edge:-edge, edge:-edge], SIZE, "tf1_bicubic").numpy()
+        return resized(np.asarray(image)[edge:-edge, edge:-edge], (SIZE, SIZE), "tf1_bicubic").numpy()
     return np.asarray(image)
 
 

@@ -12,6 +12,8 @@ from arada.data.sources.tfds import import_tensorflow, label_names, prepared
 from arada.data.splits import partition
 from arada.errors import UserError
 
+# How a part of an image becomes smaller: the script's way, without smoothing, or torchvision's.
+RESIZES = ("bicubic", "bilinear")
 
 def train_crop(jpeg, key, size: int, resize: str):
     """A random part of a JPEG, mirrored or not, as uint8[size, size, 3]; a TensorFlow function of `key` int64[2].
@@ -38,21 +40,34 @@ def train_crop(jpeg, key, size: int, resize: str):
     return tf.image.stateless_random_flip_left_right(_cut(jpeg, box, size, resize), flip_key)
 
 
-def plain_crop(jpeg, size: int, resize: str):
-    """The centre square of a JPEG, 224/256 of the shorter side, as uint8[size, size, 3]; a TensorFlow function."""
+def plain_crop(jpeg, size: int, resize: str, side: int = 0):
+    """The centre of a JPEG whose shorter side is resized to `side`, as uint8[size, size, 3]; a TensorFlow function.
+
+    `side=0` stands for 8/7 of `size`.
+    """
     tf = import_tensorflow()
-    return _cut(jpeg, _centre(tf.image.extract_jpeg_shape(jpeg)), size, resize)
+    of = (size, side) if side else (7, 8)
+    if resize != "bilinear":
+        return _cut(jpeg, _centre(tf.image.extract_jpeg_shape(jpeg), *of), size, resize)
+    # torchvision resizes the whole image, then cuts; its longer side is rounded down.
+    image = tf.image.decode_jpeg(jpeg, channels=3)
+    shape = tf.shape(image)[:2]
+    image = resized(image, size * of[1] // of[0] * shape // tf.reduce_min(shape), resize)
+    # Half a pixel more goes to the even neighbour, as Python rounds.
+    top, left = tf.unstack(tf.cast(tf.round((tf.shape(image)[:2] - size) / 2), tf.int32))
+    return image[top : top + size, left : left + size]
 
 
-def _centre(shape):
+def _centre(shape, size: int = 7, of: int = 8):
+    """The box of the centre square whose side is `size` / `of` of the shorter side."""
     tf = import_tensorflow()
-    side = tf.maximum(7 * tf.minimum(shape[0], shape[1]) // 8, 1)
+    side = tf.maximum(size * tf.minimum(shape[0], shape[1]) // of, 1)
     return tf.stack([(shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2, side, side])
 
 
 def _cut(jpeg, box, size: int, resize: str):
     """The part `box` (top, left, height, width) of a JPEG, decoded alone: grey and CMYK ones become RGB."""
-    return resized(import_tensorflow().image.decode_and_crop_jpeg(jpeg, box, channels=3), size, resize)
+    return resized(import_tensorflow().image.decode_and_crop_jpeg(jpeg, box, channels=3), (size, size), resize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +84,7 @@ class ImageNet:
     shuffle_buffer: int
     resize: str
     streams: int = 1
+    resize_side: int = 0
 
     def splits(self) -> dict[str, StreamedSplit]:
         """The three splits; sizes below the published ones take a random part, by `split_seed`. Nothing is read yet."""
@@ -98,7 +114,7 @@ class ImageNet:
             shuffle_buffer=self.shuffle_buffer,
             streams=self.streams,
             train_crop=functools.partial(train_crop, size=self.image_size, resize=self.resize),
-            plain_crop=functools.partial(plain_crop, size=self.image_size, resize=self.resize),
+            plain_crop=functools.partial(plain_crop, size=self.image_size, resize=self.resize, side=self.resize_side),
         )
         positions = partition(len(files), tuple(sizes.values()), self.split_seed)
         return {name: whole.take(part) for name, part in zip(sizes, positions, strict=True)}

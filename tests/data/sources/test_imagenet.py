@@ -284,7 +284,7 @@ def test_the_evaluation_crop_is_the_recipe(height, width, resize):
 def test_the_two_resizes_differ_by_half_a_pixel():
     # Twice as large: TF1 keeps every pixel where it is and puts one between it and the next.
     image = np.repeat(np.array([[0, 0, 64, 128, 192, 192, 192, 192]], np.uint8)[..., None], 8, axis=0)
-    tf1, tf2 = (resized(image, 16, how).numpy()[0, :, 0] for how in ("tf1_bicubic", "tf2_bicubic"))
+    tf1, tf2 = (resized(image, (16, 16), how).numpy()[0, :, 0] for how in ("tf1_bicubic", "tf2_bicubic"))
     np.testing.assert_array_equal(tf1[::2], image[0, :, 0])
     # Between 64 and 128: (19 * (64 + 128) - 3 * (0 + 192)) / 32.
     assert tf1[5] == 96
