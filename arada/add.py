@@ -22,6 +22,13 @@ def add(arguments: argparse.Namespace) -> epath.Path | None:
     from arada.evaluation import added
     from arada.runs.workdir import Workdir
 
+    workdir = Workdir(arguments.workdir)
+    if arguments.reference and not (arguments.name or arguments.test):
+        return _report(workdir, added.compared_with(workdir, arguments.reference))
+    if not (arguments.name and arguments.test):
+        raise UserError(
+            "--name and --test are needed to add predictions; --reference alone tells differences from another"
+        )
     clean = {
         name: added.read(f"--{name}", value, arguments.kind)
         for name, value in (("test", arguments.test), ("validation", arguments.validation))
@@ -41,7 +48,6 @@ def add(arguments: argparse.Namespace) -> epath.Path | None:
         if not value or name in ood:
             raise UserError(f"--ood {given}: it takes NAME=FILE, each name once, such as svhn=svhn.npz")
         ood[name] = added.read(f"--ood {name}", value, arguments.kind, labelled=False)
-    workdir = Workdir(arguments.workdir)
     config = added.add(
         workdir,
         arguments.name,
@@ -54,9 +60,12 @@ def add(arguments: argparse.Namespace) -> epath.Path | None:
     )
     stored = [*clean, *(f"{name}@{severity}" for name, severity in shifted), *ood]
     print(f"Added: {arguments.name}/seed_{arguments.seed} with {', '.join(stored)}")
-    if arguments.more_to_come:
-        return None
-    from arada import reporting  # matplotlib
+    return None if arguments.more_to_come else _report(workdir, config)
+
+
+def _report(workdir, config) -> epath.Path:
+    from arada import reporting  # matplotlib: a second that a mistake in a file need not wait for
+    from arada.evaluation import added
 
     evaluation = added.summarize(workdir, config)
     page = reporting.write_report(workdir.path)
@@ -70,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m arada.add", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="an evaluated experiment, or a new folder")
-    parser.add_argument("--name", required=True, help="what tables call the method")
+    parser.add_argument("--name", default="", help="what tables call the method")
     parser.add_argument("--seed", type=int, default=0, help="of several runs of one name; 0")
-    parser.add_argument("--test", required=True, metavar="FILE", help="predictions of the test images")
+    parser.add_argument("--test", default="", metavar="FILE", help="predictions of the test images")
     parser.add_argument("--validation", default="", metavar="FILE", help="of validation images, for calibrators")
     parser.add_argument("--shifted", nargs="+", action="extend", default=[], metavar="NAME@SEVERITY=FILE")
     parser.add_argument("--ood", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="of other images")

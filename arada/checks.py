@@ -25,7 +25,6 @@ POSITIVE = (
     "data.num_classes",
     "data.num_train",
     "data.num_validation",
-    "model.width",
     "training.epochs",
     "training.batch_size",
     "training.accumulate",
@@ -75,13 +74,15 @@ def check_config(
     """
     _check_values(config)
     _one_of("model.name", config.model.name, models.BY_NAME)
-    _one_of("model.batch_norm", config.model.batch_norm, ("global", "per_device"))
-    if not 0 <= config.model.batch_norm_momentum < 1:
+    # Registered networks have fields of their own.
+    _one_of("model.batch_norm", config.model.get("batch_norm", "global"), ("global", "per_device"))
+    momentum = config.model.get("batch_norm_momentum", 0.0)
+    if not 0 <= momentum < 1:
         raise UserError(
-            f"model.batch_norm_momentum is {config.model.batch_norm_momentum}; it lies in [0, 1): 0 keeps the "
+            f"model.batch_norm_momentum is {momentum}; it lies in [0, 1): 0 keeps the "
             f"statistics of the last step alone, and 1 would never update them"
         )
-    _one_of("model.dtype", config.model.dtype, models.DTYPES)
+    _one_of("model.dtype", config.model.get("dtype", "float32"), models.DTYPES)
     _one_of("optimizer.name", config.optimizer.name, ("adam", "sgd"))
     _one_of("optimizer.l2_on", config.optimizer.l2_on, optimizers.L2_TARGETS)
     _one_of("training.augmentation", config.training.augmentation, augmentation.BY_NAME)
@@ -98,6 +99,7 @@ def check_config(
     _one_of("run.members", config.run.members, trained.UNROLLED)
     for field in POSITIVE:
         _positive(field, _get(config, field))
+    _positive("model.width", config.model.get("width", 1))
     for field in NOT_NEGATIVE:
         if _get(config, field) < 0:
             raise UserError(f"{field} is {_get(config, field)}; it must be 0 or above")
@@ -143,6 +145,22 @@ def check_config(
     _check_ensemble(config)
     _check_ranking(config)
     _check_shifts(config)
+    _check_registered(config)
+
+
+def _check_registered(config: ml_collections.ConfigDict) -> None:
+    """Builds and traces a network or a method of somebody else's: their mistakes show before any compute."""
+    model, method = config.model.name, config.method.name
+    try:
+        if method in methods.BY_NAME.files:
+            methods.build(config)
+    except TypeError as error:
+        raise UserError(f"method.name {method!r} does not take its fields of the config: {error}") from None
+    try:
+        if model in models.BY_NAME.files:
+            models.check_network(trained.build_model(config), tuple(config.data.image_shape), config.data.num_classes)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.name {model!r}: {error}") from None
 
 
 def _check_batches(config: ml_collections.ConfigDict, num_devices: int, num_processes: int) -> None:
@@ -251,9 +269,10 @@ def _check_imagenet(config: ml_collections.ConfigDict, num_processes: int) -> No
         )
     if len(data.image_shape) != 3 or data.image_shape[0] != data.image_shape[1] or data.image_shape[2] != 3:
         raise UserError(f"data.image_shape is {data.image_shape}; crops of ImageNet are square and have three channels")
-    if data.resize_side < data.image_shape[0]:
+    if data.resize_side and data.resize_side < data.image_shape[0]:
         raise UserError(
-            f"data.resize_side is {data.resize_side}, but data.image_shape is {data.image_shape}: the crop must fit in"
+            f"data.resize_side is {data.resize_side}, but data.image_shape is {data.image_shape}: the crop must fit "
+            f"in; 0 takes 8/7 of it"
         )
     if config.training.normalization in splits.FROM_IMAGES:
         raise UserError(

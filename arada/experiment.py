@@ -103,7 +103,8 @@ class Experiment:
         if stage in ("all", "train") and self.config.training.init_from:
             config, seeds = self._runs()
             for of_run in seeds:
-                for seed in trained.network_seeds(config, of_run):
+                done = trained.is_finished(self.workdir.run(config.name, of_run), config)
+                for seed in () if done else trained.network_seeds(config, of_run):
                     trained.initial_dir(self.workdir, config, seed)
         if stage == "all":
             # What is missing can be fetched, and a mistake mended, before hours of training.
@@ -201,7 +202,7 @@ class Experiment:
         for seed in seeds if uses_precomputed(config) else ():
             if not trained.is_finished(self.workdir.run(config.name, seed), config):
                 rankings.check_ranked(config, self.workdir, seed)
-        imported = [seed for seed in seeds if workdirs.is_imported(self.workdir.run(config.name, seed))]
+        imported = workdirs.imported_seeds(self.workdir, config.name)
         if imported and (others := [seed for seed in seeds if seed not in imported]):
             raise UserError(
                 f"{config.name}/seed_{imported[0]} was imported, but seeds {others} would be trained: tables would mix "

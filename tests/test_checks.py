@@ -191,6 +191,11 @@ def test_a_mistake_is_told_in_one_line(overrides, message):
         ({"data.image_shape": (224, 224, 1)}, r"data.image_shape is \(224, 224, 1\); .* three channels"),
         ({"data.shuffle_buffer": 0}, r"data.shuffle_buffer is 0; it must be above 0"),
         ({"data.resize": "bicubic"}, r"data.resize is one of tf1_bicubic, tf2_bicubic, bilinear, not 'bicubic'"),
+        (
+            {"data.resize_side": 200},
+            r"data.resize_side is 200, but data.image_shape is \(224, 224, 3\): the crop must fit",
+        ),
+        ({"model.padding": "valid"}, r"model.padding is one of same, both, not 'valid'"),
         ({"data.streams": 3}, r"data.streams is 3; it must divide training.batch_size=4096"),
         ({"training.normalization": "standardize"}, r"training.normalization is 'standardize', .* take 'unit'"),
         (

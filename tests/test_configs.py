@@ -154,6 +154,16 @@ def test_finetuning_by_hand():
     assert cifar10.get_config("finetune").name == "vanilla_finetuned"
 
 
+def test_pretrained_weights_are_torchvision_s():
+    config = imagenet.get_config("ar_adals,finetune,pretrained")
+    assert (config.name, config.seeds) == ("ar_adals_finetuned", (0,))
+    model = config.model
+    assert (model.padding, model.stride_on, model.batch_norm_epsilon) == ("both", "3x3", 1e-5)
+    assert (config.data.resize, config.data.resize_side) == ("bilinear", 256)
+    assert config.training.normalization == "imagenet"
+    assert fields_of(config).keys() == fields_of(imagenet.get_config()).keys()
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_finetuned_learning_rate_is_a_tenth_and_a_hundredth(name):
     config, schedules = FILES[name].get_config("finetune"), []

@@ -11,7 +11,7 @@ PARTS = {
     "arada.attacks": {"arada", "arada.inputs", "arada.attacks"},
     "arada.metrics": {"arada", "arada.inputs", "arada.metrics"},
     "arada.calibrators": {"arada", "arada.inputs", "arada.calibrators"},
-    "arada.models": {"arada", "arada.inputs", "arada.models"},
+    "arada.models": {"arada", "arada.inputs", "arada.models", "arada.registry"},
 }
 
 

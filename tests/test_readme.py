@@ -32,7 +32,7 @@ def test_python_snippets_run():
     assert namespace["logits"].shape == (1, 10)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/attacks.md"])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
 def test_links_and_files_exist(page):
     text = (ROOT / page).read_text()
     linked = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)

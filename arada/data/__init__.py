@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import ml_collections
@@ -17,6 +18,7 @@ from arada.data.sources.npz import Npz
 from arada.data.sources.tfds import Tfds
 from arada.data.splits import Batch, Examples, Split, empty_moments, moments
 from arada.errors import UserError
+from arada.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +51,27 @@ class Dataset(Protocol):
         """
 
 
+# The values of `config.data.source` beside the project's own.
+REGISTERED = Registry("data.source", {}, ("digits", "tfds", "imagenet", "cifar_archive", "folder", "npz"))
+
+
+def register(source: str, dataset: Callable[..., Dataset]) -> None:
+    """Makes a data set of your own a `data.source`.
+
+    It is called with the fields of `config.data` but `source`, and with `data_dir`, for a `Dataset`; `InMemory` makes
+    one of a `Source` of images and labels.
+    """
+    REGISTERED.register(source, dataset)
+
+
 def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
-    """The data set that `config.data` describes, in `data_dir`. Nothing is read yet."""
+    """The data set that `config.data` describes, in `data_dir`. Nothing is read yet. Raises UserError."""
+    if data.source in REGISTERED:
+        fields = {key: value for key, value in data.items() if key != "source"}
+        try:
+            return REGISTERED[data.source](**fields, data_dir=data_dir)
+        except TypeError as error:
+            raise UserError(f"data.source {data.source!r} does not take the fields of config.data: {error}") from None
     fields = {key: value for key, value in data.items() if key not in ("source", "num_classes", "image_shape")}
     in_memory = {"num_train", "num_validation", "num_test", "split_seed"}
     fields_of = {
@@ -62,7 +83,7 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
         "npz": in_memory,
     }
     if data.source not in fields_of:
-        raise UserError(f"data.source is one of {', '.join(fields_of)}, not {data.source!r}")
+        raise UserError(f"data.source is one of {', '.join([*fields_of, *REGISTERED])}, not {data.source!r}")
     if differing := sorted(fields_of[data.source] ^ fields.keys()):
         raise UserError(
             f"data.source is {data.source!r}, whose fields are {', '.join(sorted(fields_of[data.source]))}, but "
@@ -110,10 +131,12 @@ __all__ = [
     "Dataset",
     "Examples",
     "ImageNet",
+    "InMemory",
     "Split",
     "build",
     "empty_moments",
     "load_splits",
     "moments",
+    "register",
     "shifts",
 ]

@@ -22,6 +22,8 @@ from arada.runtime import files
 
 # Name and seed.
 Run = tuple[str, int]
+# Whose images, for messages, and their arrays.
+Stored = tuple[str, Mapping[str, np.ndarray]]
 KINDS = ("logits", "probabilities")
 # How far the sum of an image's probabilities may be from 1: float16 rounds 1,000 of them by less.
 SUM_TOLERANCE = 1e-2
@@ -80,9 +82,13 @@ def _arrays(told: str, value: str, labelled: bool) -> dict[str, np.ndarray]:
     for path in paths:
         if not path.exists():
             raise UserError(f"{told}: there is no file {path}")
-    if alone:
-        return files.read_npz(paths[0])
-    return {name: files.read_npy(path) for name, path in zip(names, paths, strict=False)}
+    try:
+        if alone:
+            return files.read_npz(paths[0])
+        return {name: files.read_npy(path) for name, path in zip(names, paths, strict=False)}
+    except UserError as error:
+        reason = str(error).partition(";")[0]
+        raise UserError(f"{told}: {reason}; save arrays of numbers with numpy.savez or numpy.save") from None
 
 
 def _logits(told: str, values: np.ndarray, kind: str, name: str) -> np.ndarray:
@@ -146,31 +152,54 @@ def add(
     """
     if not re.fullmatch(RUN_NAME, name):
         raise UserError(f"--name={name!r} names a folder: letters, digits and any of _ . + -")
-    begun = workdir.runs()
-    identities = {run: workdirs.stored(workdir.run(*run))["identity"] for run in begun}
-    trained = [run for run in begun if "added" not in identities[run]]
+    begun, trained = _runs(workdir)
     _check_name(workdir, name, seed, {run[0] for run in trained}, begun, "validation" in clean)
     classes = clean["test"].logits.shape[1]
     config = _config(workdir, begun, trained, name, classes, dataset)
     _set_evaluation(config.evaluation, shifted, ood, alone=not trained)
     if reference:
-        names = {run[0] for run in begun} | {name}
-        if reference not in names:
-            raise UserError(f"--reference={reference} is none of {', '.join(sorted(names))}")
-        config.evaluation.reference = reference
-    sets = {**clean}
-    sets |= {shift_sources.stored_name(config.evaluation, *of): found for of, found in shifted.items()}
-    sets |= {predictions.ood_name(of): found for of, found in ood.items()}
-    arrays = {}
-    of_test = _joined(sets["test"], workdir, begun, "test", classes, None)
-    for of, found in sets.items():
-        images = of_test if of in sets.keys() - clean.keys() and not of.startswith("ood_") else None
-        arrays[of] = of_test if of == "test" else _joined(found, workdir, begun, of, classes, images)
+        _set_reference(config.evaluation, reference, {name, *(run[0] for run in begun)})
+    arrays = {of: _joined(found, _stored(workdir, begun, of), classes) for of, found in clean.items()}
+    for of, found in shifted.items():
+        stored_name = shift_sources.stored_name(config.evaluation, *of)
+        # The experiment may have shifted some of its test images only.
+        stored = _stored(workdir, begun, stored_name) or ("the test set's", arrays["test"])
+        arrays[stored_name] = _joined(found, stored, classes)
+    # Images of other kinds are paired with none.
+    arrays |= {predictions.ood_name(of): _joined(found, None, classes) for of, found in ood.items()}
+    given = [found.option for of in (clean, shifted, ood) for found in of.values()]
+    _store(workdir, name, seed, config, arrays, given)
+    return config
+
+
+def compared_with(workdir: workdirs.Workdir, reference: str) -> ml_collections.ConfigDict:
+    """The config by which a workdir is summarised, with differences from `reference`. Raises UserError."""
+    begun, trained = _runs(workdir)
+    if not begun:
+        raise UserError(f"--workdir={workdir.path} holds no runs; add predictions with --name and --test")
+    config = _config(workdir, begun, trained, begun[0][0], 0, "")
+    _set_reference(config.evaluation, reference, {run[0] for run in begun})
+    return config
+
+
+def _runs(workdir: workdirs.Workdir) -> tuple[list[Run], list[Run]]:
+    """All runs of a workdir, and those that were trained there, or imported."""
+    begun = workdir.runs()
+    return begun, [run for run in begun if "added" not in workdirs.stored(workdir.run(*run))["identity"]]
+
+
+def _set_reference(evaluation: ml_collections.ConfigDict, reference: str, names: set[str]) -> None:
+    if reference not in names:
+        raise UserError(f"--reference={reference} is none of {', '.join(sorted(names))}")
+    evaluation.reference = reference
+
+
+def _store(workdir, name: str, seed: int, config, arrays: Mapping[str, Mapping], given: Sequence[str]) -> None:
     digest = 0
     for of in sorted(arrays):
         digest = zlib.crc32(arrays[of]["logits"].tobytes(), digest)
     shared = plain({"data": config.data, "model": config.model})
-    identity = shared | {"added": {"crc32": digest, "files": [found.option for found in sets.values()]}, "seed": seed}
+    identity = shared | {"added": {"crc32": digest, "files": list(given)}, "seed": seed}
     directory, made = workdir.predictions(name, seed), {"commit": "", "hardware": "", "versions": {}}
     workdir.create()
     if directory.exists():  # what a kill left
@@ -180,7 +209,6 @@ def add(
     # The run's own record comes last: without it, nothing reads what lies there.
     for folder in (directory, workdir.run(name, seed)):
         files.write_json(folder / "config.json", {"identity": identity, "config": plain(config), "made_with": made})
-    return config
 
 
 def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -232,7 +260,7 @@ def _config(
     known = config.data.get("name", config.data.source)
     if begun and dataset and dataset != known:
         raise UserError(f"--dataset={dataset}, but {workdir.path} is on {known}; leave it out")
-    if classes != config.data.num_classes:
+    if classes and classes != config.data.num_classes:
         raise UserError(f"--test has {classes} classes, but {workdir.path} has {config.data.num_classes}")
     return config
 
@@ -263,6 +291,8 @@ def _of_predictions_alone(reference: str, classes: int, dataset: str) -> ml_coll
         {
             "data": {"source": "predictions", "name": dataset, "num_classes": classes},
             "model": {"name": "networks from elsewhere"},
+            "seeds": (0,),
+            "ensemble": {"members": 1, "of": "", "ranks": "shared"},
             "ranking": {"source": "vanilla/seed_0", "num_subsets": 10},
             "evaluation": {
                 "num_bins": 15,
@@ -313,24 +343,28 @@ def _set_evaluation(evaluation, shifted, ood, *, alone: bool) -> None:
     evaluation.out_of_distribution = tuple(dict.fromkeys((*evaluation.out_of_distribution, *ood)))
 
 
-def _joined(found: Added, workdir, begun, name: str, classes: int, images: Mapping | None) -> dict[str, np.ndarray]:
-    """The arrays to store, by ascending id. `images` are those of the test set, for a set that shows them shifted."""
+def _stored(workdir: workdirs.Workdir, begun: Sequence[Run], name: str) -> Stored | None:
+    """What the runs of a workdir hold of a data set; None where no run has it."""
+    there = next((file for run in begun if (file := workdir.predictions(*run) / f"{name}.npz").exists()), None)
+    return there and (f"those of {there}", files.read_npz(there))
+
+
+def _joined(found: Added, stored: Stored | None, classes: int) -> dict[str, np.ndarray]:
+    """The arrays to store, by ascending id; `stored` are those of the images that they must show."""
     if found.logits.shape[1] != classes:
         raise UserError(f"{found.option} has {found.logits.shape[1]} classes, but --test has {classes}")
-    there = next((file for run in begun if (file := workdir.predictions(*run) / f"{name}.npz").exists()), None)
-    stored = images or (files.read_npz(there) if there else None)
-    whose = "the test set's" if images else f"those of {there}"
+    whose, images = stored or ("", None)
     ids = found.example_id
     if ids is None:
         ids = np.arange(len(found.label), dtype=np.int32)
-        if stored is not None and not np.array_equal(stored["example_id"], ids):
+        if images is not None and not np.array_equal(images["example_id"], ids):
             raise UserError(
                 f"{found.option} has no example_id, by which its images are joined with {whose}; save it beside them"
             )
     order = np.argsort(ids)
     ids, label = ids[order], found.label[order]
-    if stored is not None:
-        _check_same(found.option, whose, ids, label, stored)
+    if images is not None:
+        _check_same(found.option, whose, ids, label, images)
     return {"example_id": ids, "label": label, "logits": found.logits[order][None]}
 
 

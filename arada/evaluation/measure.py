@@ -63,7 +63,11 @@ def measure(
         by_variant = zip(estimates, resampled, strict=True)
         of_seeds.append({variant: bootstrap.unstack(estimates[variant], names, of) for variant, of in by_variant})
         keys.append(key)
-    together = {name: bootstrap.mean_over_seeds([of[name] for of in of_seeds]) for name in VARIANTS if all(name in of for of in of_seeds)}
+    together = {
+        name: bootstrap.mean_over_seeds([of[name] for of in of_seeds])
+        for name in VARIANTS
+        if all(name in of for of in of_seeds)
+    }
     variance = None
     if len(directories) > 1:
         key = cache.digest(keys, config.evaluation.variance_of)

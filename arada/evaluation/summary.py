@@ -168,7 +168,7 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
         "num_subsets": config.ranking.num_subsets,
         "num_bins": config.evaluation.num_bins,
         "variance_of": config.evaluation.variance_of,
-        "ranking": (rankings or ranked)
+        "ranking": (by_split or ranked)
         and {
             "source": config.ranking.source,
             "by": ranked.get("by", "attack"),

@@ -7,18 +7,27 @@ from arada.methods.focal import AdaFocal, AdaFocalState, DualFocal, Focal
 from arada.methods.margin import ACLS, MbLS
 from arada.methods.method import Network, SoftLabels, Validation
 from arada.methods.mixup import Mixup
+from arada.registry import Registry
 
 # The values of `config.method.name`; what else `config.method` has under that name are the class's own fields.
-BY_NAME = {
-    "cross_entropy": SoftLabels,
-    "mixup": Mixup,
-    "ccat": CCAT,
-    "focal": Focal,
-    "adafocal": AdaFocal,
-    "dual_focal": DualFocal,
-    "mbls": MbLS,
-    "acls": ACLS,
-}
+BY_NAME = Registry(
+    "method.name",
+    {
+        "cross_entropy": SoftLabels,
+        "mixup": Mixup,
+        "ccat": CCAT,
+        "focal": Focal,
+        "adafocal": AdaFocal,
+        "dual_focal": DualFocal,
+        "mbls": MbLS,
+        "acls": ACLS,
+    },
+)
+
+
+def register(name: str, method: type[SoftLabels]) -> None:
+    """Makes a subclass of `SoftLabels` a `method.name`; its own fields are those of `config.method.<name>`."""
+    BY_NAME.register(name, method)
 
 
 def build(config: ml_collections.ConfigDict) -> SoftLabels:
@@ -49,4 +58,5 @@ __all__ = [
     "SoftLabels",
     "Validation",
     "build",
+    "register",
 ]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from arada import inputs
+from arada.models.layers import BATCH_AXIS
 
 Variables = Mapping[str, Mapping]
 
@@ -36,3 +37,31 @@ def logits_fn(model: nn.Module) -> Callable[[Variables, jax.Array], jax.Array]:
         return model.apply(weights, normalize(variables["normalization"], images), train=False)
 
     return logits
+
+
+def check_network(model: nn.Module, image_shape: tuple[int, ...], num_classes: int) -> None:
+    """Traces a network on two images, in training and in evaluation, without computing anything.
+
+    Raises ValueError if it cannot be run, has variables that are not trained, or makes something else than logits.
+    """
+    images = jax.ShapeDtypeStruct((1, 2, *image_shape), jnp.float32)
+
+    def both(variables, images):
+        in_training, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return in_training, model.apply(variables, images, train=False)
+
+    try:
+        variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(images.shape[1:]))
+        # Batch norm may synchronise over the axis of the devices.
+        traced = jax.vmap(both, in_axes=(None, 0), axis_name=BATCH_AXIS)
+        logits = jax.eval_shape(traced, variables, images)
+    except Exception as error:  # of any kind: it is somebody else's code
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"it cannot be run on images of {images.shape[1:]}: {reason}") from None
+    if unknown := sorted(variables.keys() - {"params", "batch_stats"}):
+        raise ValueError(f"it has variables {unknown[0]!r}, but only params and batch_stats are trained")
+    for found in logits:
+        if found.shape != (1, 2, num_classes):
+            raise ValueError(
+                f"it makes {list(found.shape[1:])} of 2 images; logits of {num_classes} classes are [2, {num_classes}]"
+            )

@@ -107,8 +107,8 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     method = config.method.name
     # Plain cross-entropy has no fields, and its runs are older than `method`.
     if method != "cross_entropy":
-        identity["method"] = {"name": method} | plain(config.method[method])
-    if config.model.batch_norm == "per_device":
+        identity["method"] = {"name": method} | plain(config.method.get(method, {}))
+    if config.model.get("batch_norm") == "per_device":
         identity["num_devices"] = num_devices
     if config.ensemble.of:
         identity["ensemble"] = {"of": config.ensemble.of, "members": config.ensemble.members}

@@ -120,6 +120,12 @@ def make_run(
     run_dir = workdir.run(config.name, seed)
     if (run_dir / "config.json").exists():
         raise UserError(f"{run_dir} is there already; choose other --config.seeds, or delete it and what came of it")
+    imported = workdirs.imported_seeds(workdir, config.name)
+    if others := [seed for name, seed in workdir.runs() if name == config.name and seed not in imported]:
+        raise UserError(
+            f"{config.name}/seed_{others[0]} was trained in {workdir.path}: tables would mix it with imported ones; "
+            f"choose another --config.name"
+        )
     if trained.num_members(config) > 1 or config.ensemble.of:
         raise UserError(f"--config: {config.name} is an ensemble; weights are those of one network, so take vanilla")
     found = variables(config, read(path), f"--weights={path}")

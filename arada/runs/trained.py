@@ -29,7 +29,7 @@ def build_model(config: ml_collections.ConfigDict, **fields) -> nn.Module:
 
 def build_ranked(config: ml_collections.ConfigDict) -> nn.Module:
     """The network as it is attacked: in float32, for bfloat16 cannot tell the logits of two close classes apart."""
-    return build_model(config, dtype="float32")
+    return build_model(config, **({"dtype": "float32"} if "dtype" in config.model else {}))
 
 
 def num_members(config: ml_collections.ConfigDict) -> int:
@@ -43,6 +43,18 @@ def network_seeds(config: ml_collections.ConfigDict, seed: int) -> Sequence[int]
     """The seeds of the networks that one run of this config trains."""
     count = num_members(config)
     return models.member_seeds(seed, count) if count > 1 else (seed,)
+
+
+def check_known(run_dir: epath.Path) -> None:
+    """Raises UserError if the run has a network that no file has registered in this program."""
+    stored = workdirs.stored(run_dir)
+    name = stored["config"]["model"]["name"]
+    if name not in models.BY_NAME:
+        file = stored["made_with"].get("registered", {}).get(f"model.name {name!r}", "a config file")
+        raise UserError(
+            f"{run_dir} has the network {name!r}, which {file} registers; load that file first, such as by "
+            f"runpy.run_path({file!r})"
+        )
 
 
 def unrolled(config: ml_collections.ConfigDict) -> bool | None:
@@ -117,6 +129,7 @@ def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
     """
     run_dir = files.absolute(run_dir)
     config = workdirs.stored_config(run_dir)
+    check_known(run_dir)
     ensemble = config.get("ensemble")
     if not (ensemble and ensemble.of):
         return logits_fn(config), _newest_state(run_dir).variables
@@ -165,6 +178,7 @@ def initial_weights(workdir: workdirs.Workdir, config: ml_collections.ConfigDict
 def final_variables(run_dir: epath.Path) -> dict:
     """The variables of a run's last step, and of no other. Raises UserError if its checkpoint is broken."""
     config = workdirs.stored_config(run_dir)
+    check_known(run_dir)
     with _checkpoints(run_dir) as checkpoints:
         state = checkpoints.restore_state(_template(config))
         if int(state.step) != total_steps(config):

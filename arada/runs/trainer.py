@@ -216,7 +216,8 @@ class Trainer:
 
 def _warn_of_old_statistics(config: ml_collections.ConfigDict) -> None:
     """Warns where batch norm's running statistics, which validation uses, average more steps than an epoch has."""
-    momentum, steps = config.model.batch_norm_momentum, trained.steps_per_epoch(config)
+    # Networks of others may have no batch norm.
+    momentum, steps = config.model.get("batch_norm_momentum", 0.0), trained.steps_per_epoch(config)
     averaged = round(1 / (1 - momentum), 6)
     if averaged > steps:
         logger.warning(

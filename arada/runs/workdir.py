@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from arada import models
+from arada import models, registry
 from arada.errors import UserError
 from arada.runs.identity import (
     RUN_NAME,
@@ -100,6 +100,8 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
     file = path / "config.json"
     if hosts.is_first() and not file.exists():
         made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
+        if registered := _registered(config):
+            made["registered"] = registered
         files.write_json(file, {"identity": identity, "config": plain(config), "made_with": made})
     hosts.wait(f"{file} is there")
     check_claim(path, identity)
@@ -120,6 +122,13 @@ def _refused(path: epath.Path, differing: list[str], another: str = "") -> UserE
         f"{path} was made with another config: {'; '.join(differing)}. Set them as they are there, use another "
         f"--workdir or {another or '--config.name'}, or delete the folder"
     )
+
+
+def _registered(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """The names in a config that are not the project's own, each with the file that registered it."""
+    used = {"model.name": config.model.name, "method.name": config.method.name, "data.source": config.data.source}
+    files_of = {field: registry.FILES.get(field, {}) for field in used}
+    return {f"{field} {name!r}": files_of[field][name] for field, name in used.items() if name in files_of[field]}
 
 
 def identity_of_run(path: epath.Path, config: ml_collections.ConfigDict, seed: int, num_devices: int) -> dict[str, Any]:
@@ -176,6 +185,11 @@ def check_seeds_alike(workdir: Workdir, config: ml_collections.ConfigDict) -> No
             raise _refused(workdir.path / "runs" / run, differing)
 
 
+def imported_seeds(workdir: Workdir, name: str) -> list[int]:
+    """The seeds of the runs of this name that have weights from elsewhere."""
+    return [seed for of, seed in workdir.runs() if of == name and is_imported(workdir.run(name, seed))]
+
+
 def is_imported(path: epath.Path) -> bool:
     """Whether the run in `path` has weights from elsewhere and was never trained here."""
     return (path / "config.json").exists() and "imported" in stored(path)["identity"]
@@ -225,5 +239,8 @@ def _complete(identity: dict[str, Any]) -> None:
         if isinstance(data, dict) and data.get("source") == "imagenet":
             data.setdefault("resize", "tf2_bicubic")
         model = of.get("model") if isinstance(of, dict) else None
-        if isinstance(model, dict) and model.get("name") in models.BY_NAME and "batch_norm_momentum" not in model:
-            model["batch_norm_momentum"] = models.BY_NAME[model["name"]].batch_norm_momentum
+        network = models.BY_NAME.get(model.get("name")) if isinstance(model, dict) else None
+        # Older than these fields: all networks, and ResNet v1.
+        for field in ("batch_norm_momentum", "batch_norm_epsilon", "stride_on", "padding"):
+            if hasattr(network, field) and network.__module__.startswith("arada."):
+                model.setdefault(field, getattr(network, field))

@@ -56,7 +56,7 @@ def train_step(
                 def forward(images):
                     variables = {"params": params, "batch_stats": state.batch_stats}
                     logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-                    return logits, updated["batch_stats"]
+                    return logits, updated.get("batch_stats", {})
 
                 network = Network(forward, logits_now, state.normalization)
                 losses, logits, batch_stats = method.loss(network, images, batch, learnt, method_key)

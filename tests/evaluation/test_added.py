@@ -145,6 +145,12 @@ def test_files_that_cannot_be_right(tmp_path, refused, arrays, arguments, messag
     assert re.search(message, refused(tmp_path / "w", "new", f"--test={file}", *arguments))
 
 
+def test_commands_that_say_too_little(tmp_path, refused):
+    assert "--name and --test are needed" in refused(tmp_path / "w", "new")
+    with pytest.raises(SystemExit, match="holds no runs; add predictions"):
+        add.main([f"--workdir={tmp_path}/w", "--reference=new"])
+
+
 def test_a_file_that_is_no_npz(tmp_path, refused):
     (tmp_path / "test.npz").write_bytes(b"nothing of the kind")
     assert "cannot be read as npz" in refused(tmp_path / "w", "new", f"--test={tmp_path}/test.npz")
@@ -168,11 +174,13 @@ def test_what_contradicts_the_report(alone, tmp_path, refused):
     of(r"1 of its 40 example_id are none of .*, the first is 99", example_id=np.array([*range(39), 99]))
     of(r"lacks 1 of the 40 images, .*; the first is 39", count=39, example_id=np.arange(39))
     of(r"--dataset=other, but .* is on w; leave it out", "--dataset=other")
+    with pytest.raises(SystemExit, match="--reference=c is none of a, b"):
+        add.main([f"--workdir={alone}", "--reference=c"])
     shifted = save(tmp_path / "shifted.npz")
     of(r"noise has severities \[1\], but the report's are \[2\]", "--shifted", f"noise@1={shifted}")
     of(r"--shifted cifar10@2: it takes one type", "--shifted", f"cifar10@2={shifted}")
     other = save(tmp_path / "other.npz", label=(np.arange(40) + 1) % 4)
-    of(r"contradict the test set's", "--shifted", f"noise@2={other}")
+    of(r"labels of 40 of 40 images contradict .*noise_2", "--shifted", f"noise@2={other}")
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +247,11 @@ def test_the_page_s_commands_run(tmp_path):
     exec_in = {"cwd": tmp_path, "check": True, "capture_output": True}
     python, bash = (re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) for language in ("python", "bash"))
     subprocess.run([sys.executable, "-c", python[0]], **exec_in)
-    command = bash[0].replace("python -m", f"PYTHONPATH={ROOT} JAX_PLATFORMS=cpu {sys.executable} -m")
+    command = (bash[0] + bash[1]).replace("python -m", f"PYTHONPATH={ROOT} JAX_PLATFORMS=cpu {sys.executable} -m")
     subprocess.run(["bash", "-ec", command], **exec_in)
     methods = files.read_json(tmp_path / "workdir" / "mine" / "evaluation.json")["methods"]
     # Twice the scale of the same problem: the first is far more confident.
+    assert files.read_json(tmp_path / "workdir" / "mine" / "evaluation.json")["experiment"]["reference"] == "vit"
     confidence = {name: method["runs"]["0"]["test"]["confidence"] for name, method in methods.items()}
     assert confidence["resnet"] > confidence["vit"] + 0.1
 

@@ -1,5 +1,8 @@
 """Exported networks, run by programs that know nothing of this project."""
 
+import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,6 +19,7 @@ from arada.experiment import Experiment
 from arada.runs.workdir import Workdir
 from configs import digits
 
+ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import pathlib, sys
 import jax, numpy
@@ -91,3 +95,14 @@ def test_what_cannot_be_exported(workdir, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         arada.export(tmp_path, tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_s_snippets_run(workdir, tmp_path):
+    """On a run of this test; its commands are presets that tests/runs/test_finetuning.py trains."""
+    text = (ROOT / "docs" / "pretrained.md").read_text()
+    run = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        snippet = snippet.replace("workdir/digits/runs/ar_adals/seed_0", str(workdir.run("vanilla", 0)))
+        done = subprocess.run([sys.executable, "-c", snippet], **run)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in tmp_path.iterdir()} == {"network.bin", "network.safetensors"}

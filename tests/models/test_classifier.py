@@ -70,3 +70,12 @@ def test_averages_over_pixels_are_not_rounded_to_bfloat16(name, depth):
     assert "bf16[3,64,64," in text or "bf16[3,32,32," in text
     assert re.search(r"f32\[3,\d+\]", text)
     assert not re.search(r"bf16\[3,\d+\]", text)
+
+
+@pytest.mark.parametrize("name", ["resnet_v1", "resnet_v2", "wide_resnet"])
+def test_our_own_networks_pass_the_check_of_others(name):
+    depth = {"resnet_v1": 50, "resnet_v2": 11, "wide_resnet": 10}[name]
+    network = models.build(name, 7, depth=depth, width=2, batch_norm="global")
+    models.check_network(network, (32, 32, 3), 7)
+    with pytest.raises(ValueError, match=r"it makes \[2, 7\] of 2 images; logits of 6 classes are \[2, 6\]"):
+        models.check_network(network, (32, 32, 3), 6)

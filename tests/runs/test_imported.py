@@ -90,6 +90,8 @@ def test_an_imported_run_goes_through_all_stages(workdir, tmp_path):
     Experiment(tiny(**{"training.epochs": 2}), tmp_path / "w").run("train")
     with pytest.raises(UserError, match=r"vanilla/seed_0 was imported, but seeds \[1\] would be trained"):
         Experiment(tiny(seeds=(0, 1)), tmp_path / "w").run("train")
+    with pytest.raises(UserError, match=r"vanilla/seed_0 was trained in .*: tables would mix it with imported ones"):
+        make(tiny(seeds=(1,)), workdir.path, file)
     with pytest.raises(UserError, match=r"training.normalization is standardize there and unit here"):
         Experiment(tiny(**{"training.normalization": "unit"}), tmp_path / "w").run("train")
     with pytest.raises(UserError, match=r"seed_0 is there already; choose other --config.seeds"):

@@ -12,8 +12,6 @@ from arada.data.sources.tfds import import_tensorflow, label_names, prepared
 from arada.data.splits import partition
 from arada.errors import UserError
 
-# How a part of an image becomes smaller: the script's way, without smoothing, or torchvision's.
-RESIZES = ("bicubic", "bilinear")
 
 def train_crop(jpeg, key, size: int, resize: str):
     """A random part of a JPEG, mirrored or not, as uint8[size, size, 3]; a TensorFlow function of `key` int64[2].

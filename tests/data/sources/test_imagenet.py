@@ -294,6 +294,20 @@ def test_the_two_resizes_differ_by_half_a_pixel():
     assert tf2[4] < tf1[4] < tf2[5]
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 81), (101, 64), (37, 41), (24, 90)])
+def test_the_crop_of_pretrained_weights_is_torchvision_s(height, width):
+    """Resize(28) and CenterCrop(24) of a PIL image, which smooths by itself."""
+    jpeg = encoded(gradient(height, width))
+    found = imagenet.plain_crop(jpeg, 24, "bilinear", 28).numpy()
+    pixels = tfds.import_tensorflow().image.decode_jpeg(jpeg, channels=3).numpy()
+    short = min(height, width)
+    shape = (28 * width // short, 28 * height // short)
+    resized = np.asarray(Image.fromarray(pixels).resize(shape, Image.Resampling.BILINEAR))
+    top, left = (round((side - 24) / 2) for side in resized.shape[:2])
+    # Pillow rounds twice, once each way.
+    np.testing.assert_allclose(found.astype(int), resized[top : top + 24, left : left + 24].astype(int), atol=1)
+
+
 def crop_by_hand(pixels, jpeg, seed):
     """Where the crop of `train_crop` lies: (top, left, height, width, mirrored), found by the gradient's own values.
 
