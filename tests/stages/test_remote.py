@@ -1,8 +1,7 @@
 """Workdirs and data in a store that is no folder of this machine: `gs://`, here kept in memory by TensorFlow.
 
-Everything goes through etils.epath and `tf.io.gfile` as it would for a bucket, but for two writers that cannot be
-pointed at another store: orbax's (tensorstore), whose checkpoints lie in a folder, and TensorBoard's (TensorFlow's own
-C++), whose events lie under `ram://`.
+Everything goes through etils.epath and `tf.io.gfile` as it would for a bucket, but for orbax's checkpoints: tensorstore
+cannot be pointed at another store, so they lie in a folder.
 """
 
 import io
@@ -10,7 +9,6 @@ import os
 
 import numpy as np
 import pytest
-from clu import metric_writers
 from etils.epath import backend
 from PIL import Image
 
@@ -75,8 +73,6 @@ def local_checkpoints(root):
 def test_an_experiment_from_end_to_end(store, tmp_path, monkeypatch):
     for module in (trainer, trained):
         monkeypatch.setattr(module, "Checkpoints", local_checkpoints(tmp_path))
-    summaries = metric_writers.SummaryWriter
-    monkeypatch.setattr(metric_writers, "SummaryWriter", lambda path: summaries(in_memory(path)))
     config = digits.get_config("ar_adals,testing")
     config.update_from_flattened_dict({"run.num_devices": 1, "seeds": (0,), "evaluation.out_of_distribution": ()})
     config.evaluation.update(shifts=("noise",), severities=(5,))

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from etils import epath
@@ -130,8 +131,17 @@ def test_a_kill_during_a_flush_leaves_the_old_file(tmp_path, monkeypatch):
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
 
 
-@pytest.mark.parametrize("kind", ["images", "videos", "audios", "texts", "histograms", "hparams", "summaries"])
-def test_only_scalars(tmp_path, kind):
-    writer = JsonLinesWriter(epath.Path(tmp_path / "metrics.jsonl"))
-    with pytest.raises(NotImplementedError):
-        getattr(writer, f"write_{kind}")(1, {})
+def test_events_can_be_read_while_a_run_writes_them(tmp_path):
+    with open_writer(tmp_path, 0) as writer:
+        writer.write_scalars(1, {"loss": 2})
+        writer.flush()
+        assert events(tmp_path) == {"loss": [(1, 2.0)]}
+
+
+def test_without_tensorboard_there_are_lines_alone(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    write(tmp_path, (1, 2))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
