@@ -1,10 +1,10 @@
 """Says which data a config needs and which are there, and downloads what TensorFlow Datasets can fetch.
 
-    python -m arada.prepare --config=configs/cifar10.py [--check]
+    python -m arada.prepare --config=configs/cifar10.py [--check] [--export=FILE.npz]
 
 What is there is read once, so that half-written files show now: also ImageNet's, which takes minutes. Of shifted sets
 only what tells incomplete ones is looked at, names, sizes and some labels. Exit code 1 if anything is missing. Training
-never downloads.
+never downloads. --export writes the data set to one file for machines without TensorFlow.
 """
 
 import functools
@@ -20,10 +20,10 @@ from ml_collections import config_flags
 from arada import checks, data
 from arada.data.shifted import published
 from arada.data.shifted import sources as shift_sources
-from arada.data.sources import archives, tfds
+from arada.data.sources import archives, npz, tfds
 from arada.data.sources.records import StreamedSplit
 from arada.errors import UserError
-from arada.runtime import console
+from arada.runtime import console, files
 
 # Not __name__: that of a command is "__main__", whose lines `console.start_logging` does not show.
 logger = logging.getLogger("arada.prepare")
@@ -55,9 +55,9 @@ def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
     def training() -> str:
         splits.update(data.load_splits(dataset, config.data))
         # Validation and test may be parts of the same files.
-        for files in {split.files: None for split in splits.values() if isinstance(split, StreamedSplit)}:
-            logger.info("%s: reading all files, %d from %s on", name, len(files.paths), files.paths[0])
-            files.check()
+        for of_split in {split.files: None for split in splits.values() if isinstance(split, StreamedSplit)}:
+            logger.info("%s: reading all files, %d from %s on", name, len(of_split.paths), of_split.paths[0])
+            of_split.check()
         return ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
 
     def elsewhere(name: str) -> str:
@@ -156,10 +156,29 @@ def prepare(config: ml_collections.ConfigDict, download: bool) -> bool:
     return there
 
 
+def export(config: ml_collections.ConfigDict, path: str) -> str:
+    """Writes the data set of `config` as one .npz, which data.source "npz" reads, with the same example ids.
+
+    Returns a line that says what it holds and how to use it. Raises UserError.
+    """
+    dataset = data.build(config.data, config.run.data_dir)
+    if not isinstance(dataset, data.InMemory):
+        raise UserError(f"--export writes what fits in memory, but data.source is {config.data.source!r}")
+    file = files.absolute(path)
+    if file.suffix != ".npz":
+        raise UserError(f"--export={path} is no .npz; name one, such as {config.data.get('name', 'images')}.npz")
+    data.load_splits(dataset, config.data)  # images and labels are checked
+    arrays = npz.arrays_of(dataset.source)
+    files.write_npz(file, arrays)
+    counts = ", ".join(f"{key} {len(array):,}" for key, array in arrays.items() if key.endswith("label"))
+    return f"{file} holds {counts}; use it by --config.data.source=npz --config.run.data_dir={file}"
+
+
 def main() -> None:
     """Entry point; exits with 1 if a data set is missing."""
     config = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
     check = flags.DEFINE_bool("check", False, "Downloads nothing.")
+    export_to = flags.DEFINE_string("export", "", "Writes the data set to this .npz too, which needs no TensorFlow.")
     flags.mark_flag_as_required("config")
 
     def start(_) -> None:
@@ -169,6 +188,8 @@ def main() -> None:
         with console.ending_in_one_line():
             checks.check_config(config.value, num_devices=1)
             there = prepare(config.value, download=not check.value)
+            if export_to.value:
+                print(export(config.value, export_to.value))
         sys.exit(int(not there))
 
     app.run(start, flags_parser=console.config_parser(config))

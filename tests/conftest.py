@@ -2,6 +2,7 @@
 
 import atexit
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -26,6 +27,15 @@ from hypothesis import settings
 settings.register_profile("arada", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("arada")
 settings.register_profile("thousands", deadline=None, derandomize=True, max_examples=5000)
+
+
+@pytest.fixture
+def no_frost(monkeypatch):
+    """The package with the pictures of frost is not installed."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: find_spec(name) if name != "imagecorruptions" else None
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from arada import data, prepare
 from arada.data.sources import tfds
 from arada.data.sources.records import RecordFiles, StreamedSplit
 from arada.data.splits import Split
+from arada.errors import UserError
 from configs import cifar10, digits, imagenet, own_images
 
 
@@ -171,3 +172,49 @@ def test_command(arguments, code, output):
     assert result.returncode == code, result.stderr
     assert output in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
+
+
+class Source:
+    """Images as TFDS has them: in an order of its own, with that of their publisher beside."""
+
+    where = "a source"
+    parts = {  # noqa: RUF012
+        "train": (np.arange(10 * 48, dtype=np.uint8).reshape(10, 4, 4, 3), np.arange(10) % 3),
+        "test": (np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)[::-1], np.arange(4) % 3),
+    }
+
+    def read(self):
+        return self.parts
+
+    def published_position(self, test):
+        return np.array([3, 0, 2, 1])[test.example_id]
+
+    def class_names(self):
+        return ["Katze", "Hünd", "Maus"]
+
+
+def test_an_export_keeps_ids_names_and_published_places(tmp_path, monkeypatch):
+    sizes = {"num_train": 6, "num_validation": 3, "num_test": 3, "split_seed": 5}
+    dataset = data.InMemory(Source(), **sizes)
+    monkeypatch.setattr(data, "build", lambda *_: dataset)
+    config = with_fields(cifar10.get_config(), data__image_shape=(4, 4, 3))
+    told_ = prepare.export(config, str(tmp_path / "all.npz"))
+    assert told_.endswith(f"--config.data.source=npz --config.run.data_dir={tmp_path / 'all.npz'}")
+    monkeypatch.undo()
+
+    config.data.update(source="npz", num_classes=3, **sizes)
+    read = data.build(config.data, str(tmp_path / "all.npz"))
+    assert read.class_names() == ["Katze", "Hünd", "Maus"]
+    exported, original = read.splits(), dataset.splits()
+    for name, split in original.items():
+        assert split.fingerprint() == exported[name].fingerprint()
+    test = exported["test"]
+    np.testing.assert_array_equal(read.published_position(test), dataset.published_position(test))
+
+
+def test_what_cannot_be_exported(tmp_path):
+    with pytest.raises(UserError, match=r"--export writes what fits in memory, but data.source is 'digits'"):
+        prepare.export(digits.get_config(), str(tmp_path / "a.npz"))
+    config = with_fields(own_images.get_config(), run__data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"--export=a.png is no .npz"):
+        prepare.export(config, "a.png")

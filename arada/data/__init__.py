@@ -84,6 +84,8 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
     }
     if data.source not in fields_of:
         raise UserError(f"data.source is one of {', '.join([*fields_of, *REGISTERED])}, not {data.source!r}")
+    if data.source == "npz":
+        fields.pop("name", None)  # of the data set that was exported: the file holds all that matters
     if differing := sorted(fields_of[data.source] ^ fields.keys()):
         raise UserError(
             f"data.source is {data.source!r}, whose fields are {', '.join(sorted(fields_of[data.source]))}, but "

@@ -1,7 +1,5 @@
 """Frost pictures, there and not there."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,8 +18,3 @@ def frost(tmp_path, monkeypatch):
         Image.fromarray(noise).save(pictures / name)
     monkeypatch.syspath_prepend(tmp_path / "site")
     return pictures
-
-
-@pytest.fixture
-def no_frost(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -85,7 +85,7 @@ def build(config: ml_collections.ConfigDict, dataset: "Dataset", test: Split, wo
         return _Nowhere("set run.published_dir to the folder of the published files")
     position = dataset.published_position(test)
     if evaluation.shift_source == "tfds":
-        tfds_dir = "" if config.data.source == "cifar_archive" else run.data_dir
+        tfds_dir = run.data_dir if config.data.source in ("tfds", "imagenet") else ""
         return published.Tfds(test, position, config.data.name, tfds_dir, evaluation.crop_shifted)
     directory = published.existing(run.published_dir)
     if files.matching(directory, "*.npy"):

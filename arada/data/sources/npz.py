@@ -1,9 +1,12 @@
 """Images and labels in one `.npz`.
 
-`image` and `label`, or `train_image`, `train_label`, `test_image` and `test_label`; other arrays are not read. Images
-are uint8, or float in [0, 1], [N, H, W, C], or [N, H, W] of one channel; labels are whole numbers from 0 on.
+`image` and `label`, or `train_image`, `train_label`, `test_image` and `test_label`. Images are uint8, or float in
+[0, 1], [N, H, W, C], or [N, H, W] of one channel; labels are whole numbers from 0 on. Two more arrays are read where
+they are there: `class_name`, texts in the order of the labels, and `test_position`, where each test image stands in the
+published order, by which published shifted images are joined. Others are not read.
 """
 
+import contextlib
 import dataclasses
 import zipfile
 import zlib
@@ -55,13 +58,50 @@ class Npz:
         )
 
     def published_position(self, test: Split) -> np.ndarray:
-        """Raises UserError."""
-        raise UserError("evaluation.shift_source: nobody published these images shifted; take 'generated' or 'simple'")
+        """As of `Dataset`. Raises UserError without `test_position`."""
+        position = self._column("test_position", "iu")
+        if position is None:
+            raise UserError(
+                f"evaluation.shift_source: {self.where} has no test_position, which says where its test images stand "
+                f"in a published test set; take 'generated' or 'simple'"
+            )
+        if len(position) <= test.example_id.max():
+            raise UserError(f"{self.where}: test_position has {len(position)} entries, fewer than there are images")
+        return position.astype(np.int64)[test.example_id]
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`: labels are numbers here."""
-        return []
+        """As of `Dataset`; none without `class_name`."""
+        names = self._column("class_name", "U")
+        return [] if names is None else names.tolist()
+
+    def _column(self, key: str, kinds: str) -> np.ndarray | None:
+        """A further array of one axis, None if it is not there. Raises UserError if it is something else."""
+        with files.absolute(self.path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if key not in arrays:
+                return None
+            column = np.asarray(arrays[key])
+        if column.ndim != 1 or column.dtype.kind not in kinds:
+            raise UserError(f"{self.where}: {key} is {column.dtype} {list(column.shape)}; write it anew, or without it")
+        return column
 
 
 def _channels(images: np.ndarray) -> np.ndarray:
     return images[..., None] if images.ndim == 3 else images
+
+
+def arrays_of(source) -> dict[str, np.ndarray]:
+    """What `Npz` reads, of any `Source` of `arada.data.sources.in_memory`: every example keeps its id.
+
+    Raises UserError.
+    """
+    parts = source.read()
+    layout = next(layout for layout in LAYOUTS if layout.keys() == parts.keys())
+    arrays = {key: array for part, keys in layout.items() for key, array in zip(keys, parts[part], strict=True)}
+    if names := source.class_names():
+        arrays["class_name"] = np.array(names)
+    if "test" in parts:
+        images, labels = parts["test"]
+        every = np.arange(len(labels), dtype=np.int32)
+        with contextlib.suppress(UserError):  # most data sets have no published order
+            arrays["test_position"] = source.published_position(Split(images, labels, every))
+    return arrays

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import re
 
 import numpy as np
@@ -15,9 +16,23 @@ HELD_OUT = ("test", "validation")
 _BATCH = 1024
 
 
+def why_unreadable() -> str:
+    """Why the files of TensorFlow Datasets cannot be read here, and the way out; "" if they can."""
+    absent = [name for name in ("tensorflow", "tensorflow_datasets") if importlib.util.find_spec(name) is None]
+    if not absent:
+        return ""
+    return (
+        f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed, without which nothing of "
+        f"TensorFlow Datasets can be read; pip install 'arada[tfds]', or export the data set where they are: "
+        f"python -m arada.prepare --config=... --export=FILE.npz"
+    )
+
+
 @functools.cache
 def import_tensorflow():
-    """TensorFlow, imported late (seconds) and kept away from accelerators, which belong to JAX."""
+    """TensorFlow, imported late (seconds) and kept away from accelerators, which belong to JAX. Raises UserError."""
+    if why := why_unreadable():
+        raise UserError(f"data.source: {why}")
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
@@ -101,9 +116,7 @@ def _keys(info) -> tuple[str, str]:
 
 @functools.cache
 def _read(name: str, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
-    import tensorflow as tf
-
-    tfds, source = import_tfds(), prepared(name, data_dir)
+    tf, tfds, source = import_tensorflow(), import_tfds(), prepared(name, data_dir)
     image, label = _keys(source.info)
     if missing := {image, label} - set(source.info.features):
         raise UserError(
@@ -155,6 +168,8 @@ def held_out(name: str, data_dir: str) -> np.ndarray:
 
 def why_absent(name: str, data_dir: str, image_shape: tuple[int, ...]) -> str:
     """Why the images of `held_out` cannot be had, as of `Dataset`; reads none."""
+    if why := why_unreadable():
+        return why
     field = "evaluation.out_of_distribution"
     source = builder(name, data_dir, field)
     features = source.info.features

@@ -41,9 +41,12 @@ def test_one_part_is_divided(tmp_path):
 
 
 def test_nobody_published_them_shifted(tmp_path):
-    dataset = data.build(own_images.get_config().data, str(tmp_path))
-    with pytest.raises(UserError, match=r"evaluation.shift_source: nobody published these images shifted"):
+    config = own_images.get_config().data
+    config.source = "npz"
+    dataset = data.build(config, str(write(tmp_path / "a.npz", image=IMAGE, label=LABEL)))
+    with pytest.raises(UserError, match=r"evaluation.shift_source: .*a.npz has no test_position"):
         dataset.published_position(None)
+    assert dataset.class_names() == []
 
 
 def test_two_parts_and_grey_floats(tmp_path):

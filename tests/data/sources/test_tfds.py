@@ -243,13 +243,13 @@ def test_data_without_classes(tmp_path, published):
 
 
 def test_missing_data_name_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"'cifar10'.*python -m arada\.data\.prepare") as error:
+    with pytest.raises(UserError, match=r"'cifar10'.*python -m arada\.prepare") as error:
         cifar10_in(tmp_path).splits()
     assert str(tmp_path) in str(error.value)
 
 
 def test_missing_data_from_elsewhere_name_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"'svhn_cropped'.*python -m arada\.data\.prepare"):
+    with pytest.raises(UserError, match=r"'svhn_cropped'.*python -m arada\.prepare"):
         cifar10_in(tmp_path).out_of_distribution("svhn_cropped")
 
 
