@@ -40,6 +40,8 @@ POSITIVE = (
     "ranking.first_order.candidates",
     "ranking.estimate.candidates",
     "evaluation.num_bins",
+    "run.evaluation_batch_size",
+    "run.ranking_batch_size",
     "run.log_every_steps",
     "run.checkpoint_every_steps",
 )
@@ -164,21 +166,16 @@ def _check_registered(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_batches(config: ml_collections.ConfigDict, num_devices: int, num_processes: int) -> None:
-    """Training batches are cut among all devices; others are those of a process, among its own."""
+    """Training batches are cut among all devices; others are those of one device."""
     if config.run.profile < 0:
         raise UserError(f"run.profile is {config.run.profile}; it is a number of steps, 0 for none")
-    for field, devices in (
-        ("training.batch_size", num_devices),
-        ("run.evaluation_batch_size", num_devices // num_processes),
-        ("run.ranking_batch_size", num_devices // num_processes),
-    ):
-        size = _get(config, field)
-        if size % devices:
-            whose = f" of {'all' if devices == num_devices else 'each of'} {num_processes} processes"
-            raise UserError(
-                f"{field} is {size}, which cannot be cut among {devices} devices{whose if num_processes > 1 else ''}; "
-                f"make it a multiple of {devices}{', or set run.num_devices' if num_processes == 1 else ''}"
-            )
+    size = config.training.batch_size
+    if size % num_devices:
+        whose = f" of all {num_processes} processes" if num_processes > 1 else ""
+        raise UserError(
+            f"training.batch_size is {size}, which cannot be cut among {num_devices} devices{whose}; make it a "
+            f"multiple of {num_devices}{', or set run.num_devices' if num_processes == 1 else ''}"
+        )
     size, parts = config.training.batch_size, config.training.accumulate
     if size % (num_devices * parts):
         raise UserError(

@@ -19,7 +19,7 @@ MISTAKES = [
     ({"data": {**digits.get_config().data, "num_test": 0}}, r"data.num_test is 0; it must be above 0"),
     ({"soft_labels.epsilon": 1.0}, r"soft_labels.epsilon is 1.0"),
     ({"training.batch_size": 99}, r"training.batch_size is 99, which cannot be cut among 2 devices.*multiple of 2"),
-    ({"run.ranking_batch_size": 33}, r"run.ranking_batch_size is 33"),
+    ({"run.ranking_batch_size": 0}, r"run.ranking_batch_size is 0; it must be above 0"),
     ({"training.accumulate": 3}, r"training.accumulate is 3, but each of 2 devices has 50 images .* a divisor of 50"),
     ({"training.accumulate": 0}, r"training.accumulate is 0; it must be above 0"),
     ({"run.profile": -1}, r"run.profile is -1; it is a number of steps"),
@@ -216,9 +216,7 @@ def test_mistakes_about_imagenet(overrides, message):
     ("overrides", "message"),
     [
         ({"training.batch_size": 30}, r"training.batch_size is 30, .* among 4 devices of all 2 processes; .* of 4$"),
-        # Of a pass without gradients a process makes whole batches.
-        ({"run.evaluation_batch_size": 33}, r"run.evaluation_batch_size is 33, .* 2 devices of each of 2 processes"),
-        ({"run.evaluation_batch_size": 34, "run.ranking_batch_size": 33}, r"run.ranking_batch_size is 33"),
+        ({"run.evaluation_batch_size": -1}, r"run.evaluation_batch_size is -1; it must be above 0"),
     ],
 )
 def test_batches_of_several_processes(overrides, message):

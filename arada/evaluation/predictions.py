@@ -137,12 +137,11 @@ def predict(
     # The validation set comes before the shifted ones.
     of_run = functools.cache(fitted)
     for done, (name, split) in enumerate(_splits_of(config.evaluation, dataset, shifted, splits, datasets), start=1):
-        for directory, variables in runs.items():
-            if name in wanted[directory]:
-                preemption.stop_if_asked(f"predicting on {name}")
-                outputs = streaming.over(mapped, variables, split, batch_size=batch_size, replicas=replicas)
-                if not hosts.is_first():
-                    continue
+        preemption.stop_if_asked(f"predicting on {name}")
+        lacking = {directory: variables for directory, variables in runs.items() if name in wanted[directory]}
+        of_runs = streaming.over_runs(mapped, list(lacking.values()), split, batch_size=batch_size, replicas=replicas)
+        if hosts.is_first():
+            for directory, outputs in zip(lacking, of_runs, strict=True):
                 outputs["logits"] = np.moveaxis(outputs["logits"], 1, 0).astype(np.float32)
                 if name in compacted:
                     logits = mean_logits(outputs.pop("logits"))

@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from arada import models
+from arada.data.sources import records
 
 # What a run may be called: it is the name of a folder, one plain word.
 RUN_NAME = r"\w[\w.+-]{0,99}"
@@ -104,6 +105,8 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     identity = shared_identity(config) | plain(
         {"optimizer": config.optimizer, "training": training, "soft_labels": soft_labels, "seed": seed}
     )
+    if config.data.source == "imagenet":
+        identity["reading_order"] = records.ORDER
     method = config.method.name
     # Plain cross-entropy has no fields, and its runs are older than `method`.
     if method != "cross_entropy":

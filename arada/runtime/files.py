@@ -4,7 +4,10 @@ import contextlib
 import fnmatch
 import io
 import json
+import logging
 import os
+import sys
+import time
 import uuid
 import zipfile
 import zlib
@@ -16,6 +19,10 @@ from etils import epath
 
 from arada.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+# Seconds before each further attempt to read what a store did not deliver.
+WAITS = (1, 4, 15, 60)
 # Of this process: two that write the same file must not share its second name.
 _PROCESS = uuid.uuid4().hex[:8]
 
@@ -56,6 +63,38 @@ def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
         inside = (path for parent in found if parent.is_dir() for path in entries(parent))
         found = [path for path in inside if fnmatch.fnmatchcase(path.name, part)]
     return found
+
+
+def read_bytes(path: epath.Path) -> bytes:
+    """The content of a file of a data set; a store that fails is asked again. Raises UserError, or OSError for a file
+    that is not there or may not be read."""
+    waits = iter(WAITS)
+    while True:
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except (OSError, *transient_errors()) as error:
+            wait_to_retry(waits, str(path), (str(error) or type(error).__name__).splitlines()[0])
+
+
+def wait_to_retry(waits: Iterator[float], what: str, reason: str) -> None:
+    """Waits before `what` is read again. Raises UserError after the last of `waits`."""
+    seconds = next(waits, None)
+    if seconds is None:
+        raise UserError(
+            f"{what} cannot be read, after {len(WAITS) + 1} attempts ({reason}); when the store works, the same "
+            f"command goes on from what is saved"
+        ) from None
+    logger.warning("%s: a read failed (%s); trying again in %d s", what, reason, seconds)
+    time.sleep(seconds)
+
+
+def transient_errors() -> tuple[type[Exception], ...]:
+    """What TensorFlow, if it is in use, raises for a store that may work again: not for what is missing or broken."""
+    tensorflow = sys.modules.get("tensorflow")
+    names = ("Unavailable", "DeadlineExceeded", "Aborted", "Internal", "Unknown", "ResourceExhausted", "Cancelled")
+    return tuple(getattr(tensorflow.errors, f"{name}Error") for name in names) if tensorflow else ()
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:

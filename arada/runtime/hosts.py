@@ -44,7 +44,10 @@ def connect(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if not all(given):
         try:
-            jax.distributed.initialize(cluster_detection_method="slurm" if slurm else None)
+            jax.distributed.initialize(
+                cluster_detection_method="slurm" if slurm else None,
+                local_device_ids=_devices_of_task() if slurm else None,
+            )
         except (ValueError, RuntimeError) as error:
             # libtpu may be installed where there is no Cloud TPU.
             if slurm or not isinstance(error, ValueError):
@@ -69,6 +72,17 @@ def connect(
 def _tasks_of_slurm() -> int:
     """Of the `srun` that this process is a task of; 1 elsewhere, a batch script among it."""
     return int(os.environ["SLURM_NTASKS"]) if {"SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= os.environ.keys() else 1
+
+
+def _devices_of_task() -> list[int] | None:
+    """The GPUs of a task, among those that it sees; None leaves it to JAX, which takes that of its number on the node.
+
+    With --gpus-per-task each task sees its own alone, counted from 0, and JAX would look for one that is not there
+    (jax#28194).
+    """
+    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    only_own = "SLURM_GPUS_PER_TASK" in os.environ or int(os.environ.get("SLURM_LOCALID", "0")) >= len(visible)
+    return list(range(len(visible))) if visible and only_own else None
 
 
 def _check_address(address: str, process_id: int, timeout_seconds: float) -> None:
@@ -102,6 +116,11 @@ def is_first() -> bool:
     """Whether this process is the one that writes what all have in common, and that speaks."""
     # Not asking JAX, which would open its devices, where there is but one.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def wait(where: str) -> None:

@@ -1,9 +1,10 @@
 """The training loop: epochs of mapped steps, a hook after each, logs and checkpoints that survive a kill."""
 
+import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -12,15 +13,15 @@ import numpy as np
 from arada.errors import UserError
 from arada.runtime import lease, preemption
 from arada.runtime.progress import Progress
+from arada.training.ahead import Ahead
 from arada.training.checkpoints import Checkpoints
-from arada.training.replication import Replicas
+from arada.training.logs import Writer
+from arada.training.replication import Placed, Replicas
 from arada.training.state import Supervision, TrainState
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:  # clu's writers import TensorFlow
-    from clu.metric_writers import MetricWriter
-
+if TYPE_CHECKING:  # training knows nothing of data sets
     from arada.data.splits import Examples
 
 # (epoch, state, supervision) -> (supervision of the next epoch, metrics of this one)
@@ -40,7 +41,7 @@ def train(
     seed: int,
     key: jax.Array,
     after_epoch: AfterEpoch,
-    writer: "MetricWriter",
+    writer: Writer,
     checkpoints: Checkpoints,
     log_every_steps: int,
     checkpoint_every_steps: int,
@@ -77,13 +78,34 @@ def train(
     compile_start = time.monotonic()
     window, window_start = list(window), 0.0
 
-    def log() -> None:
-        means = _means(name, window, step)
-        progress.update(step, f"epoch {epoch + 1}/{epochs}, loss {means['train/loss']:.3f}")
-        writer.write_scalars(step, means | {"epoch": step / steps_per_epoch})
+    def batches_of_epochs(first: int, skip: int) -> Iterator[dict]:
+        for epoch in range(first, epochs):
+            yield from split.epoch(batch_size, seed=seed, epoch=epoch, skip=skip, share=replicas.share)
+            skip = 0
+
+    def placed(batches: Iterator[dict]) -> Iterator[Placed]:
+        """Each batch with its subsets; the next one is on its way to the devices before a step is dispatched."""
+        before = None
+        for batch in batches:
+            batch["subset"] = subset_of(supervision, np.searchsorted(split.example_id, batch["example_id"]))
+            now = replicas.place(batch)
+            if before:
+                yield before
+            before = now
+        if before:
+            yield before
+
+    def log(window: list[dict], last: int) -> None:
+        """Logs the means of `window`, whose last step is `last`; waits until the devices have made it."""
+        nonlocal window_start
+        means = _means(name, window, last)
+        progress.update(last, f"epoch {epoch + 1}/{epochs}, loss {means['train/loss']:.3f}")
+        writer.write_scalars(last, means | {"epoch": last / steps_per_epoch})
         if window_start:
             seconds = time.monotonic() - window_start
-            writer.write_scalars(step, {"images_per_second": len(window) * batch_size / seconds})
+            writer.write_scalars(last, {"images_per_second": len(window) * batch_size / seconds})
+        # Validation, logs and checkpoints are no part of a step's speed, nor is the first compilation.
+        window_start = time.monotonic()
 
     def save() -> None:
         nonlocal saved
@@ -100,43 +122,50 @@ def train(
             save()
         return preemption.Stopped(f"{name}: stopped at step {step} of {total}; the same command goes on from there")
 
-    for epoch in range((step - bool(window)) // steps_per_epoch, epochs):
-        learnt, end = replicas.replicate(supervision.learnt), (epoch + 1) * steps_per_epoch
-        skip = steps_per_epoch - (end - step)
-        for batch in split.epoch(batch_size, seed=seed, epoch=epoch, skip=skip, share=replicas.share):
-            batch["subset"] = subset_of(supervision, np.searchsorted(split.example_id, batch["example_id"]))
-            state, metrics = mapped_step(state, batch, learnt, key)
-            window.append(metrics)
-            step += 1
-            if compile_start:
-                jax.block_until_ready(metrics)
-                logger.info("%s: compiled in %.1f s", name, time.monotonic() - compile_start)
-                compile_start = 0.0
-                progress.update(step)
-            if step < end and (step % steps_per_epoch) % log_every_steps == 0:
-                log()
-                window = []
-                if step - saved >= checkpoint_every_steps:
-                    save()
-                # Validation, logs and checkpoints are no part of a step's speed; nor is the first window's compilation.
-                window_start = time.monotonic()
-            if step < end and preemption.is_last(step):
+    first = (step - bool(window)) // steps_per_epoch
+    # It goes on with the next epoch while this one is validated.
+    with Ahead(batches_of_epochs(first, step - first * steps_per_epoch)) as batches:
+        for epoch in range(first, epochs):
+            learnt, end = replicas.replicate(supervision.learnt), (epoch + 1) * steps_per_epoch
+            due = None
+            for batch in placed(itertools.islice(batches, end - step)):
+                state, metrics = mapped_step(state, batch, learnt, key)
+                if due:  # now that the devices have something to do
+                    log(*due)
+                    due = None
+                window.append(metrics)
+                step += 1
+                if compile_start:
+                    jax.block_until_ready(metrics)
+                    logger.info("%s: compiled in %.1f s", name, time.monotonic() - compile_start)
+                    compile_start = 0.0
+                    progress.update(step)
+                stopping = step < end and preemption.is_last(step)
+                if step < end and (step % steps_per_epoch) % log_every_steps == 0:
+                    due, window = (window, step), []
+                    if stopping or step - saved >= checkpoint_every_steps:
+                        log(*due)
+                        due = None
+                    if step - saved >= checkpoint_every_steps:
+                        save()
+                        window_start = time.monotonic()
+                if stopping:
+                    raise stop()
+            log(window, step)
+            try:
+                supervision, of_epoch = after_epoch(epoch, state, supervision)
+            except preemption.Stopped:
+                raise stop() from None
+            window = []
+            writer.write_scalars(step, of_epoch)
+            if step - saved >= checkpoint_every_steps or step == total:
+                save()
+            else:
+                lease.check()
+                writer.flush()
+            window_start = time.monotonic()
+            if preemption.is_last(step):
                 raise stop()
-        log()
-        try:
-            supervision, of_epoch = after_epoch(epoch, state, supervision)
-        except preemption.Stopped:
-            raise stop() from None
-        window = []
-        writer.write_scalars(step, of_epoch)
-        if step - saved >= checkpoint_every_steps or step == total:
-            save()
-        else:
-            lease.check()
-            writer.flush()
-        window_start = time.monotonic()
-        if preemption.is_last(step):
-            raise stop()
     return state, supervision
 
 

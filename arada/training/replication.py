@@ -8,8 +8,10 @@ Where several processes map one function together, each calls it with its share 
 own devices alone: both mappings tie them into arrays over all devices and back, without a copy.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +21,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from arada.models import BATCH_AXIS
 
 MAPPINGS = ("pmap", "shard_map")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A batch that lies on the devices, cut among them: `Replicas.place` makes it, a mapped function takes it."""
+
+    arrays: Any
 
 
 class Replicas:
@@ -53,6 +62,14 @@ class Replicas:
         """
         return jax.device_put(tree, NamedSharding(self._mesh.local_mesh, PartitionSpec()))
 
+    def place(self, batch) -> Placed:
+        """`batch`, this process' share, on its way to the devices.
+
+        A GPU's copy waits for the work that was dispatched before it: place the next batch before a step's dispatch.
+        """
+        sharding = NamedSharding(self._mesh.local_mesh, PartitionSpec(BATCH_AXIS))
+        return Placed(jax.device_put(self._cut(batch), sharding))
+
     def map(
         self, f: Callable, *, in_axes: tuple[int | None, ...], out_axes, donate_argnums: tuple[int, ...] = ()
     ) -> Callable:
@@ -80,7 +97,10 @@ class Replicas:
                 mapped = self._over_processes(mapped, *specs)
 
         def cut(args):
-            return (arg if axis is None else self._cut(arg) for arg, axis in zip(args, in_axes, strict=True))
+            return (arg if axis is None else on_devices(arg) for arg, axis in zip(args, in_axes, strict=True))
+
+        def on_devices(batch):
+            return batch.arrays if isinstance(batch, Placed) else self._cut(batch)
 
         def call(*args):
             return mapped(*cut(args))

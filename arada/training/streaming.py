@@ -1,17 +1,20 @@
 """Applies a mapped function to every example of a split, once each, in padded batches.
 
-Several processes share the batches: each makes its own on its own devices and all get the outputs of all. They need not
-keep in step, nor have equally many.
+A batch is what one device takes at a time, so its number means the same examples whatever the machine; as many as there
+are devices go through the program together. Several processes share the batches: each makes its own on its own devices
+and all get the outputs of all. They need not keep in step, nor have equally many.
 """
 
 import collections
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from arada.data.splits import Examples
+from arada.data.splits import Batch, Examples
+from arada.training.ahead import Ahead
 from arada.training.replication import Replicas
 
 
@@ -26,32 +29,64 @@ def batches_over(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The outputs of mapped(variables, batch), a dict of arrays [B, ...], batch by batch, or for `batches` by number.
 
-    Padding is removed, and example_id and label are added. The next batch is under way while one is read.
+    Padding is removed, and example_id and label are added. The next batch is read and under way while one is fetched.
     """
+    every = _over_runs(mapped, [variables], split, batch_size=batch_size, replicas=replicas, batches=batches)
+    return (outputs for (outputs,) in every)
+
+
+def _over_runs(mapped, runs, split, *, batch_size, replicas, batches) -> Iterator[list[dict[str, np.ndarray]]]:
+    """As `batches_over`, for the variables of several runs: each batch is read once for all of them."""
     pending: collections.deque = collections.deque()
 
-    def read():
-        batch, outputs = pending.popleft()
-        outputs = replicas.fetch(outputs) | {"example_id": batch["example_id"], "label": batch["label"]}
-        return {key: value[batch["mask"]] for key, value in outputs.items()}
+    def fetched():
+        parts, of_runs = pending.popleft()
+        whole = [replicas.fetch(outputs) for outputs in of_runs]
+        for number, part in enumerate(parts):
+            at = slice(number * batch_size, (number + 1) * batch_size)
+            known = {"example_id": part["example_id"], "label": part["label"]}
+            yield [
+                {key: value[part["mask"]] for key, value in ({k: v[at] for k, v in run.items()} | known).items()}
+                for run in whole
+            ]
 
-    for batch in split.in_order(batch_size, batches=batches):
-        pending.append((batch, mapped(variables, batch)))
-        if len(pending) > 1:
-            yield read()
-    while pending:
-        yield read()
+    with Ahead(_together(split.in_order(batch_size, batches=batches), len(replicas))) as groups:
+        for parts, batch in groups:
+            placed = replicas.place(batch)
+            pending.append((parts, [mapped(variables, placed) for variables in runs]))
+            if len(pending) > 1:
+                yield from fetched()
+        while pending:
+            yield from fetched()
+
+
+def _together(batches: Iterator[Batch], devices: int) -> Iterator[tuple[list[Batch], Batch]]:
+    """Up to `devices` batches, and the one that they make up together: of one size always, by copies of the last."""
+    while parts := list(itertools.islice(batches, devices)):
+        full = parts + parts[-1:] * (devices - len(parts))
+        yield (
+            parts,
+            parts[0] if devices == 1 else {key: np.concatenate([part[key] for part in full]) for key in full[0]},
+        )
 
 
 def over(mapped: Callable, variables, split: Examples, *, batch_size: int, replicas: Replicas) -> dict[str, np.ndarray]:
     """The outputs of mapped(variables, batch) for a whole split, [N, ...], by ascending id, on every process.
 
-    `replicas` are the process' own.
+    `replicas` are the process' own; `batch_size` is that of one device.
     """
+    (whole,) = over_runs(mapped, [variables], split, batch_size=batch_size, replicas=replicas)
+    return whole
+
+
+def over_runs(
+    mapped: Callable, runs: Sequence, split: Examples, *, batch_size: int, replicas: Replicas
+) -> list[dict[str, np.ndarray]]:
+    """As `over`, for the variables of several runs: examples are read, and decoded, once for all of them."""
     own = of_process(-(-len(split) // batch_size))
     # Who has no batch must know the outputs to exchange them, and repeats the first.
-    batches = batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=own or [0])
-    return joined(list(batches), split, batch_size)
+    parts = list(_over_runs(mapped, runs, split, batch_size=batch_size, replicas=replicas, batches=own or [0]))
+    return [joined(list(of_run), split, batch_size) for of_run in zip(*parts, strict=True)]
 
 
 def of_process(batches: int) -> range:

@@ -174,7 +174,8 @@ def joined(monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: calls.append((args, kwargs)))
     before = jax.config.jax_cpu_collectives_implementation
-    for name in ("SLURM_NTASKS", "SLURM_STEP_NODELIST"):
+    gpus = "CUDA_VISIBLE_DEVICES", "SLURM_GPUS_PER_TASK", "SLURM_LOCALID"
+    for name in ("SLURM_NTASKS", "SLURM_STEP_NODELIST", *gpus):
         monkeypatch.delenv(name, raising=False)
     yield calls
     jax.config.update("jax_cpu_collectives_implementation", before)
@@ -194,7 +195,29 @@ def test_tasks_of_slurm_find_each_other(joined, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")
     hosts.connect()
-    assert joined == [((), {"cluster_detection_method": "slurm"})]
+    assert joined == [((), {"cluster_detection_method": "slurm", "local_device_ids": None})]
+
+
+@pytest.mark.parametrize(
+    ("visible", "on_node", "per_task", "ids"),
+    [
+        ("0,1,2,3", "2", "", None),  # all see all: JAX takes the one of the task's number
+        ("3", "3", "", [0]),  # each sees its own
+        ("0,1", "1", "2", [0, 1]),  # --gpus-per-task=2, the second task of the node
+        ("0", "0", "1", [0]),
+        ("", "3", "", None),  # no GPU
+    ],
+)
+def test_a_task_of_slurm_takes_the_gpus_that_are_its_own(joined, monkeypatch, visible, on_node, per_task, ids):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node1")
+    monkeypatch.setenv("SLURM_LOCALID", on_node)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if per_task:
+        monkeypatch.setenv("SLURM_GPUS_PER_TASK", per_task)
+    hosts.connect()
+    ((_, said),) = joined
+    assert said["local_device_ids"] == ids
 
 
 @pytest.mark.parametrize(("name", "error"), [("SLURM_NTASKS", ValueError), ("NOT_SLURM", RuntimeError)])

@@ -109,7 +109,9 @@ def recording(task, calls):
     """The step, with what it is given kept in `calls`."""
 
     def step(state, batch, labels, key):
-        calls.append((int(state.step), batch, np.asarray(labels.p_correct)))
+        # Without the axis of devices.
+        host = {key: np.asarray(value).reshape(-1, *value.shape[2:]) for key, value in batch.arrays.items()}
+        calls.append((int(state.step), host, np.asarray(labels.p_correct)))
         return task.step(state, batch, labels, key)
 
     return step

@@ -8,6 +8,7 @@ the validation set, from 0: `Dataset.published_position` is `[position_of(name) 
 rank of its wnid among all sorted, in TFDS' labels as well; that both sides' labels agree is checked.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import io
@@ -54,7 +55,7 @@ def decode(content: bytes, name: str, crop: bool = False) -> np.ndarray:
 
 
 class JpegImages:
-    """JPEGs, as bytes or as paths, that look like uint8 [N, 224, 224, 3] to a `Split`: indexing decodes."""
+    """JPEGs, as bytes or as paths, that look like uint8 [N, 224, 224, 3] to a `Split`: indexing decodes, by threads."""
 
     dtype = np.dtype(np.uint8)
 
@@ -66,13 +67,19 @@ class JpegImages:
         return len(self._sources)
 
     def __getitem__(self, at: np.ndarray) -> np.ndarray:
-        return np.stack([self._decoded(int(index)) for index in at])
+        return np.stack(list(_threads().map(self._decoded, at.tolist())))
 
     def _decoded(self, index: int) -> np.ndarray:
         source = self._sources[index]
         if isinstance(source, bytes):
             return decode(source, f"image {index}", self._crop)
-        return decode(source.read_bytes(), str(source), self._crop)
+        return decode(files.read_bytes(source), str(source), self._crop)
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Pillow decodes outside of Python's lock."""
+    return concurrent.futures.ThreadPoolExecutor(thread_name_prefix="decoding")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Folder:
 
         def read(index: int) -> None:
             try:
-                images[index] = decode(paths[index].read_bytes(), self.image_shape)
+                images[index] = decode(files.read_bytes(paths[index]), self.image_shape)
             except (ValueError, OSError) as error:
                 path = files.shown(str(paths[index]))
                 raise UserError(f"cannot read image {path}: {error}. Fix or delete it.") from None

@@ -11,13 +11,17 @@ import numpy as np
 from arada.data.sources.tfds import import_tensorflow
 from arada.data.splits import Batch
 from arada.errors import UserError
+from arada.runtime import files as stored_files
+from arada.runtime import hosts
 
-# Files that are open at once in training, and records that are taken from each in turn, as TFDS has it.
+# Part of a run's identity, for it decides the order of training: raised whenever the lines below change that.
+ORDER = 2
+# Files that each stream has open in training, and records that are taken from each in turn, as TFDS has it. A host with
+# eight streams keeps 128 reads of 8 MB under way, which a bucket needs: one file at a time comes at some 50 MB/s.
 _OPEN_FILES = 16
 _IN_TURN = 16
 _READ_BYTES = 2**23
-# Batches that wait decoded: 4,096 images of 224 x 224 are 0.6 GB. The devices need no queue of their own: JAX sends a
-# batch and dispatches its step while the step before is computed.
+# Batches that wait decoded: 4,096 images of 224 x 224 are 0.6 GB. The training loop places one more on the devices.
 _WAITING = 2
 
 
@@ -148,7 +152,7 @@ class StreamedSplit:
         seeds = rng.integers(2**31, size=self.streams)
         buffer = max(1, min(self.shuffle_buffer, len(self)) // self.streams)
         streams = [
-            self._records(order, ids[stream], open_files=max(1, _OPEN_FILES // self.streams)).shuffle(
+            self._records(order, ids[stream], open_files=_OPEN_FILES).shuffle(
                 buffer, seed=int(seeds[stream]), reshuffle_each_iteration=False
             )
             for stream in range(part * own, (part + 1) * own)
@@ -191,7 +195,7 @@ class StreamedSplit:
         order = [number for number in order if wanted[starts[number] : starts[number] + lengths[number]].any()]
         of_files = tf.data.Dataset.from_tensor_slices(([self.files.paths[number] for number in order], starts[order]))
         records = of_files.interleave(
-            lambda path, start: tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES).enumerate(start),
+            lambda path, start: self._of_file(path).enumerate(start),
             cycle_length=open_files,
             block_length=_IN_TURN,
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -200,6 +204,10 @@ class StreamedSplit:
             return records
         wanted = tf.constant(wanted)
         return records.filter(lambda example_id, _: wanted[example_id])
+
+    @staticmethod
+    def _of_file(path):
+        return import_tensorflow().data.TFRecordDataset(path, buffer_size=_READ_BYTES)
 
     def _decoded(self, example_id, record, crop: Callable) -> dict:
         tf = import_tensorflow()
@@ -212,24 +220,34 @@ class StreamedSplit:
         }
 
     def _run(self, records, decode: Callable, batch_size: int) -> Iterator[Batch]:
-        """The batches of `records`, the last one as short as it is, decoded on threads of their own."""
+        """The batches of `records`, the last one as short as it is, decoded on threads of their own.
+
+        A store that fails is asked again, after longer and longer waits; the batches are the same.
+        """
         tf = import_tensorflow()
         options = tf.data.Options()
         options.deterministic = True
         # As many threads as there are cores, apart from those of TensorFlow's other work; one operation, one thread.
         options.threading.private_threadpool_size = 0
         options.threading.max_intra_op_parallelism = 1
-        decoded = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        batches = iter(decoded.batch(batch_size).prefetch(_WAITING).with_options(options).as_numpy_iterator())
-        done = 0
+
+        def batches_from(done: int):
+            decoded = records.skip(done * batch_size).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+            return iter(decoded.batch(batch_size).prefetch(_WAITING).with_options(options).as_numpy_iterator())
+
+        batches, done, waits = batches_from(0), 0, iter(stored_files.WAITS)
         while True:
             try:
                 batch = next(batches, None)
             except tf.errors.OpError as error:
-                self._tell_undecodable(records.skip(done * batch_size).take(batch_size), decode, error)
+                if not isinstance(error, stored_files.transient_errors()):
+                    self._tell_undecodable(records.skip(done * batch_size).take(batch_size), decode, error)
+                stored_files.wait_to_retry(waits, f"run.data_dir: {self.files.paths[0]} and others", _reason(error))
+                batches = batches_from(done)
+                continue
             if batch is None:
                 return
-            done += 1
+            done, waits = done + 1, iter(stored_files.WAITS)
             if "example_id" in batch:
                 self._check_labels(batch)
             yield batch
@@ -261,6 +279,8 @@ class StreamedSplit:
         self._tell_broken(_reason(error))
 
     def _tell_broken(self, what: str) -> None:
+        if hosts.several():  # the others would wait for hours, without a word
+            raise UserError(f"run.data_dir: {what}; python -m arada.prepare --check finds the file that is broken")
         self.files.check()
         raise UserError(f"run.data_dir: {what}, although {self.files.paths[0]} and the files after it are whole")
 

@@ -1,20 +1,23 @@
 """A streamed split: the same order, crops and ids every time, and one clear line for what cannot be read."""
 
+import collections
 import dataclasses
 import io
 import pathlib
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from arada import data
-from arada.data.sources import imagenet, tfds
+from arada.data.sources import imagenet, records, tfds
 from arada.data.sources.resize import resized
 from arada.data.splits import Split
 from arada.errors import UserError
+from arada.runtime import files, hosts
 from configs import imagenet as config_file
 
 SIZES = {"train": 60, "validation": 20}
@@ -449,9 +452,67 @@ def test_a_label_beyond_the_classes_is_named(train, tmp_path, label):
         ({"num_test": 11}, r"data\.num_validation \+ data\.num_test is 21, but tiny .* has 20"),
         ({"num_test": 0}, r"data\.num_test leaves the test split without images"),
         ({"num_classes": 4}, r"data\.num_classes is 4, but labels of the train split reach from 0 to 4"),
-        ({"name": "imagenet2012"}, r"'imagenet2012' is not prepared in .*python -m arada\.data\.prepare"),
+        ({"name": "imagenet2012"}, r"'imagenet2012' is not prepared in .*python -m arada\.prepare"),
     ],
 )
 def test_a_config_that_does_not_fit_the_files(data_dir, fields, named):
     with pytest.raises(UserError, match=named):
         splits_in(data_dir, **fields)
+
+
+def delivered(contents, failures, attempts):
+    """A store in place of `StreamedSplit._of_file`: the third file stalls and fails, so often, then comes."""
+    tf = tfds.import_tensorflow()
+
+    def read(path):
+        name = path.decode()
+        attempts[name] += 1
+        if name.endswith("-00002") and attempts[name] <= failures:
+            time.sleep(0.1)
+            raise OSError("connection reset by the store")
+        return np.array(contents[name], object)
+
+    def of_file(path):
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(tf.numpy_function(read, [path], tf.string), [None]))
+
+    return staticmethod(of_file)
+
+
+@pytest.fixture
+def store(train, monkeypatch):
+    """store(failures) puts such a store in place, without waits, and returns how often each file is asked for."""
+    tf = tfds.import_tensorflow()
+    contents = {path: list(tf.data.TFRecordDataset(path).as_numpy_iterator()) for path in train.files.paths}
+    monkeypatch.setattr(files, "WAITS", (0, 0, 0))
+
+    def put(failures):
+        attempts = collections.Counter()
+        monkeypatch.setattr(records.StreamedSplit, "_of_file", delivered(contents, failures, attempts))
+        return attempts
+
+    return put
+
+
+def test_a_store_that_stalls_and_fails_twice_ends_in_the_same_epoch(train, store, caplog):
+    expected = joined(train.epoch(8, seed=3, epoch=1)), joined(train.in_order(8))
+    for passes, kind in ((lambda: train.epoch(8, seed=3, epoch=1), 0), (lambda: train.in_order(8), 1)):
+        attempts = store(failures=2)
+        assert_equal(joined(passes()), expected[kind])
+        assert max(attempts.values()) >= 3
+    assert "a read failed (OSError: connection reset by the store" in caplog.text
+
+
+def test_a_store_that_stays_away_ends_in_one_line(train, store):
+    store(failures=100)
+    with pytest.raises(
+        UserError, match=r"run.data_dir: .* cannot be read, after 4 attempts \(OSError: connection reset"
+    ):
+        joined(train.epoch(8, seed=3, epoch=1))
+
+
+def test_one_of_several_hosts_does_not_read_everything(data_dir, tmp_path, monkeypatch):
+    copy, _ = broken_copy(data_dir, tmp_path, "train", lambda content: content[:-10])
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(records.RecordFiles, "check", lambda self: pytest.fail("all was read"))
+    with pytest.raises(UserError, match=r"python -m arada.prepare --check finds the file that is broken"):
+        joined(splits_in(copy)["train"].in_order(8))
