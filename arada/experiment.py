@@ -41,8 +41,8 @@ class Experiment:
     def __init__(self, config: ml_collections.ConfigDict, workdir: str, *, of_sweep: bool = False):
         self.config = config
         self.workdir = workdirs.Workdir(workdir)
-        backend.configure(config.run)
-        devices, processes = sorted(jax.devices(), key=lambda device: device.process_index), jax.process_count()
+        backend.configure(config.run, self.workdir.path)
+        devices, processes = backend.devices(), jax.process_count()
         if not 0 <= config.run.num_devices <= len(devices):
             raise UserError(f"run.num_devices is {config.run.num_devices}, but there are {len(devices)}; 0 takes all")
         if processes > 1 and config.run.num_devices not in (0, len(devices)):

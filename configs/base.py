@@ -220,23 +220,29 @@ def config() -> ml_collections.ConfigDict:
                 # "pmap" or "shard_map".
                 "mapping": "pmap",
                 # Members in lockstep on one device: "stacked" by vmap, "unrolled" in one program, whose activations
-                # need not be there all at once, or "auto": unrolled on a CPU, which is slow on stacked kernels.
+                # need not be there all at once, or "auto": stacked on a TPU alone, for stacked kernels become grouped
+                # convolutions, which are slow on CPUs and backward on GPUs.
                 "members": "auto",
+                # Images that each device takes at a time where nothing is trained.
                 "evaluation_batch_size": 512,
                 "ranking_batch_size": 256,
                 "log_every_steps": 50,
                 "checkpoint_every_steps": 1000,
-                # A folder, or gs://..., that keeps compiled programs from one process to the next; "" for JAX's own
-                # JAX_COMPILATION_CACHE_DIR.
+                # A folder, or gs://..., that keeps compiled programs from one process to the next; "" for
+                # JAX_COMPILATION_CACHE_DIR, or else WORKDIR/compiled.
                 "compilation_cache": "",
                 # Steps of each run that jax.profiler traces, behind those that compile, into RUN/profile; 0 for none.
                 "profile": 0,
                 # On a GPU: only kernels that give the same bits each time, which are slower. A run that was killed
-                # then ends with the same numbers, as on a CPU in any case.
+                # then ends with the same numbers, as on a CPU in any case, if it finds its compiled programs again.
                 "deterministic": False,
             },
         }
     )
+
+
+# A size that combines with the others, for the fast units of GPUs and fewer bytes of activations.
+BFLOAT16: Mapping[str, Overrides] = {"bfloat16": {"model.dtype": "bfloat16"}}
 
 
 def methods(

@@ -25,6 +25,7 @@ METHODS = base.methods(label_smoothing=0.02, adals=0.05, ar_adals=0.005, refresh
 LAPTOP_METHODS = base.methods(label_smoothing=0.05, adals=0.1, ar_adals=0.1, refresh_epochs=(13, 26), members=3)
 
 SIZES = {
+    **base.BFLOAT16,
     "laptop": {
         "seeds": (0,),
         "data.num_train": 4000,

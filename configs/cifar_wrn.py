@@ -5,6 +5,7 @@ import ml_collections
 from configs import base
 
 SIZES = {
+    **base.BFLOAT16,
     # For tests: the recipe's parts on a network of 78,000 parameters; no number worth quoting.
     "testing": {
         "data.num_train": 128,

@@ -19,7 +19,8 @@ Memory of a training step at 128 images a device: at most 24 GiB, by the memory 
 XLA:CPU, which computes bfloat16 as float32 (6.2 GiB at 32 images: it is linear); what the backward pass keeps in
 bfloat16, counted by `jax.eval_shape` of `jax.vjp`, is 7.2 GiB. We take 12 GiB. The five members of
 `ar_adals_of_ensemble` would take five times that where they are stacked: `--config.run.members=unrolled` there, or
-smaller batches. The host holds 1 GB of waiting JPEGs and 2 GB of batches.
+smaller batches. The host holds 1 GB of waiting JPEGs, 1 GB of what it reads, 2 GB of
+batches, and, where it fits, its share of 3.8 GB of validation images.
 
 The data are the published ones as TensorFlow Datasets prepares them, 150 GB: see the README. `testing` needs 32
 training and 60 validation images of them; and leaves shifts out. `pretrained` is for weights of torchvision or timm
@@ -73,8 +74,8 @@ SIZES = {
         "ranking.num_subsets": 4,
         "ranking.fmn.steps": 1,
         "evaluation.shifts": (),
-        "run.evaluation_batch_size": 20,
-        "run.ranking_batch_size": 20,
+        "run.evaluation_batch_size": 10,
+        "run.ranking_batch_size": 10,
         "run.log_every_steps": 1,
         "run.checkpoint_every_steps": 1,
     },
@@ -97,7 +98,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "split_seed": 0,
         # Images that wait in random order, 0.9 GB of JPEGs. The script has 1,024, after as many shuffled files.
         "shuffle_buffer": 8192,
-        # Parts that an epoch is read in, a multiple of the hosts: each of up to eight reads an eighth or more.
+        # Parts that an epoch is read in, a multiple of the hosts: each of up to eight reads an eighth or more, sixteen
+        # files of each part at once.
         "streams": 8,
         # "tf1_bicubic" (the script's), "tf2_bicubic" or "bilinear" (torchvision's): arada/data/sources/resize.py. What is
         # evaluated is the centre of an image whose shorter side has been resized to `resize_side` pixels; 0 for 8/7 of
@@ -124,5 +126,5 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
     # ImageNet-C, left out by name where run.published_dir does not say where it lies. The logits of its 75 sets of
     # 25,000 images would be 7.5 GB a run, summaries are 0.4 GB.
     config.evaluation.update(shift_source="published", shifts=("imagenet",), store_shifted="summaries")
-    config.run.update(evaluation_batch_size=1024, ranking_batch_size=512)
+    config.run.update(evaluation_batch_size=128, ranking_batch_size=64)
     return base.with_presets(config, presets, METHODS, SIZES | PRETRAINED, {"testing": TESTING_METHODS})

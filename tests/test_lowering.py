@@ -30,10 +30,13 @@ METHODS = ("ar_adals", "mixup", "ccat", "focal", "adafocal", "dual_focal", "mbls
 # Weights of one network. Those of ResNet-29, WRN-28-10 and ResNet-101 are published, others added up layer by layer.
 WEIGHTS = {
     ("cifar10", ""): 843_786,
+    ("cifar10", "bfloat16"): 843_786,
     ("cifar10", "laptop"): 297_418,
     ("cifar10_wrn", ""): 36_479_194,
+    ("cifar10_wrn", "bfloat16"): 36_479_194,
     ("cifar10_wrn", "testing"): 77_850,
     ("cifar100_wrn", ""): 36_536_884,
+    ("cifar100_wrn", "bfloat16"): 36_536_884,
     ("cifar100_wrn", "testing"): 83_700,
     ("digits", ""): 297_130,
     ("digits", "testing"): 19_666,
@@ -242,6 +245,15 @@ def test_networks_lower_at_full_size(name, batch_size):
     config = config_of(name)
     config.training.batch_size = batch_size
     assert_trains(config, platforms=["tpu"], devices=1)
+
+
+def test_resnet_101_has_nothing_that_cuda_would_sum_up_in_any_order():
+    config = config_of("imagenet")
+    config.training.batch_size = 8
+    step = jax.jit(trainer.mapped_step(config, Replicas(jax.devices()[:1], "shard_map")))
+    program = step.trace(*train_arguments(config)).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("stablehlo.convolution") > 3 * 100
+    assert "scatter" not in program
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from arada.evaluation import predictions
 from arada.runs import trained
 from arada.runs import workdir as workdirs
 from arada.runs.identity import lockstep_config, members_of
-from arada.runtime import hosts, lease
+from arada.runtime import backend, hosts, lease
 from arada.training.replication import Replicas
 from arada.training.state import fingerprint
 
@@ -107,4 +107,5 @@ class PredictionJob:
         with contextlib.ExitStack() as leases:
             for directory in incomplete:
                 leases.enter_context(lease.held(directory))
+            leases.enter_context(backend.fitting("lower run.evaluation_batch_size"))
             predictions.predict(config.name, mapped, incomplete, config, *self._sets, own, left_out)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from arada.models.layers import Conv, batch_norm
+from arada.models.pooling import max_pool
 
 # Blocks of the four groups by depth. The script has 50 only; 101 is the paper's own choice.
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -55,7 +56,7 @@ class ResNetV1(nn.Module):
             return Conv(features, (size, size), (strides, strides), padding, dtype=self.dtype)
 
         x = norm(relu=True)(conv(self.width, 7, 2, ((3, 3), (3, 3)))(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), halved)
+        x = max_pool(x, halved)
         for group, blocks in enumerate(BLOCKS[self.depth]):
             features = self.width * 2**group
             for block in range(blocks):

@@ -15,7 +15,7 @@ from arada.errors import UserError
 from arada.runs import trained
 from arada.runs import workdir as workdirs
 from arada.runs.identity import ranking_identity, ranking_sources, source_run
-from arada.runtime import files, hosts, lease, preemption
+from arada.runtime import backend, files, hosts, lease, preemption
 from arada.runtime.progress import Progress
 from arada.training import streaming
 from arada.training.replication import Replicas
@@ -171,7 +171,7 @@ def rank_by_source(
         replicas=replicas,
     )
     variables = replicas.replicate(variables)
-    with lease.held(directory):
+    with lease.held(directory), backend.fitting("lower run.ranking_batch_size"):
         for name, split in wanted.items():
             preemption.stop_if_asked(f"ranking {name}")
             ranker.rank(name, variables, split, directory)
@@ -217,7 +217,8 @@ def _how_to_train(name: str, seed: int) -> str:
 
 def check(model, variables, splits: Mapping[str, Examples]) -> None:
     """Looks at images and classifier before hours are spent: raises UserError, or warns."""
-    of_images = jax.jit(functools.partial(models.logits_fn(model), variables))
+    # The weights are an argument: closed over, 178 MB of a ResNet-101 would be constants of the program.
+    of_images = functools.partial(jax.jit(models.logits_fn(model)), jax.device_put(variables))
     for name, split in splits.items():
         try:
             if isinstance(split, Split) and split.image.dtype != np.uint8:  # streamed images are uint8

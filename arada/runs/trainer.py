@@ -13,6 +13,7 @@ from clu import parameter_overview
 
 from arada import attacks, methods, metrics, models
 from arada.data import Examples, moments
+from arada.data.kept import kept
 from arada.runs import ranking as rankings
 from arada.runs import trained
 from arada.runs import workdir as workdirs
@@ -24,11 +25,12 @@ from arada.runs.identity import (
     run_identity,
     uses_precomputed,
 )
-from arada.runtime import lease
+from arada.runtime import backend, lease
 from arada.training import lockstep, loop, optimizers, profile, streaming
 from arada.training import step as steps
 from arada.training.augmentation import augment
 from arada.training.checkpoints import Checkpoints
+from arada.training.logs import open_writer
 from arada.training.replication import Replicas
 from arada.training.state import Supervision, TrainState, fingerprint, init_state
 
@@ -47,6 +49,7 @@ class Trainer:
     ):
         self._config, self._workdir, self._splits, self._replicas = config, workdir, splits, replicas
         _warn_of_old_statistics(config)
+        self._validation = kept(splits["validation"])
         self._model = trained.build_model(config)
         self._optimizer = optimizers.build(config.optimizer, trained.steps_per_epoch(config))
         shapes = jax.eval_shape(self._model.init, jax.random.key(0), np.zeros((1, *config.data.image_shape)))
@@ -74,8 +77,6 @@ class Trainer:
         Algorithm 1: after every epoch the method learns from the validation set's confidence and accuracy.
         The weights of the final epoch are the result; nothing is selected.
         """
-        from arada.training.logs import open_writer  # imports TensorFlow: seconds that other stages need not wait
-
         config, name = self._config, f"{self._config.name}/seed_{seed}"
         run_dir = self._workdir.run(config.name, seed)
         state, step_key, train_split = self._initial_state(seed)
@@ -86,6 +87,7 @@ class Trainer:
             if restored is not None:
                 state, supervision, window = restored
             with (
+                backend.fitting("lower training.batch_size, or raise training.accumulate"),
                 # What was logged later, of an open window too, comes again.
                 open_writer(run_dir, int(state.step) - len(window)) as writer,
                 profile.traced(self._train_step, config.run.profile, run_dir / "profile") as train_step,
@@ -153,7 +155,7 @@ class Trainer:
         of_images = streaming.over(
             self._validation_step,
             state.variables,
-            self._splits["validation"],
+            self._validation,
             batch_size=config.run.evaluation_batch_size,
             replicas=self._replicas.own,
         )

@@ -99,7 +99,7 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
     fields that differ. All processes come here."""
     file = path / "config.json"
     if hosts.is_first() and not file.exists():
-        made = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
+        made = provenance.made_with()
         if registered := _registered(config):
             made["registered"] = registered
         files.write_json(file, {"identity": identity, "config": plain(config), "made_with": made})

@@ -1,35 +1,77 @@
-"""What JAX is told before it opens its devices: kernels of the same bits, and where compiled programs are kept."""
+"""JAX's devices: what it is told before it opens them, and what a user is told when they fail."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
 import jax
 import ml_collections
-
-# JAX has no public way to ask.
-from jax._src.xla_bridge import backends_are_initialized
+from etils import epath
 
 from arada.errors import UserError
 from arada.runtime import files
 
 logger = logging.getLogger(__name__)
 
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# Leaves out the kernels whose bits differ from run to run, and fails where an operation has no other.
+# `xla_gpu_deterministic_ops` would switch autotuning off as well. Autotuning may choose another kernel in another
+# process, but not where that finds the compiled program, and they are kept in the workdir.
+DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true"
 
 
-def configure(run: ml_collections.ConfigDict) -> None:
-    """Does what `config.run` says of it. Raises UserError if it is too late.
+def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
+    """Applies `config.run` to JAX. Raises UserError if it is too late.
 
-    Runs are in float32, whatever JAX_ENABLE_X64 says: it would draw other numbers, and no run's identity tells of it.
+    Runs are in float32, whatever JAX_ENABLE_X64 says: it would draw other numbers, and no run's identity names it.
     """
     if jax.config.jax_enable_x64:
-        logger.warning("JAX_ENABLE_X64 is set; it is switched off, for runs are in float32")
+        logger.warning("JAX_ENABLE_X64 is set; it is switched off, because runs are in float32")
         jax.config.update("jax_enable_x64", False)
     if run.deterministic and DETERMINISTIC not in os.environ.get("XLA_FLAGS", "").split():
-        if backends_are_initialized():
+        if _in_use():
             raise UserError(
                 f"run.deterministic is True, but JAX is in use already; set XLA_FLAGS={DETERMINISTIC} before"
             )
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     if run.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(files.absolute(run.compilation_cache)))
+    elif not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(files.absolute(workdir) / "compiled"))
+
+
+def devices() -> list[jax.Device]:
+    """All devices of all processes, those of one process side by side. Raises UserError if JAX cannot open them."""
+    try:
+        return sorted(jax.devices(), key=lambda device: device.process_index)
+    except (RuntimeError, AssertionError) as error:  # the latter without a GPU's plugin
+        reason = " ".join(str(error).split()) or "no such platform is installed"
+        raise UserError(
+            f"JAX cannot open its devices ({reason[:300]}). Another process may hold them, or the driver is older than "
+            f"JAX: end that process, install the JAX for this driver, or set JAX_PLATFORMS=cpu"
+        ) from None
+
+
+@contextlib.contextmanager
+def fitting(remedy: str) -> Iterator[None]:
+    """Programs that find too little memory on the devices end in a UserError that says `remedy`."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()[0][:200]
+        raise UserError(
+            f"the devices have too little memory ({reason}); {remedy}. python -m arada.doctor says what fits"
+        ) from None
+
+
+def _in_use() -> bool:
+    """Whether JAX has opened its devices: from then on it refuses to change their number."""
+    before = jax.config.jax_num_cpu_devices
+    try:
+        jax.config.update("jax_num_cpu_devices", max(before, 0) + 1)
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", before)
+    return False

@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import subprocess
+from typing import Any
 
 import jax
 
@@ -28,6 +29,20 @@ def commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def made_with() -> dict[str, Any]:
+    """What lies beside every result. `precision` is that of float32 matrix products and convolutions: what JAX's
+    default means differs by platform (TF32 on a GPU, bfloat16 on a TPU)."""
+    return {
+        "commit": commit(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "precision": {
+            "training": jax.config.jax_default_matmul_precision or f"default of {jax.default_backend()}",
+            "elsewhere": "float32",
+        },
+    }
 
 
 def hardware() -> str:

@@ -95,7 +95,7 @@ def test_claim_keeps_what_made_it_and_refuses_another(workdir):
     stored = workdirs.stored(path)
     assert stored["identity"] == identity
     assert stored["config"]["run"] == config.run.to_dict()
-    assert set(stored["made_with"]) == {"commit", "hardware", "versions"}
+    assert set(stored["made_with"]) == {"commit", "hardware", "versions", "precision"}
     assert stored["made_with"]["hardware"] == f"cpu x {jax.device_count()}"
     assert "jax" in stored["made_with"]["versions"]
 

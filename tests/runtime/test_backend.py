@@ -17,11 +17,13 @@ import jax, ml_collections
 from arada.runtime import backend
 
 run = ml_collections.ConfigDict({"deterministic": True, "compilation_cache": sys.argv[1]})
-backend.configure(run)
-assert os.environ["XLA_FLAGS"] == "--xla_force_host_platform_device_count=2 --xla_gpu_deterministic_ops=true"
+backend.configure(run, sys.argv[2])
+assert os.environ["XLA_FLAGS"] == (
+    "--xla_force_host_platform_device_count=2 --xla_gpu_exclude_nondeterministic_ops=true"
+)
 assert len(jax.devices()) == 2  # XLA knows both flags
 jax.jit(lambda x: x + 1)(1.0).block_until_ready()
-backend.configure(run)  # as the next experiment of a process does
+backend.configure(run, sys.argv[2])  # as the next experiment of a process does
 """
 
 
@@ -29,39 +31,71 @@ def run_of(deterministic=False, compilation_cache=""):
     return ml_collections.ConfigDict({"deterministic": deterministic, "compilation_cache": compilation_cache})
 
 
-def test_flags_and_cache_reach_jax(tmp_path):
+@pytest.mark.parametrize(("asked", "used"), [("cache", "cache"), ("", "work/compiled")])
+def test_flags_and_cache_reach_jax(tmp_path, asked, used):
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": os.getcwd(),
     }
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path / "cache")]
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    cache = str(tmp_path / asked) if asked else ""
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, cache, str(tmp_path / "work")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert list((tmp_path / "cache").glob("jit_*"))
+    assert list((tmp_path / used).glob("jit_*"))
 
 
-def test_too_late_to_be_deterministic(monkeypatch):
+def test_too_late_to_be_deterministic(monkeypatch, tmp_path):
     jax.devices()
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
     with pytest.raises(UserError, match=r"run.deterministic is True, but JAX is in use already; set XLA_FLAGS=--xla"):
-        backend.configure(run_of(deterministic=True))
+        backend.configure(run_of(deterministic=True), tmp_path)
     monkeypatch.setenv("XLA_FLAGS", backend.DETERMINISTIC)
-    backend.configure(run_of(deterministic=True))
+    backend.configure(run_of(deterministic=True), tmp_path)
 
 
-def test_by_default_nothing_is_set(monkeypatch):
+def test_what_the_environment_says_of_the_cache_is_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XLA_FLAGS", "")
-    before = jax.config.jax_compilation_cache_dir
-    backend.configure(run_of())
+    before = jax.config.jax_compilation_cache_dir  # of all tests
+    assert before
+    backend.configure(run_of(), tmp_path)
     assert os.environ["XLA_FLAGS"] == ""
     assert jax.config.jax_compilation_cache_dir == before
 
 
-def test_runs_are_in_float32_whatever_the_environment_says(caplog):
+def test_runs_are_in_float32_whatever_the_environment_says(caplog, tmp_path):
     jax.config.update("jax_enable_x64", True)
     try:
-        backend.configure(run_of())
+        backend.configure(run_of(), tmp_path)
         assert not jax.config.jax_enable_x64
         assert "JAX_ENABLE_X64 is set; it is switched off" in caplog.text
     finally:
         jax.config.update("jax_enable_x64", False)
+
+
+def test_too_little_memory_names_the_field():
+    with pytest.raises(UserError, match=r"too little memory \(Out of memory .* 3 bytes.\); lower training.batch_size"):  # noqa: SIM117
+        with backend.fitting("lower training.batch_size"):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes.\nmore")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), backend.fitting(""):
+        raise jax.errors.JaxRuntimeError("INTERNAL: broken")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("Unable to initialize backend 'cuda':\n no driver"),
+            r"\(Unable to initialize backend 'cuda': no",
+        ),
+        (AssertionError(), r"\(no such platform is installed\)"),
+    ],
+)
+def test_devices_that_cannot_be_opened_are_told_in_one_line(monkeypatch, error, told):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(UserError, match=rf"^JAX cannot open its devices {told}.*JAX_PLATFORMS=cpu$"):
+        backend.devices()
