@@ -29,6 +29,24 @@ keep_memory() {
   export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1:$keep}
 }
 
+# examine CONFIG OPTION ...: the doctor on this machine and config; where something is wrong the script ends. DOCTOR=0
+# skips it.
+examine() {
+  local config=$1
+  shift
+  [ "${DOCTOR:-1}" = 0 ] || run .venv/bin/python -m arada.doctor --config="$config" "$@"
+}
+
+# estimate OPTION ...: in a dry run, what the roofline says of hours and dollars, on stderr. ESTIMATE=0 skips it.
+estimate() {
+  [ -n "${DRY_RUN:-}" ] && [ "${ESTIMATE:-1}" != 0 ] || return 0
+  if [ -x .venv/bin/python ]; then
+    JAX_PLATFORMS=cpu .venv/bin/python -m launch.benchmarks.roofline "$@" >&2 || true
+  else
+    echo "hours and dollars: python -m launch.benchmarks.roofline $*, once the environment is installed" >&2
+  fi
+}
+
 # run COMMAND ...: runs it, or only prints it where DRY_RUN is set.
 run() {
   if [ -n "${DRY_RUN:-}" ]; then

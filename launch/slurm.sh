@@ -30,12 +30,20 @@ export JAX_FOR=${JAX_FOR:-cuda13} JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CA
 output=$(mktemp)
 
 run make_environment requirements.txt
+# The doctor takes the flags of the config alone.
+of_config=()
+for word in "$@"; do case $word in --config*) of_config+=("$word") ;; esac; done
+estimate ${of_config[@]+"${of_config[@]}"} --devices="${SLURM_NTASKS:-1}"
 # The signal comes to this script alone and ends its 'wait'. It is not SIGTERM, by which scancel cancels a job: that one
 # would be queued again. The tasks are told by scancel, for srun answers a SIGTERM of its own by killing them.
 asked='' code=0
 trap 'asked=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 # srun does not inherit the cores of a task.
 cores=${SLURM_CPUS_PER_TASK:-8}
+if [ "${DOCTOR:-1}" != 0 ]; then
+  run srun --kill-on-bad-exit=1 --cpus-per-task="$cores" .venv/bin/python -m arada.doctor \
+    ${of_config[@]+"${of_config[@]}"}
+fi
 { run srun --kill-on-bad-exit=1 --cpus-per-task="$cores" .venv/bin/python -m arada.main "$@" | tee "$output"; } &
 wait $! || code=$?
 if [ -n "$asked" ]; then

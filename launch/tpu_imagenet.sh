@@ -8,7 +8,9 @@
 #
 # Usage: PROJECT=... ZONE=us-central2-b WORKDIR=gs://BUCKET/imagenet DATA_DIR=gs://BUCKET/tensorflow_datasets \
 #   bash launch/tpu_imagenet.sh [--dry-run] [--delete] [PRESET] [--config.FIELD=VALUE ...]
-# --dry-run prints the commands; --delete deletes the slice, which costs money until then. Needs gcloud, logged in, and
+#   bash launch/tpu_imagenet.sh [--dry-run] configs/studies/FILE.py [FLAG OF arada.study ...]
+# The doctor looks at the slice first (DOCTOR=0: not). --dry-run prints the commands, and hours and dollars; --delete
+# deletes the slice, which costs money until then. Needs gcloud, logged in, and
 # ImageNet prepared in DATA_DIR (see the README). Also in the environment: NAME (arada), TYPE (v4-64: 32 chips, the
 # paper's 128 images each), RUNTIME (tpu-ubuntu2204-base), SPOT (1; 0 for a slice that is not taken away).
 set -euo pipefail
@@ -74,11 +76,25 @@ install() {
       source launch/environment.sh; make_environment requirements.txt'
 }
 
+# The same command on every host, the doctor before it. Before bash 4.4, as on macOS, an empty array is an unset variable.
 train() {
-  local flags
-  printf -v flags ' %q' --config="configs/imagenet.py:$preset" --workdir="$WORKDIR" --config.run.data_dir="$DATA_DIR" \
-    ${overrides[@]+"${overrides[@]}"} # before bash 4.4, as on macOS, an empty array is an unset variable
-  on_all_hosts "cd arada; JAX_COMPILATION_CACHE_DIR=$WORKDIR/compiled .venv/bin/python -m arada.main$flags"
+  local doctor=() command flags
+  case $preset in
+    *.py) command=(arada.study --study="$preset" --workdir="$WORKDIR" ${overrides[@]+"${overrides[@]}"}) ;;
+    *)
+      doctor=(--config="configs/imagenet.py:$preset" --config.run.data_dir="$DATA_DIR")
+      doctor+=(${overrides[@]+"${overrides[@]}"})
+      command=(arada.main --workdir="$WORKDIR" ${doctor[@]+"${doctor[@]}"})
+      ;;
+  esac
+  printf -v flags ' %q' ${command[@]+"${command[@]}"}
+  flags=".venv/bin/python -m$flags"
+  if [ "${DOCTOR:-1}" != 0 ]; then
+    doctor=(arada.doctor ${doctor[@]+"${doctor[@]}"})
+    flags=".venv/bin/python -m$(printf ' %q' ${doctor[@]+"${doctor[@]}"}) && $flags"
+  fi
+  # A study's configs find their data by TFDS_DATA_DIR.
+  on_all_hosts "cd arada; export JAX_COMPILATION_CACHE_DIR=$WORKDIR/compiled TFDS_DATA_DIR=$DATA_DIR; $flags"
 }
 
 if [ -n "$delete" ]; then
@@ -87,6 +103,10 @@ if [ -n "$delete" ]; then
 fi
 : "${WORKDIR:?is a gs:// folder}" "${DATA_DIR:?is a gs:// folder of TFDS}"
 [ -n "${DRY_RUN:-}" ] || hash gcloud
+case $preset in
+  *.py) estimate --study="$preset" --devices=32 ;;
+  *) estimate --config="configs/imagenet.py:$preset" --devices=32 ${overrides[@]+"${overrides[@]}"} ;;
+esac
 there='' output=$(mktemp) errors=$(mktemp)
 trap '[ -z "$there" ] || echo "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete" >&2' EXIT
 trap 'exit 130' INT # whatever gcloud makes of it
@@ -94,7 +114,7 @@ while true; do
   await_slice
   if install && train | tee "$output"; then
     # The run's last word, perhaps behind the host's name; one that was told to stop ends without it, as does a dry run.
-    if [ -n "${DRY_RUN:-}" ] || grep -q 'Done: ' "$output"; then break; fi
+    if [ -n "${DRY_RUN:-}" ] || grep -Eq '(Done|Page): ' "$output"; then break; fi
   else
     sleep 60 # until a preemption shows in the state
     if [ "$(state)" = ACTIVE ]; then

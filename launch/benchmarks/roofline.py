@@ -13,7 +13,8 @@ image in bfloat16, and no wait for data, for other devices or for the host. Pric
 one device, on demand in the US, in 2025: an order of magnitude. Look yours up before you spend it.
 """
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,16 +25,14 @@ from ml_collections import config_flags
 
 from arada import methods, models
 from arada.attacks.result import margin
-from arada.data.shifted import sources as shift_sources
 from arada.errors import UserError
 from arada.runs import trained, trainer
-from arada.runs.identity import refreshes_after
+from arada.runs.identity import vanilla_config
+from arada.runs.work import images_of, passes
 from arada.runtime import console
 from arada.training.replication import Replicas
 
 BATCHES = (8, 16)
-# Forward passes an image besides an attack's gradients: the label, the ray's 3 (`arada.attacks.ray`), the last check.
-_RAY, _AROUND = 3, 2
 
 
 class Device(NamedTuple):
@@ -133,53 +132,6 @@ def programs(config: ml_collections.ConfigDict) -> Programs:
     return Programs(*map(work_of, (train, gradient, forward)))
 
 
-def passes(by: str, attack: str, settings: Mapping[str, float]) -> tuple[float, float]:
-    """Gradients and forward passes an image of a ranking, without what first-order estimates leave in doubt."""
-    if by != "attack":
-        return 0, 1 if by == "confidence" else 0
-    if attack == "cw":
-        return settings["binary_search_steps"] * settings["max_iterations"], _AROUND
-    if attack == "fmn":
-        return settings["steps"], _RAY + _AROUND
-    if attack == "sdf":
-        gradients = settings["rounds"] * (settings["steps"] * settings["candidates"] + 1)
-        return gradients, _RAY + _AROUND + 1
-    if attack == "estimate":
-        return settings["candidates"], 1
-    return settings["candidates"], _RAY + _AROUND
-
-
-class Images(NamedTuple):
-    """How many images an experiment trains on, passes forward between and after epochs, ranks, and ranks again while it
-    trains."""
-
-    trained: float
-    validated: float
-    ranked: float
-    refreshed: float
-    evaluated: float
-
-
-def images_of(config: ml_collections.ConfigDict) -> Images:
-    """Of all stages: vanilla and its ranking, then each seed, trained, ranked anew where it is, and evaluated.
-
-    Sets from out of the distribution are left out, for their sizes are not in the config.
-    """
-    data, evaluation = config.data, config.evaluation
-    num_test = data.get("num_test", 0)
-    runs_ = len(config.seeds) + (config.name != "vanilla")
-    refreshes = sum(refreshes_after(config, epoch) for epoch in range(config.training.epochs))
-    shifted = len(shift_sources.types(evaluation)) * len(evaluation.severities)
-    of_shift = min(evaluation.max_examples_per_shift or num_test, num_test)
-    return Images(
-        trained=runs_ * trained.total_steps(config) * config.training.batch_size,
-        validated=runs_ * config.training.epochs * data.num_validation,
-        ranked=data.num_train + data.num_validation + num_test,
-        refreshed=len(config.seeds) * refreshes * (data.num_train + data.num_validation),
-        evaluated=len(config.seeds) * (num_test + data.num_validation + shifted * of_shift),
-    )
-
-
 class Assumed(NamedTuple):
     """Devices that share a batch, and the shares of their peaks that are reached."""
 
@@ -206,9 +158,11 @@ class Estimate(NamedTuple):
         return self.training + self.ranking + self.evaluation
 
 
-def estimate(config: ml_collections.ConfigDict, of: Programs, device: Device, assumed: Assumed) -> Estimate:
-    """The experiment on devices of a kind, in hours of one of them."""
-    ranking, counts = config.ranking, images_of(config)
+def estimate(
+    config: ml_collections.ConfigDict, of: Programs, device: Device, assumed: Assumed, *, alone: bool = True
+) -> Estimate:
+    """The experiment on devices of a kind, in hours of one of them; not `alone`, another has its vanilla run ranked."""
+    ranking, counts = config.ranking, images_of(config, alone=alone)
     halved = 0.5 if config.model.dtype == "bfloat16" else 1.0
     precision = device.bfloat16 if config.model.dtype == "bfloat16" else device.default
     moved = assumed.bandwidth * device.bandwidth
@@ -220,13 +174,14 @@ def estimate(config: ml_collections.ConfigDict, of: Programs, device: Device, as
     def ranked(images, by, attack, settings):
         gradients, forwards = passes(by, attack, settings)
         attacked = of.gradient.times(gradients) + of.forward.times(forwards)
-        batch_size, peak = config.run.ranking_batch_size / assumed.devices, assumed.utilisation * device.float32
+        batch_size, peak = config.run.ranking_batch_size, assumed.utilisation * device.float32
         return attacked.seconds(images, batch_size, peak, moved)
 
     papers = {"binary_search_steps": 3, "max_iterations": 500}
     refresh_attack = ranking.refresh_attack or ranking.attack
     validated, evaluated = (
-        network(of.forward, images, config.run.evaluation_batch_size) for images in (counts.validated, counts.evaluated)
+        network(of.forward, images, assumed.devices * config.run.evaluation_batch_size)
+        for images in (counts.validated, counts.evaluated)
     )
     training = network(of.train, counts.trained, config.training.batch_size)
     unmoved = network(of.train._replace(bytes=0.0, fixed_bytes=0.0), counts.trained, config.training.batch_size)
@@ -241,6 +196,25 @@ def estimate(config: ml_collections.ConfigDict, of: Programs, device: Device, as
         papers_ranking=ranked(counts.ranked + counts.refreshed, "attack", "cw", papers) / 3600,
         evaluation=evaluated / 3600,
     )
+
+
+def of_study(study: ml_collections.ConfigDict, assumed: Assumed) -> str:
+    """Hours and dollars of a study's arms with all its seeds, as Markdown; vanilla and its ranking count once."""
+    known, hours = {}, dict.fromkeys(DEVICES, 0.0)
+    for number, config in enumerate(study.arms.values()):
+        config.seeds = tuple(study.seeds)
+        network = config.model.to_json_best_effort()
+        if network not in known:
+            vanilla = vanilla_config(config)
+            known[network] = programs(vanilla)
+        for device in DEVICES:
+            hours[device] += estimate(config, known[network], device, assumed, alone=number == 0).hours
+    lines = [f"{study.name}: {len(study.arms)} arms, {len(study.seeds)} seeds", "", "| | h | $ |", "|---|---|---|"]
+    lines += [
+        f"| {assumed.devices} x {device.name} | {of / assumed.devices:,.2g} | {of * device.price:,.0f} |"
+        for device, of in hours.items()
+    ]
+    return "\n".join(lines)
 
 
 def table(config: ml_collections.ConfigDict, of: Programs, assumed: Assumed) -> str:
@@ -287,14 +261,19 @@ def main() -> None:
     devices = flags.DEFINE_integer("devices", 8, "Devices that share a batch.", lower_bound=1)
     utilisation = flags.DEFINE_float("utilisation", 0.3, "Share of the peak of arithmetic.", 0.01, 1.0)
     bandwidth = flags.DEFINE_float("bandwidth", 0.7, "Share of the peak of memory bandwidth.", 0.01, 1.0)
-    flags.mark_flag_as_required("config")
+    study = config_flags.DEFINE_config_file("study", None, "Path of a study, in place of a config.")
 
     def start(_) -> None:
         assumed = Assumed(devices.value, utilisation.value, bandwidth.value)
         with console.ending_in_one_line():
-            print(table(config.value, programs(config.value), assumed))
+            if study.value:
+                print(of_study(study.value, assumed))
+            else:
+                print(table(config.value, programs(config.value), assumed))
 
-    app.run(start, flags_parser=console.config_parser(config))
+    given = any(word.startswith("--study") for word in sys.argv[1:])
+    flags.mark_flag_as_required("study" if given else "config")
+    app.run(start, flags_parser=console.config_parser(study if given else config))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ HERE = ["--project=mine", "--zone=us-central2-b"]
 def bash(script, *arguments, code=0, **environment):
     done = subprocess.run(
         ["bash", LAUNCH / script, *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nowhere"} | environment,
+        env={"PATH": os.environ["PATH"], "HOME": "/nowhere", "ESTIMATE": "0"} | environment,
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,7 +15,7 @@ import subprocess
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from scripts import LAUNCH, SCRIPTS, dry, program, start_as_a_terminal, wait_for
+from scripts import LAUNCH, SCRIPTS, bash, dry, program, start_as_a_terminal, wait_for
 
 from arada import checks
 
@@ -52,26 +52,46 @@ def test_each_begins_with_what_it_costs(script):
 
 
 def test_gpu_commands():
-    prepare, *runs = dry("gpu_cifar.sh", "cifar10_wrn", "vanilla", "mixup", "--config.seeds=(0,)", WORKDIR="/data/w")[
-        1:
-    ]
+    arguments = "cifar10_wrn", "vanilla", "mixup", "--config.seeds=(0,)"
+    prepare, doctor, *runs = dry("gpu_cifar.sh", *arguments, WORKDIR="/data/w")[1:]
     python = [".venv/bin/python", "-m"]
     assert prepare == [*python, "arada.prepare", "--config=configs/cifar10_wrn.py", "--config.seeds=(0,)"]
+    assert doctor == [*python, "arada.doctor", "--config=configs/cifar10_wrn.py:vanilla", "--config.seeds=(0,)"]
     assert runs == [
         [*python, "arada.main", f"--config=configs/cifar10_wrn.py:{method}", "--workdir=/data/w", "--config.seeds=(0,)"]
         for method in ("vanilla", "mixup")
     ]
-    assert [command[3].partition(":")[2] for command in dry("gpu_cifar.sh")[2:]] == [
+    assert [command[3].partition(":")[2] for command in dry("gpu_cifar.sh", DOCTOR="0")[2:]] == [
         *("vanilla", "label_smoothing", "adals", "ar_adals")
     ]
 
 
+def test_a_study_on_a_gpu():
+    study = "configs/studies/any.py"
+    doctor, run = dry("gpu_cifar.sh", study, "--seeds=0,1")[1:]
+    python = [".venv/bin/python", "-m"]
+    assert doctor == [*python, "arada.doctor"]
+    assert run == [*python, "arada.study", f"--study={study}", "--workdir=workdir/any", "--seeds=0,1"]
+    assert "a study names its methods itself" in bash("gpu_cifar.sh", "--dry-run", study, "vanilla", code=1).stderr
+
+
+def test_a_dry_run_tells_hours_and_dollars(project):
+    program(project / ".venv" / "bin" / "python", '#!/bin/sh\necho "| A100 80 GB | $* |"\n')
+    told = bash(project / "launch" / "gpu_cifar.sh", "--dry-run", "cifar10", "adals", ESTIMATE="1")
+    assert (
+        told.stderr == "| A100 80 GB | -m launch.benchmarks.roofline --config=configs/cifar10.py:adals --devices=1 |\n"
+    )
+    assert "A100" not in told.stdout
+
+
 def test_slurm_commands():
     arguments = ["--config=configs/imagenet.py:ar_adals", "--workdir=/shared/w", "--config.seeds=(0,)"]
-    environment, srun, requeue = dry("slurm.sh", *arguments, SLURM_CPUS_PER_TASK="12", SLURM_JOB_ID="77")
+    environment, doctor, srun, requeue = dry("slurm.sh", *arguments, SLURM_CPUS_PER_TASK="12", SLURM_JOB_ID="77")
     assert environment == ["make_environment", "requirements.txt"]
     python = [".venv/bin/python", "-m", "arada.main"]
-    assert srun == ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=12", *python, *arguments]
+    on_tasks = ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=12"]
+    assert doctor == [*on_tasks, *python[:-1], "arada.doctor", arguments[0], arguments[2]]
+    assert srun == [*on_tasks, *python, *arguments]
     assert requeue == ["scontrol", "requeue", "77"]
 
 
@@ -127,7 +147,12 @@ def pretend_slurm(folder, project):
     shutil.copy(project / "launch" / "slurm.sh", spool)
     program(folder / "scontrol", f'#!/bin/sh\n[ "$*" = "requeue 77" ] && touch {folder}/requeued\n')
     program(folder / "scancel", f'#!/bin/sh\n[ "$*" = "--signal=TERM 77" ] && kill -USR2 $(cat {folder}/srun.pid)\n')
-    variables = {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "77", "PATH": f"{folder}:{os.environ['PATH']}"}
+    variables = {
+        "DOCTOR": "0",
+        "SLURM_SUBMIT_DIR": str(project),
+        "SLURM_JOB_ID": "77",
+        "PATH": f"{folder}:{os.environ['PATH']}",
+    }
     return variables | {"script": str(spool)}
 
 

@@ -25,14 +25,25 @@ def test_tpu_commands():
         assert command[:-1] == [*machine, "ssh", "arada", *HERE, "--worker=all"]
     assert "JAX_FOR=tpu" in install[-1]
     assert install[-1].endswith("make_environment requirements.txt")
-    remote = shlex.split(train[-1].removeprefix("--command=cd arada; "))
-    assert remote == [
-        "JAX_COMPILATION_CACHE_DIR=gs://b/imagenet/compiled",
-        *(".venv/bin/python", "-m", "arada.main", "--config=configs/imagenet.py:adals", "--workdir=gs://b/imagenet"),
-        *("--config.run.data_dir=gs://b/tfds", "--config.seeds=(0,)"),
+    of_config = ["--config=configs/imagenet.py:adals", "--config.run.data_dir=gs://b/tfds", "--config.seeds=(0,)"]
+    exported, both = train[-1].removeprefix("--command=cd arada; ").split("; ")
+    assert exported.split()[1:] == [
+        *("JAX_COMPILATION_CACHE_DIR=gs://b/imagenet/compiled", "TFDS_DATA_DIR=gs://b/tfds"),
+    ]
+    python = [".venv/bin/python", "-m"]
+    assert [shlex.split(command) for command in both.split(" && ")] == [
+        [*python, "arada.doctor", *of_config],
+        [*python, "arada.main", "--workdir=gs://b/imagenet", *of_config],
     ]
     assert delete == [*queue, "delete", "arada", *HERE, "--force", "--quiet"]
     assert dry("tpu_imagenet.sh", "--delete", **TPU) == [delete]
+
+
+def test_a_study_on_a_slice():
+    study = "configs/studies/any.py"
+    train = dry("tpu_imagenet.sh", study, "--seeds=0", DOCTOR="0", **TPU)[5]
+    command = train[-1].rpartition("; ")[2]
+    assert shlex.split(command)[2:] == ["arada.study", f"--study={study}", "--workdir=gs://b/imagenet", "--seeds=0"]
 
 
 def test_another_slice():

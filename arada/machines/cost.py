@@ -1,0 +1,151 @@
+"""What a config's experiment takes here, from measured programs: seconds of each stage, memory, and money."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import ml_collections
+
+from arada.machines.findings import Finding, clock
+from arada.machines.installed import memory_of
+from arada.machines.speed import Ceilings, Program, Speeds
+from arada.runs.work import evaluated_sets, images_of, ranked_sets
+from arada.runtime import machine
+
+# Of the memory that is free: XLA's own workspaces and what fragments need the rest.
+FITS = 0.9
+# A host that needs more of a step than this holds up the devices whenever it is disturbed.
+HOST = 0.5
+# Below this share of both ceilings a program waits for something else: small layers, launches, the host.
+SLOW = 0.1
+
+
+class Stages(NamedTuple):
+    """Seconds of an experiment's stages on devices that share a batch, without metrics and the report."""
+
+    compiling: float
+    training: float
+    validation: float
+    ranking: float
+    predictions: float
+
+    @property
+    def seconds(self) -> float:
+        """Of all."""
+        return sum(self)
+
+
+def stages(
+    config: ml_collections.ConfigDict, speeds: Speeds, devices: int, *, num_test: int = 0, input_seconds: float = 0.0
+) -> Stages:
+    """`devices` is how many those of `speeds` were; `input_seconds` what the host needs for a training batch."""
+    counts, runs = images_of(config, num_test), len(config.seeds) + (config.name != "vanilla")
+
+    def padded(sizes: list[int], per_device: int, program: Program) -> float:
+        together = per_device * devices
+        images = sum(-(-size // together) * together for size in sizes)
+        return images * program.seconds / program.images
+
+    step = max(speeds.train.seconds / speeds.train.images * config.training.batch_size, input_seconds)
+    after_epochs = [config.data.num_validation] * (runs * config.training.epochs)
+    # Soft labels of a vanilla run and of the method have other shapes: two train steps.
+    compiled = [speeds.train] * (1 + (config.name != "vanilla"))
+    compiled += [speeds.validate, speeds.predict] + [speeds.attack] * (speeds.attack is not None)
+    sets, per_device = evaluated_sets(config, num_test), config.run.evaluation_batch_size
+    return Stages(
+        compiling=sum(program.compile_seconds for program in compiled),
+        training=counts.trained / config.training.batch_size * step,
+        validation=padded(after_epochs, per_device, speeds.validate),
+        ranking=padded(ranked_sets(config, num_test), config.run.ranking_batch_size, speeds.attack)
+        if speeds.attack
+        else 0.0,
+        predictions=padded(sets * len(config.seeds), per_device, speeds.predict),
+    )
+
+
+def findings(
+    config: ml_collections.ConfigDict,
+    ceilings: Ceilings,
+    speeds: Speeds,
+    devices: list[jax.Device],
+    *,
+    num_test: int,
+    input_seconds: float | None,
+    price: float,
+) -> Iterator[Finding]:
+    """`input_seconds` is None where there are no data to read; `price` is dollars an hour of all `devices`."""
+    yield _step(config, ceilings, speeds.train)
+    yield _host(config, speeds.train, input_seconds)
+    yield _compilation(speeds)
+    yield _memory(config, speeds.train, devices)
+    of = stages(config, speeds, len(devices), num_test=num_test, input_seconds=input_seconds or 0.0)
+    told = ", ".join(f"{name} {clock(seconds)}" for name, seconds in of._asdict().items())
+    dollars = of.seconds / 3600 * price
+    values = {f"{name}_seconds": seconds for name, seconds in of._asdict().items()} | {"seconds": of.seconds}
+    yield Finding(
+        "experiment",
+        "ok",
+        f"{clock(of.seconds)}{f', {dollars:,.2f} dollars' if price else ''}: {told}; metrics and the report on top",
+        values=values | ({"dollars": dollars} if price else {}),
+    )
+
+
+def _step(config: ml_collections.ConfigDict, ceilings: Ceilings, train: Program) -> Finding:
+    operations = train.operations / train.seconds / ceilings.operations
+    moved = train.moved / train.seconds / ceilings.bandwidth
+    whole = train.seconds * config.training.batch_size / train.images
+    told = f"{clock(whole)} for {config.training.batch_size} images, {train.images / train.seconds:,.0f} images/s"
+    told += f", {operations:.0%} of the fastest matrix product ({ceilings.operations / 1e12:.3g} TFLOP/s)"
+    told += f", {moved:.0%} of the fastest copy ({ceilings.bandwidth / 1e9:.3g} GB/s)" if moved else ""
+    if train.images < config.training.batch_size:
+        told += f"; measured on {train.images} images"
+    values = {"step_seconds": whole, "images_per_second": train.images / train.seconds, "measured_images": train.images}
+    values |= {"share_of_matrix_product": operations, "share_of_copy": moved}
+    values |= {"matrix_product_flops": ceilings.operations, "copy_bytes_per_second": ceilings.bandwidth}
+    if max(operations, moved) >= SLOW or jax.default_backend() == "cpu":
+        return Finding("train step", "ok", told, values=values)
+    remedy = "small layers or the host hold it up: look at a trace (--config.run.profile=5), or take larger batches"
+    return Finding("train step", "note", told, remedy, values)
+
+
+def _host(config: ml_collections.ConfigDict, train: Program, input_seconds: float | None) -> Finding:
+    step = train.seconds * config.training.batch_size / train.images
+    values = {"dispatch_seconds": train.dispatch_seconds, "input_seconds": input_seconds}
+    told = f"{clock(train.dispatch_seconds)} to dispatch a step"
+    if input_seconds is None:
+        return Finding("input", "note", f"{told}; no data to read", "see the lines on data", values)
+    share = input_seconds / step
+    told += f", {clock(input_seconds)} to read a batch, {config.training.batch_size / input_seconds:,.0f} images/s"
+    told += f": {share:.0%} of the step, beside it"
+    values["share"] = share
+    if share <= HOST:
+        return Finding("input", "ok", told, values=values)
+    remedy = f"of {machine.cores()} cores: give the host more of them, or each of more hosts a part"
+    return Finding("input", "note" if share <= 1 else "wrong", told, remedy, values)
+
+
+def _compilation(speeds: Speeds) -> Finding:
+    seconds = {name: of.compile_seconds for name, of in speeds._asdict().items() if of}
+    told = ", ".join(f"{name} {clock(of)}" for name, of in seconds.items())
+    return Finding("compilation", "ok", f"{told}; kept for the next process", values=seconds)
+
+
+def _memory(config: ml_collections.ConfigDict, train: Program, devices: list[jax.Device]) -> Finding:
+    free = memory_of(devices[0]) / (len(devices) if devices[0].platform == "cpu" else 1)
+    accumulate, asked = config.training.accumulate, config.training.batch_size
+    each = train.batch_bytes / (train.images / len(devices) / accumulate)
+    if not (free and each):
+        return Finding("memory", "note", "neither JAX nor the system says how much there is or is needed")
+    fits = max(0, math.floor((FITS * free - train.fixed_bytes) / each)) * len(devices)
+    needed = train.fixed_bytes + each * asked / len(devices) / accumulate
+    told = (
+        f"a step takes {needed / 1e9:.3g} of {free / 1e9:.3g} GB a device; batches of {fits * accumulate:,} would fit"
+    )
+    values = {"needed_gb": needed / 1e9, "free_gb": free / 1e9, "largest_batch_size": fits * accumulate}
+    if asked <= fits * accumulate:
+        return Finding("memory", "ok", told, values=values)
+    parts = next((n for n in range(accumulate, asked + 1) if asked % (n * len(devices)) == 0 and asked / n <= fits), 0)
+    remedy = f"training.accumulate={parts}" if parts else "more devices, or a smaller network"
+    remedy = f"set training.batch_size={fits * accumulate} or less, or {remedy}"
+    return Finding("memory", "wrong", told, remedy, values)

@@ -1,0 +1,212 @@
+"""How fast a config's programs run here: measured on random images and fresh weights, on this process' devices."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from arada import methods, models
+from arada.attacks.result import margin
+from arada.runs import ranking as rankings
+from arada.runs import trained, trainer
+from arada.runs.work import passes
+from arada.runtime import backend
+from arada.training import step as steps
+from arada.training.replication import Replicas
+
+# A program runs for about so many seconds, twice at least.
+SECONDS = 2.0
+# An attack that would take longer on one batch is told from one gradient and one forward pass.
+ATTACK_SECONDS = 10.0
+# A CPU takes fewer images than a config's batch where that would be more operations; a step's time grows with them.
+CPU_OPERATIONS = 1e11
+
+
+# The parts of a state that networks compute with.
+WEIGHTS = ("params", "batch_stats", "normalization")
+
+
+class Ceilings(NamedTuple):
+    """What the first device reaches on a large matrix product (operations a second) and on a copy (bytes a second)."""
+
+    operations: float
+    bandwidth: float
+
+
+class Program(NamedTuple):
+    """A program as it ran: `seconds` a call on `images`, `dispatch_seconds` of them until the host was free again.
+
+    Counted by XLA for one device: `operations` (a loop's body once), bytes `moved`, and bytes of memory, those that
+    grow with the batch apart from the weights'.
+    """
+
+    images: int
+    seconds: float
+    dispatch_seconds: float
+    compile_seconds: float
+    operations: float
+    moved: float
+    batch_bytes: float
+    fixed_bytes: float
+
+
+class Speeds(NamedTuple):
+    """The programs of an experiment. `attack` is that of a whole batch; None where nothing is attacked."""
+
+    train: Program
+    validate: Program
+    predict: Program
+    attack: Program | None
+
+
+def ceilings() -> Ceilings:
+    """Measured on the first device: bfloat16 products on accelerators, float32 on a CPU."""
+    on_cpu = jax.default_backend() == "cpu"
+    side, count = (1024, 2**24) if on_cpu else (8192, 2**28)
+    matrix, numbers = jnp.ones((side, side), jnp.float32 if on_cpu else jnp.bfloat16), jnp.ones(count, jnp.float32)
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    return Ceilings(2 * side**3 / _fastest(product, matrix, matrix), 8 * count / _fastest(copy, numbers))
+
+
+def _fastest(function: Callable, *arguments) -> float:
+    jax.block_until_ready(function(*arguments))
+    times = []
+    while len(times) < 3 or sum(times) < SECONDS / 4:
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure(config: ml_collections.ConfigDict, replicas: Replicas, processes: int = 1) -> Speeds:
+    """`replicas` are this process' own; the others do the same with their share of a batch. Raises UserError for one
+    that does not fit."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.training.batch_size //= processes
+    shapes = trained.state_shapes(config)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    state = state.replace(**{part: jax.tree.map(_drawn, getattr(shapes, part)) for part in WEIGHTS})
+    with backend.fitting("lower training.batch_size, or raise training.accumulate"):
+        train = _train(config, replicas, state)
+    variables = replicas.replicate(state.variables)
+
+    def forward(step: Callable, per_device: int) -> Program:
+        mapped = replicas.map(step, in_axes=(None, 0), out_axes=0)
+        size = _fewer(per_device, train.operations / max(train.images, 1) / 3) * len(replicas)
+        placed = replicas.place(_batch(config, size))
+        return _program(mapped.lower(variables, placed), lambda _: (variables, placed.arrays), size)
+
+    logits_fn, per_device = trained.member_logits_fn(config), config.run.evaluation_batch_size
+    validate = forward(steps.validation_step(trained.logits_fn(config)), per_device)
+    predict = forward(lambda variables, batch: {"logits": logits_fn(variables, batch["image"])[0]}, per_device)
+    speeds = Speeds(train, validate, predict, _attack(config, forward, predict))
+    return Speeds(*(of and of._replace(images=processes * of.images) for of in speeds))
+
+
+def _train(config: ml_collections.ConfigDict, replicas: Replicas, state) -> Program:
+    step, members = trainer.mapped_step(config, replicas), trained.num_members(config)
+    keys = jax.random.key(0) if members == 1 else jax.random.split(jax.random.key(0), members)
+    first, learnt, keys = replicas.replicate((state, jax.device_get(methods.build(config).init()), keys))
+
+    def lowered(size: int):
+        placed = replicas.place(_batch(config, size, members))
+        return step.lower(first, placed, learnt, keys), placed.arrays
+
+    accumulate = config.training.accumulate
+    unit = len(replicas) * accumulate
+    size = config.training.batch_size // unit * unit or unit
+    program, batch = lowered(size)
+    fewer = max(1, _fewer(size, _operations(program) * accumulate / size) // unit) * unit
+    if fewer < size:
+        size = fewer
+        program, batch = lowered(size)
+    # The step takes the old state's buffers.
+    measured = _program(program, lambda last: (last[0] if last else first, batch, learnt, keys), size)
+    return measured._replace(operations=accumulate * measured.operations)
+
+
+def _attack(config: ml_collections.ConfigDict, forward: Callable, predict: Program) -> Program | None:
+    ranking = config.ranking
+    if ranking.by != "attack":
+        return None
+    model, settings = trained.build_ranked(config), ranking[ranking.attack].to_dict()
+    gradients, forwards = passes(ranking.by, ranking.attack, settings)
+    per_batch = predict.seconds / predict.images * config.run.ranking_batch_size * (3 * gradients + forwards)
+    if per_batch < ATTACK_SECONDS:
+        settings.pop("refine_steps", None)
+        return forward(rankings.attack_step(model, ranking.attack, settings), config.run.ranking_batch_size)
+    logits_fn = models.logits_fn(model)
+
+    def gradient(variables, batch):
+        def total(images):
+            with jax.default_matmul_precision("float32"):
+                return jnp.sum(margin(logits_fn(variables, images), batch["label"]))
+
+        return jax.grad(total)(models.unit_range(batch["image"]))
+
+    one = forward(gradient, config.run.ranking_batch_size)
+    seconds = gradients * one.seconds + forwards * one.images * predict.seconds / predict.images
+    return one._replace(seconds=seconds)
+
+
+def _program(lowered, arguments: Callable, images: int) -> Program:
+    """Compiles and runs a lowered program; arguments(last outputs or None) -> its arguments."""
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - start
+    outputs = jax.block_until_ready(compiled(*arguments(None)))
+    calls, dispatched, start = 0, [], time.perf_counter()
+    while calls < 2 or time.perf_counter() - start < SECONDS:
+        called = time.perf_counter()
+        outputs = compiled(*arguments(outputs))
+        dispatched.append(time.perf_counter() - called)
+        # A few under way, as in training, and no more than the devices can keep.
+        if calls % 8 == 7:
+            jax.block_until_ready(outputs)
+        calls += 1
+    jax.block_until_ready(outputs)
+    seconds = (time.perf_counter() - start) / calls
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    return Program(
+        images=images,
+        seconds=seconds,
+        dispatch_seconds=float(np.median(dispatched)),
+        compile_seconds=compile_seconds,
+        operations=_operations(lowered),
+        moved=costs.get("bytes accessed", 0.0),
+        batch_bytes=memory.temp_size_in_bytes if memory else 0,
+        fixed_bytes=memory.argument_size_in_bytes if memory else 0,
+    )
+
+
+def _operations(lowered) -> float:
+    return (lowered.cost_analysis() or {}).get("flops", 0.0)
+
+
+def _fewer(images: int, operations_each: float) -> int:
+    """As many as a CPU takes in seconds, on an accelerator all of them."""
+    if jax.default_backend() != "cpu" or not operations_each:
+        return images
+    return min(images, max(1, int(CPU_OPERATIONS / operations_each)))
+
+
+def _batch(config: ml_collections.ConfigDict, size: int, members: int = 1) -> Mapping[str, np.ndarray]:
+    rng, shape = np.random.default_rng(0), (size,) if members == 1 else (size, members)
+    return {
+        "image": rng.integers(0, 256, (*shape, *config.data.image_shape), np.uint8),
+        "label": rng.integers(0, config.data.num_classes, shape, np.int32),
+        "subset": np.zeros(shape, np.int32),
+        "example_id": np.zeros(shape, np.int32),
+    }
+
+
+def _drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Random weights as a network has them: zeros would make attacks, and some processors, quicker than they are."""
+    if leaf.ndim < 2:
+        return np.ones(leaf.shape, leaf.dtype)
+    scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+    return np.random.default_rng(0).standard_normal(leaf.shape, np.float32) * np.float32(scale)

@@ -1,0 +1,71 @@
+"""How much an experiment computes: images, and an attack's gradients and forward passes for each."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import ml_collections
+
+from arada.data.shifted import sources as shift_sources
+from arada.runs import trained
+from arada.runs.identity import refreshes_after
+
+# Forward passes an image besides an attack's gradients: the label, the ray's 3 (`arada.attacks.ray`), the last check.
+_RAY, _AROUND = 3, 2
+
+
+def passes(by: str, attack: str, settings: Mapping[str, float]) -> tuple[float, float]:
+    """Gradients and forward passes an image of a ranking, without what first-order estimates leave in doubt."""
+    if by != "attack":
+        return 0, 1 if by == "confidence" else 0
+    if attack == "cw":
+        return settings["binary_search_steps"] * settings["max_iterations"], _AROUND
+    if attack == "fmn":
+        return settings["steps"], _RAY + _AROUND
+    if attack == "sdf":
+        gradients = settings["rounds"] * (settings["steps"] * settings["candidates"] + 1)
+        return gradients, _RAY + _AROUND + 1
+    if attack == "estimate":
+        return settings["candidates"], 1
+    return settings["candidates"], _RAY + _AROUND
+
+
+class Images(NamedTuple):
+    """How many images an experiment trains on, passes forward between and after epochs, and ranks."""
+
+    trained: float
+    validated: float
+    ranked: float
+    evaluated: float
+
+
+def images_of(config: ml_collections.ConfigDict, num_test: int = 0, *, alone: bool = True) -> Images:
+    """Of all stages: vanilla and its ranking, then each seed, trained, ranked anew where it is, and evaluated.
+
+    `num_test` is for data whose config does not say it. Sets from out of the distribution are left out, for their sizes
+    are not in the config either. Where the experiment is not `alone` in its workdir, another one has trained vanilla
+    and ranked the splits.
+    """
+    data = config.data
+    runs_ = len(config.seeds) + (alone and config.name != "vanilla")
+    return Images(
+        trained=runs_ * trained.total_steps(config) * config.training.batch_size,
+        validated=runs_ * config.training.epochs * data.num_validation,
+        ranked=sum(ranked_sets(config, num_test)[0 if alone else 3 :]),
+        evaluated=len(config.seeds) * sum(evaluated_sets(config, num_test)),
+    )
+
+
+def ranked_sets(config: ml_collections.ConfigDict, num_test: int = 0) -> list[int]:
+    """The size of each set that is ranked: the splits by the source run, then two of them at each refresh of a seed."""
+    data = config.data
+    refreshes = sum(refreshes_after(config, epoch) for epoch in range(config.training.epochs))
+    again = [data.num_train, data.num_validation] * (len(config.seeds) * refreshes)
+    return [data.num_train, data.num_validation, data.get("num_test", num_test), *again]
+
+
+def evaluated_sets(config: ml_collections.ConfigDict, num_test: int = 0) -> list[int]:
+    """The size of each set that a run is evaluated on."""
+    evaluation, num_test = config.evaluation, config.data.get("num_test", num_test)
+    shifted = len(shift_sources.types(evaluation)) * len(evaluation.severities)
+    of_shift = min(evaluation.max_examples_per_shift or num_test, num_test)
+    return [num_test, config.data.num_validation, *[of_shift] * shifted]
