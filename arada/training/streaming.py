@@ -52,8 +52,9 @@ def _over_runs(mapped, runs, split, *, batch_size, replicas, batches) -> Iterato
 
     with Ahead(_together(split.in_order(batch_size, batches=batches), len(replicas))) as groups:
         for parts, batch in groups:
-            placed = replicas.place(batch)
-            pending.append((parts, [mapped(variables, placed) for variables in runs]))
+            if len(runs) > 1:  # copied once for all of them
+                batch = replicas.place(batch)
+            pending.append((parts, [mapped(variables, batch) for variables in runs]))
             if len(pending) > 1:
                 yield from fetched()
         while pending:
