@@ -48,10 +48,9 @@ class Linear:
         return {"params": {"kernel": kernel}, "batch_stats": {}, "normalization": normalization}
 
 
-@pytest.fixture(scope="module")
-def ranking():
+def ranking_on(devices):
     """(replicas, mapped): twice the first pixel for a distance, infinite from 1.5 on; 7 for a prediction."""
-    replicas = Replicas(jax.devices()[:2])
+    replicas = Replicas(jax.devices()[:devices])
 
     def step(variables, batch):
         distance = variables * batch["image"][:, 0, 0, 0]
@@ -63,12 +62,28 @@ def ranking():
     return replicas, replicas.map(step, in_axes=(None, 0), out_axes=0)
 
 
+@pytest.fixture(scope="module")
+def ranking():
+    """Of one device and of two."""
+    return {devices: ranking_on(devices) for devices in (1, 2)}
+
+
 @pytest.fixture
 def rank(ranking, split, tmp_path):
     """Ranks `split` in a folder of that name; the ids of the batches it attacked are in `rank.attacked`."""
-    replicas, mapped = ranking
 
-    def run(folder="whole", batch_size=BATCH, num_subsets=3, dies_after=None, asked_at=None, name="train", **changed):
+    def run(
+        folder="whole",
+        batch_size=BATCH,
+        num_subsets=3,
+        dies_after=None,
+        asked_at=None,
+        name="train",
+        devices=1,
+        **changed,
+    ):
+        replicas, mapped = ranking[devices]
+
         def counted(variables, batch):
             if len(run.attacked) == dies_after:
                 raise KeyboardInterrupt
@@ -152,6 +167,17 @@ def test_a_ranking_that_died_before_its_last_file_attacks_nothing_again(rank, tm
             rank("stopped")
     resumed = rank("stopped")
     assert rank.attacked == []
+    assert_same(resumed, rank())
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_ranking_goes_on_with_another_number_of_devices(rank, tmp_path, before, after):
+    with pytest.raises(KeyboardInterrupt):
+        rank("stopped", dies_after=2, devices=before)
+    done = before  # the batches of one pass; those of the second are under way
+    assert parts_in(tmp_path) == [f"train_4_{number:06}.npz" for number in range(done)]
+    resumed = rank("stopped", devices=after)
+    assert rank.attacked == list(IDS[4 * done :: 4 * after])
     assert_same(resumed, rank())
 
 
