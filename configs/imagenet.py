@@ -101,8 +101,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         # Parts that an epoch is read in, a multiple of the hosts: each of up to eight reads an eighth or more, sixteen
         # files of each part at once.
         "streams": 8,
-        # "tf1_bicubic" (the script's), "tf2_bicubic" or "bilinear" (torchvision's): arada/data/sources/resize.py. What is
-        # evaluated is the centre of an image whose shorter side has been resized to `resize_side` pixels; 0 for 8/7 of
+        # "tf1_bicubic" (the script's), "tf2_bicubic" or "bilinear" (torchvision's): arada/data/sources/resize.py.
+        # Evaluation takes the centre of an image whose shorter side is resized to `resize_side` pixels; 0 for 8/7 of
         # the centre's, 256 of 224.
         "resize": "tf1_bicubic",
         "resize_side": 0,

@@ -2,8 +2,8 @@
 
 from arada.data.sources.tfds import import_tensorflow
 
-# The values of `config.data.resize`. Reduced to 224 pixels by the two bicubic ones, scikit-learn's two photographs differ
-# by 2.6 and 7.1 of 255 grey levels on average. Neither of these smooths before it makes an image smaller, and both
+# The values of `config.data.resize`. Reduced to 224 pixels by the two bicubic ones, scikit-learn's two photographs
+# differ by 2.6 and 7.1 of 255 grey levels on average. Neither smooths before it makes an image smaller, and both
 # overshoot.
 #   "tf1_bicubic": TF1's `tf.image.resize_bicubic`, which edward2's script calls. Keys' kernel with a = -3/4; pixel i of
 #       the result lies at i * scale of the source.
