@@ -30,11 +30,12 @@ def passes(by: str, attack: str, settings: Mapping[str, float]) -> tuple[float, 
 
 
 class Images(NamedTuple):
-    """How many images an experiment trains on, passes forward between and after epochs, and ranks."""
+    """How many images an experiment trains on, passes forward after epochs, ranks, ranks again, and evaluates."""
 
     trained: float
     validated: float
     ranked: float
+    refreshed: float
     evaluated: float
 
 
@@ -50,7 +51,8 @@ def images_of(config: ml_collections.ConfigDict, num_test: int = 0, *, alone: bo
     return Images(
         trained=runs_ * trained.total_steps(config) * config.training.batch_size,
         validated=runs_ * config.training.epochs * data.num_validation,
-        ranked=sum(ranked_sets(config, num_test)[0 if alone else 3 :]),
+        ranked=alone * sum(ranked_sets(config, num_test)[:3]),
+        refreshed=sum(ranked_sets(config, num_test)[3:]),
         evaluated=len(config.seeds) * sum(evaluated_sets(config, num_test)),
     )
 

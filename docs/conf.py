@@ -1,0 +1,34 @@
+"""Builds the site: `python -m sphinx -W -b html docs docs/_build`."""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import arada
+
+project = "arada"
+author = "the authors of arada"
+release = arada.__version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+]
+html_theme = "furo"
+html_title = "arada"
+templates_path = []
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
+myst_heading_anchors = 3
+# The notebook holds its outputs; a test runs it.
+nb_execution_mode = "off"
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+# References to other projects need the network; without it they are plain text.
+intersphinx_mapping = {}
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.xref_missing"]
