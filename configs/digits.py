@@ -6,19 +6,33 @@
 in the paper. Hardware: any CPU, two cores of which took five minutes for four methods with three seeds each. Expect an
 accuracy of 61 to 67 % and an ECE of 5 to 12 %.
 
-Smoothing and alpha are those of the lowest validation ECE, mean of seeds 0, 1 and 2, in percent. With 500 images it
-moves by one or two points from split to split:
+Smoothing and alpha have the lowest debiased ECE on the validation images. Seeds 0 to 4, each with the ranking of its own
+seed; ECE and debiased ECE (15 bins of equal width) in percent, NLL in nats, mean and standard deviation over seeds; two
+CPU cores, commit 0a64b47:
 
-    label smoothing   epsilon  0.02:  5.1   0.05: 10.6   0.1: 17.8
-    AdaLS             alpha    0.05:  6.8   0.1:   6.2   0.2:  4.0
-    AR-AdaLS          alpha    0.05:  5.3   0.1:   6.1   0.2:  5.6
+                              debiased ECE         ECE           NLL
+    label smoothing  epsilon
+                     0.01      5.3 +- 1.3     7.0 +- 1.0    1.100 +- .057
+                     0.02      3.2 +- 1.1     5.3 +- 0.9    1.109 +- .056
+                     0.05      6.1 +- 1.8     7.6 +- 1.5    1.154 +- .053
+                     0.1      13.4 +- 2.6    13.8 +- 2.3    1.219 +- .049
+                     0.2      21.7 +- 2.3    21.8 +- 2.2    1.333 +- .038
+    AdaLS            alpha
+                     0.02      3.1 +- 1.7     5.1 +- 1.2    1.124 +- .054
+                     0.05      1.9 +- 2.5     4.4 +- 1.9    1.119 +- .063
+                     0.1       3.0 +- 2.6     5.2 +- 2.1    1.109 +- .070
+                     0.2       2.9 +- 1.4     5.0 +- 1.1    1.115 +- .062
+                     0.4       2.6 +- 1.9     4.8 +- 1.5    1.117 +- .057
+
+Only label smoothing depends on its setting. Differences between the alphas of AdaLS are smaller than their standard
+deviations. The alpha of AR-AdaLS is from an earlier sweep.
 """
 
 import ml_collections
 
 from configs import base
 
-RATES = {"label_smoothing": 0.02, "adals": 0.2, "ar_adals": 0.05}
+RATES = {"label_smoothing": 0.02, "adals": 0.05, "ar_adals": 0.05}
 # A third and two thirds of the way, as in the paper.
 METHODS = base.methods(**RATES, refresh_epochs=(13, 26), members=3)
 TESTING_METHODS = base.methods(**RATES, refresh_epochs=(1, 2), members=2)
