@@ -183,17 +183,19 @@ def test_what_contradicts_the_report(alone, tmp_path, refused):
     of(r"labels of 40 of 40 images contradict .*noise_2", "--shifted", f"noise@2={other}")
 
 
+def of_experiment():
+    """The config of an experiment that takes seconds."""
+    config = digits.get_config("vanilla,testing")
+    quick = {"seeds": (0,), "training.epochs": 1, "ranking.attack": "fmn", "ranking.fmn.steps": 2}
+    config.update_from_flattened_dict(quick | {"evaluation.shifts": ("noise",)})
+    return config
+
+
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """An experiment of two methods, evaluated, with a ranking."""
+    """An experiment that is evaluated and has a ranking."""
     path = tmp_path_factory.mktemp("experiment")
-    for method in ("vanilla", "ar_adals"):
-        config = digits.get_config(f"{method},testing")
-        config.update_from_flattened_dict(
-            {"seeds": (0,), "training.epochs": 1, "ranking.attack": "fmn", "ranking.fmn.steps": 2}
-        )
-        config.evaluation.shifts = ("noise",)
-        Experiment(config, path).run()
+    Experiment(of_experiment(), path).run()
     return path
 
 
@@ -202,7 +204,7 @@ def test_a_method_beside_those_of_an_experiment(experiment, tmp_path, refused):
     copied = {}
     rng = np.random.default_rng(0)
     for name in ("test", "validation", "noise_1", "noise_5", "ood_photographs"):
-        stored = np.load(experiment / "predictions" / "ar_adals" / "seed_0" / f"{name}.npz")
+        stored = np.load(experiment / "predictions" / "vanilla" / "seed_0" / f"{name}.npz")
         order = rng.permutation(len(stored["label"]))
         copied[name] = tmp_path / f"{name}.npz"
         arrays = {"logits": stored["logits"][0], "label": stored["label"], "example_id": stored["example_id"]}
@@ -220,15 +222,12 @@ def test_a_method_beside_those_of_an_experiment(experiment, tmp_path, refused):
     for name in before["methods"]:
         assert after["methods"][name] == before["methods"][name]
     ignored = {"train_accuracy", "images_per_second"}
-    of_copy, of_ours = (after["methods"][name]["runs"]["0"] for name in ("copy", "ar_adals"))
+    of_copy, of_ours = (after["methods"][name]["runs"]["0"] for name in ("copy", "vanilla"))
     assert of_copy["subsets"]["count"]
     for part in of_ours.keys() - ignored:
         assert of_copy[part] == of_ours[part], part
     # The experiment goes on beside it, and its own commands keep what was added.
-    config = digits.get_config("vanilla,testing")
-    config.update_from_flattened_dict({"seeds": (0,), "training.epochs": 1, "evaluation.shifts": ("noise",)})
-    config.update_from_flattened_dict({"ranking.attack": "fmn", "ranking.fmn.steps": 2})
-    Experiment(config, experiment).run("evaluate")
+    Experiment(of_experiment(), experiment).run("evaluate")
     assert files.read_json(experiment / "evaluation.json")["methods"].keys() == after["methods"].keys()
 
 
