@@ -23,7 +23,7 @@ def run(*arguments):
         (["--config=configs/digits.py:ar_adal"], "unknown preset 'ar_adal'; there are vanilla"),
         (["--config=configs/digit.py"], "configs/digit.py"),
         (["--config=configs/digits.py", "--config.training.epoch=3"], "epoch"),
-        (["--config=configs/digits.py", "--config.training.epochs=many"], "epochs"),
+        (["--config=configs/digits.py", "--config.training.epochs=1e1"], "epochs=1e1: it must be a whole number"),
         (
             ["--config=configs/digits.py:adals", "--config.soft_labels.alpha=((0,0.0),)"],
             "soft_labels.alpha holds 0.0",

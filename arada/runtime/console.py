@@ -101,6 +101,11 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
             # ml_collections raises all of these, some with a traceback for a text: its last line tells.
             lines = [line.strip() for line in str(error).splitlines()]
             told = lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
+            for of_python, plain in (
+                (r"invalid literal for int\(\) with base \d+: .*", "it must be a whole number, such as 10"),
+                (r"could not convert string to float: .*", "it must be a number, such as 0.1"),
+            ):
+                told = re.sub(of_python, plain, told)
             sys.exit(f"error: {told.removeprefix('ValueError: ')}")
 
     return parse
