@@ -4,11 +4,11 @@
 
 1,797 real 8x8 images, 800 to train, 500 to validate, 497 to test; a pre-activation ResNet of depth 11; nothing of it is
 in the paper. Hardware: any CPU, two cores of which took five minutes for four methods with three seeds each. Expect an
-accuracy of 61 to 67 % and an ECE of 5 to 12 %.
+accuracy of 61 to 67 %.
 
-Smoothing and alpha have the lowest debiased ECE on the validation images. Seeds 0 to 4, each with the ranking of its own
-seed; ECE and debiased ECE (15 bins of equal width) in percent, NLL in nats, mean and standard deviation over seeds; two
-CPU cores, commit 0a64b47:
+Smoothing and alpha have the lowest debiased ECE on the validation images. Seeds 0 to 4, each with the ranking of its
+own seed; ECE and debiased ECE (15 bins of equal width) in percent, NLL in nats, mean and standard deviation over seeds;
+two CPU cores, commit 0a64b47:
 
                               debiased ECE         ECE           NLL
     label smoothing  epsilon
