@@ -131,7 +131,7 @@ def config() -> ml_collections.ConfigDict:
                 "by": "attack",
                 # A second attack on the same source needs a folder of its own below the first's.
                 "folder": "",
-                # "fmn", "cw" (the paper's), "sdf" or "first_order". The README has the study that chose.
+                # "fmn", "cw" (the paper's), "sdf" or "first_order". docs/attacks.md has the study that chose.
                 "attack": "fmn",
                 # Subsets in the files and figures, and those between which "first_order" decides what to measure
                 # again; the training's own number is soft_labels.num_subsets.
