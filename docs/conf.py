@@ -6,7 +6,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import arada
+import arada  # noqa: E402
 
 project = "arada"
 author = "the authors of arada"

@@ -329,7 +329,7 @@ def test_the_number_of_successes_is_that_of_trial_after_trial():
         expected = np.ones(1)
         for chance in chances:
             expected = np.convolve(expected, [1 - chance, chance])
-        values, found = metrics._poisson_binomial(chances)
+        values, found = metrics.floors._poisson_binomial(chances)
         np.testing.assert_allclose(found, expected[values], atol=1e-12)
         assert found.sum() == pytest.approx(1, abs=1e-12)
 

@@ -1,0 +1,69 @@
+"""Calibration, accuracy and stability of predicted probabilities.
+
+Every function takes NumPy or JAX arrays: `probabilities` float[N, Z] whose rows sum to 1, `labels` int[N] in 0..Z-1,
+and where it says so `mask` bool[N], which counts only the examples it marks. Results are fractions, never percentages.
+What returns a jax.Array can be jitted.
+
+Wrong shapes and dtypes raise ValueError, and so do labels and probabilities out of range where they are concrete; under
+jit such labels give NaN. NaN gives NaN, or ValueError where a result has no place for it. No examples give NaN.
+"""
+
+from arada.metrics.calibration import (
+    BINNINGS,
+    binned_error,
+    classwise_calibration_error,
+    expected_calibration_error,
+    kde_calibration_error,
+    kde_error,
+    reliability,
+    smooth_calibration_error,
+    smooth_error,
+)
+from arada.metrics.floors import (
+    Floor,
+    binned_floor,
+    calibration_floor,
+    classwise_calibration_floor,
+    debiased_calibration_error,
+    debiased_error,
+)
+from arada.metrics.scores import accuracy, brier_score, confidence_and_correct, negative_log_likelihood, subset_means
+from arada.metrics.stability import (
+    VARIANCES,
+    auroc,
+    entropy,
+    example_variance,
+    false_positive_rate,
+    prediction_variance,
+    risk_coverage,
+)
+
+__all__ = [
+    "BINNINGS",
+    "VARIANCES",
+    "Floor",
+    "accuracy",
+    "auroc",
+    "binned_error",
+    "binned_floor",
+    "brier_score",
+    "calibration_floor",
+    "classwise_calibration_error",
+    "classwise_calibration_floor",
+    "confidence_and_correct",
+    "debiased_calibration_error",
+    "debiased_error",
+    "entropy",
+    "example_variance",
+    "expected_calibration_error",
+    "false_positive_rate",
+    "kde_calibration_error",
+    "kde_error",
+    "negative_log_likelihood",
+    "prediction_variance",
+    "reliability",
+    "risk_coverage",
+    "smooth_calibration_error",
+    "smooth_error",
+    "subset_means",
+]
