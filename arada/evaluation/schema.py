@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from arada import calibrators
 from arada.errors import UserError
 
 NUMBER = int | float
@@ -20,7 +19,6 @@ METRICS = {
     "nll": NUMBER,
     "brier": NUMBER,
 }
-ON_ALL = {"test": METRICS, "validation": METRICS, "shift": {str: [METRICS]}}
 
 
 class Maybe(NamedTuple):
@@ -29,6 +27,8 @@ class Maybe(NamedTuple):
     of: Any
 
 
+# Predictions from elsewhere may come without validation images, and then have no calibrators.
+ON_ALL = {"test": METRICS, "validation": Maybe(METRICS), "shift": {str: [METRICS]}}
 UNCERTAINTY = {
     of: {"intervals": {str: {str: [NUMBER]}}, "differences": {str: {str: [NUMBER]}}} for of in ("seeds", "images")
 }
@@ -68,7 +68,7 @@ EXPERIMENT = {
     "intervals": {"seeds": str, "images": str},
 }
 RUN = ON_ALL | {
-    "calibrated": dict.fromkeys(calibrators.BY_NAME, ON_ALL),
+    "calibrated": {str: ON_ALL},
     "ood": {str: {str: NUMBER}},
     # Empty without a ranking.
     "subsets": {str: [Maybe(NUMBER)]},
@@ -80,7 +80,7 @@ METHOD = {
     "runs": {str: RUN},
     # Null for a single run.
     "variance": Maybe({"test": NUMBER, "subsets": Maybe([Maybe(NUMBER)]), "shift": {str: [NUMBER]}}),
-    "uncertainty": dict.fromkeys(("plain", *calibrators.BY_NAME), UNCERTAINTY),
+    "uncertainty": {str: UNCERTAINTY},
 }
 EVALUATION = {"experiment": EXPERIMENT, "methods": {str: METHOD}, "pairs": dict}
 

@@ -168,8 +168,7 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
         "num_subsets": config.ranking.num_subsets,
         "num_bins": config.evaluation.num_bins,
         "variance_of": config.evaluation.variance_of,
-        "ranking": (by_split or ranked)
-        and {
+        "ranking": {
             "source": config.ranking.source,
             "by": ranked.get("by", "attack"),
             "attack": ranked.get("attack"),
@@ -199,7 +198,9 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
 
 def _ranked_by(workdir, by_method) -> dict[str, str]:
     configs = {name: workdirs.stored_config(workdir.run(name, seeds[0])) for name, seeds in by_method.items()}
-    return {name: of.ranking.source for name, of in configs.items() if of.soft_labels.num_subsets > 1}
+    # Predictions from elsewhere were trained on nothing that is known here.
+    trained = {name: of for name, of in configs.items() if "soft_labels" in of}
+    return {name: of.ranking.source for name, of in trained.items() if of.soft_labels.num_subsets > 1}
 
 
 def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:

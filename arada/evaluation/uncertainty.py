@@ -94,7 +94,7 @@ def report(
     return {
         name: {
             variant: {
-                "seeds": _over_seeds(methods, name, variant, reference),
+                "seeds": over_seeds(methods, name, variant, reference),
                 "images": _over_images(sampled, name, variant, reference, shifted),
             }
             for variant in of_method
@@ -110,7 +110,8 @@ def _baseline(name: str, variant: str, reference: str) -> str | None:
     return None if variant == "plain" else "plain"
 
 
-def _over_seeds(methods, name: str, variant: str, reference: str) -> dict[str, Any]:
+def over_seeds(methods: Mapping[str, Any], name: str, variant: str, reference: str) -> dict[str, Any]:
+    """Intervals of a method's metrics, and of their differences from the reference, by part."""
     method, baseline = methods[name], _baseline(name, variant, reference)
     first = next(iter(method["runs"].values()))
     found: dict[str, dict[str, dict[str, Interval]]] = {"intervals": {}, "differences": {}}
@@ -127,7 +128,7 @@ def _over_seeds(methods, name: str, variant: str, reference: str) -> dict[str, A
 def _over_images(sampled, name: str, variant: str, reference: str, shifted: Sequence[str]) -> dict[str, Any]:
     of, baseline = sampled[name][variant], _baseline(name, variant, reference)
     parts = {"test": ["test"], "shift": [of_set for of_set in shifted if of_set in of.resampled]}
-    compared = reference in sampled and baseline
+    compared = baseline in sampled.get(reference, ())
     return {
         "intervals": bootstrap.intervals(of, parts),
         "differences": bootstrap.differences(of, sampled[reference][baseline], parts) if compared else {},

@@ -37,7 +37,7 @@ def sentences(evaluation: dict) -> list[str]:
     labels = [style(name).label for name in methods]
     images = experiment["num_examples"].get("test")
     compared = (
-        f"{_listed(labels)} on {experiment['dataset']} with {experiment['network']}, "
+        f"{_listed(labels)} on {experiment['dataset']} with {experiment['network'] or 'unknown networks'}, "
         f"{tables.seed_range(evaluation)} each{f', {images:,} test images' if images else ''}."
     )
     told = [f"Compared: {compared}" if len(labels) > 1 else f"Measured: {compared}"]
@@ -87,6 +87,8 @@ def _comparison(evaluation: dict, part: str, variant: str, when: str) -> str:
 
 
 def _over_images(method: dict, part: str, variant: str) -> Sequence[float] | None:
+    if variant not in method["uncertainty"]:
+        return None
     return method["uncertainty"][variant]["images"]["differences"].get(part, {}).get("ece")
 
 
@@ -122,7 +124,8 @@ def panel(evaluation: dict) -> Panel | None:
         return None
     where = "under shift" if part == "shift" else "on the test set"
     means = "; ".join(
-        f"{style(name).label} {of['plain'].mean:.1f} and {of['temperature'].mean:.1f}" for name, of in values.items()
+        f"{style(name).label} {' and '.join(f'{value.mean:.1f}' for value in of.values() if np.isfinite(value.mean))}"
+        for name, of in values.items()
     )
     described = f"ECE x100 {where}, as trained and after temperature scaling: {means}."
     height = 1.8 + 0.35 * len(values)

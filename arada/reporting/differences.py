@@ -68,8 +68,9 @@ def _from_reference(evaluation: dict, variant: str) -> Table:
                 found.append(Text(ONE_SEED) if alone else _cell(numbers, scale, signed=True))
         return found
 
-    rows = [(names.label(name), row(name, variant)) for name in methods if name != reference]
-    if variant == "plain" and reference in methods:
+    there = {name: method["uncertainty"] for name, method in methods.items()}
+    rows = [(names.label(name), row(name, variant)) for name in there if name != reference and variant in there[name]]
+    if variant == "plain" and "temperature" in there.get(reference, ()):
         rows.insert(0, (names.label(f"{reference}+temperature"), row(reference, "temperature")))
     headings = [f"{heading}, over {kind}" for heading, *_ in COLUMNS for kind in ("seeds", "images")]
     after = " after temperature scaling" if variant != "plain" else ""
@@ -119,7 +120,7 @@ def _pairs(evaluation: dict) -> Table:
 def _intervals(evaluation: dict) -> Table:
     rows = []
     for name, method in evaluation["methods"].items():
-        for variant in ("plain", "temperature"):
+        for variant in (variant for variant in ("plain", "temperature") if variant in method["uncertainty"]):
             system = name if variant == "plain" else f"{name}+{variant}"
             row: list[Interval | Cell | Text] = []
             for _, part, metric, scale in COLUMNS:

@@ -204,7 +204,9 @@ def runs_of(evaluation: dict, system: str) -> dict[str, dict]:
     """The runs of a method, by seed, or what a calibrator made of them ("vanilla+temperature"); {} if not run."""
     name, _, calibrator = system.partition("+")
     runs = evaluation["methods"].get(name, {"runs": {}})["runs"]
-    return {seed: run["calibrated"][calibrator] for seed, run in runs.items()} if calibrator else runs
+    if not calibrator:
+        return runs
+    return {seed: run["calibrated"][calibrator] for seed, run in runs.items() if calibrator in run["calibrated"]}
 
 
 def cells(runs: Mapping[str, dict], columns: Sequence[Column]) -> list[Cell]:

@@ -76,7 +76,7 @@ def test_the_report_is_of_these_predictions_alone(alone):
     assert set(measured["shift"]) == {"noise"}
     assert 0 < measured["ood"]["far/away"]["auroc_confidence"] < 1
     assert evaluation["methods"]["a"]["variance"]["test"] > 0
-    assert set(evaluation["methods"]["b"]["uncertainty"]["plain"]["differences"]) == {"test", "shift"}
+    assert set(evaluation["methods"]["b"]["uncertainty"]["plain"]["images"]["differences"]) == {"test", "shift"}
     text = (alone / "report" / "tables.md").read_text()
     assert "Differences from a" in text
     assert "predictions from elsewhere, at severity 2" in text

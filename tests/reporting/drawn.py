@@ -5,7 +5,8 @@ import json
 import numpy as np
 from etils import epath
 
-from arada.evaluation import predictions, summary
+from arada.evaluation import predictions, summary, uncertainty
+from arada.reporting.names import in_order
 from arada.runs import workdir as workdirs
 from arada.runs.identity import ranking_identity, run_identity
 from arada.runtime import files
@@ -110,7 +111,11 @@ def by_hand(evaluation):
             "subsets": [0.01, 0.005, 0.001, 0.0, 0.0],
             "shift": {"noise": [0.01, 0.03], "blur": [0.02, 0.04]},
         }
-    return evaluation
+    methods = in_order(evaluation)["methods"]
+    for name, method in methods.items():
+        for variant, of in method["uncertainty"].items():
+            of["seeds"] = json.loads(json.dumps(uncertainty.over_seeds(methods, name, variant, "vanilla")))
+    return evaluation | {"methods": methods}
 
 
 def _set(of, accuracy, ece):

@@ -206,14 +206,15 @@ def test_latex_and_markdown_hold_no_commands():
         r"\hline",
     ]
     assert r"a\textbar{}b\&c & 1.0 $\pm$ 0.5 & `d` \\" in formats.to_latex(table)
-    assert formats.to_markdown(table).splitlines() == [
+    lines = [re.sub("-+", "-", re.sub(" +", " ", line)) for line in formats.to_markdown(table).splitlines()]
+    assert lines == [
         "## a_b",
         "",
         "$x$",
         "",
-        r"| Method     |   \\input{x} ↑ |   \[a\](javascript:b) |",
-        "|:-----------|--------------:|----------------------:|",
-        r"| a\|b&amp;c |     1.0 ± 0.5 |                 \`d\` |",
+        r"| Method | \\input{x} ↑ | \[a\](javascript:b) |",
+        "|:-|-:|-:|",
+        r"| a\|b&amp;c | 1.0 ± 0.5 | \`d\` |",
         "",
         "50 % &lt;b>",
     ]
