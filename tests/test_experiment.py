@@ -218,7 +218,7 @@ def test_what_is_there_is_not_made_again(workdir, monkeypatch):
         ("ar_adals", {"training.epochs": 4}, r"training.epochs is 3 there and 4 here"),
         ("vanilla", {"model.width": 8}, r"holds another experiment .*model.width is 4 there and 8 here"),
         ("vanilla", {"data.noise": 0.1}, r"data.noise is 0.4 there and 0.1 here"),
-        ("adals", {"ranking.cw.max_iterations": 21}, r"ranking.cw.max_iterations is 20 there and 21 here"),
+        ("adals", {"ranking.fmn.steps": 11}, r"ranking.fmn.steps is 10 there and 11 here"),
     ],
 )
 def test_another_config_is_refused_with_the_fields_that_differ(workdir, method, overrides, message):
@@ -333,7 +333,7 @@ def test_another_seed_with_another_config_is_refused_before_training(workdir, mo
 
 
 def test_ranks_of_another_attack_are_refused_in_training(workdir):
-    config = tiny("ar_adals", **{"ranking.cw.max_iterations": 21, "name": "ar_adals_longer"})
+    config = tiny("ar_adals", **{"ranking.fmn.steps": 11, "name": "ar_adals_longer"})
     with pytest.raises(UserError, match=r"robustness/vanilla/seed_0 was made with another config: ranking.cw.max_iter"):
         Experiment(config, workdir.path).run("train")
 

@@ -139,7 +139,7 @@ def test_alpha_is_of_no_consequence_unless_the_method_is_adaptive():
 
 
 def test_the_ranking_is_of_no_consequence_to_one_subset():
-    for ranking in ({"ranking.source": "vanilla/seed_1"}, {"ranking.attack": "fmn"}, {"ranking.cw.max_iterations": 9}):
+    for ranking in ({"ranking.source": "vanilla/seed_1"}, {"ranking.attack": "cw"}, {"ranking.fmn.steps": 9}):
         assert identity_of("adals", **ranking) == identity_of("adals")
         assert identity_of("ar_adals", **ranking) != identity_of("ar_adals")
     # Settings of an attack that is not used, and the subsets of the figures.
@@ -224,8 +224,8 @@ def test_ranks_of_another_attack_are_not_taken_for_those_of_the_config(workdir):
     workdirs.check_ranked_as(folder, config, "vanilla/seed_0")
     workdirs.claim(folder, ranking_identity(config, "vanilla/seed_0") | {"source_run": {"weights": 1}}, config)
     workdirs.check_ranked_as(folder, config, "vanilla/seed_0")
-    other = config_of("ar_adals", **{"ranking.cw.max_iterations": 9})
-    differs = r"ranking.cw.max_iterations is 100 there and 9 here\. .* --config.ranking.folder and run --stage=rank, or"
+    other = config_of("ar_adals", **{"ranking.fmn.steps": 9})
+    differs = r"ranking.fmn.steps is 10 there and 9 here\. .* --config.ranking.folder and run --stage=rank, or"
     with pytest.raises(UserError, match=differs):
         workdirs.check_ranked_as(folder, other, "vanilla/seed_0")
     with pytest.raises(
