@@ -69,7 +69,7 @@ def test_points_by_name():
     assert last.soft_labels.alpha == ((0, 1.0),)
     assert (last.ranking.attack, last.ranking.folder, last.optimizer.l2) == ("sdf", "sdf", 0.0)
     checks.check_config(last, num_devices=1, of_sweep=True)
-    assert (config.name, config.ranking.attack, config.soft_labels.alpha) == ("ar_adals", "cw", ((0, 0.05),))
+    assert (config.name, config.ranking.attack, config.soft_labels.alpha) == ("ar_adals", "fmn", ((0, 0.05),))
 
 
 def test_what_follows_from_a_field_follows_it_in_a_point():
