@@ -14,8 +14,7 @@ release = arada.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
-    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
 html_theme = "furo"
@@ -29,6 +28,13 @@ nb_execution_mode = "off"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "show-inheritance": False}
-# References to other projects need the network; without it they are plain text.
-intersphinx_mapping = {}
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.xref_missing"]
+
+
+def setup(app):
+    """Docstrings write absolute values and norms with bars, which reStructuredText would take for substitutions."""
+
+    def escape_bars(app, what, name, obj, options, lines):
+        lines[:] = [line.replace("|", "\\|") for line in lines]
+
+    app.connect("autodoc-process-docstring", escape_bars)

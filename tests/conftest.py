@@ -89,3 +89,25 @@ def cluster(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=AutoExecutor))
     monkeypatch.setattr(console, "start_logging", lambda: None)
     return executors
+
+
+# What an installation need not show: whole experiments, kills, several processes, sweeps of inputs. Below tests/.
+THOROUGH = (
+    *("data/corruptions/test_readings.py", "data/sources/test_folders.py", "data/sources/test_imagenet.py"),
+    *("data/sources/test_tfds.py", "evaluation/test_added.py", "evaluation/test_exported.py", "launch", "machines"),
+    *("reporting/test_browser.py", "runs/test_finetuning.py", "runs/test_imported.py", "runs/test_ranking_hosts.py"),
+    *("runs/test_refresh.py", "runtime/test_hosts.py", "runtime/test_kill.py", "stages", "studies"),
+    *("test_agreement.py", "test_doctor.py", "test_fuzz.py", "test_inputs.py", "test_lowering.py", "test_packaging.py"),
+    *("test_registry.py", "test_study.py", "test_sweep.py", "test_without_tensorflow.py"),
+    *("training/test_accumulation.py", "training/test_bfloat16.py", "training/test_lockstep.py"),
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks what `launch/test.sh` leaves out and `launch/test.sh --all` runs."""
+    here = pathlib.Path(__file__).parent
+    folders = [here / path for path in THOROUGH]
+    for item in items:
+        if any(item.path == path or path in item.path.parents for path in folders):
+            item.add_marker("thorough")

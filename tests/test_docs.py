@@ -2,10 +2,13 @@
 
 import ast
 import importlib
+import json
 import pathlib
 import re
 import shlex
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from arada import checks
@@ -70,6 +73,20 @@ def test_commands_are_valid(page, command):
         if name.startswith("config."):
             config.update_from_flattened_dict({name.removeprefix("config."): _literal(value)})
     checks.check_config(config, num_devices=1)
+
+
+@pytest.mark.thorough
+def test_the_notebook_runs(monkeypatch):
+    """Cell by cell, and its stored outputs are there: the site shows them."""
+    notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    namespace = {"__name__": "notebook"}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), "quickstart.ipynb", "exec"), namespace)
+    assert np.all(namespace["history"] <= 1)
+    assert namespace["history"][-1].min() < 1  # the labels have been softened
+    assert sum(bool(cell["outputs"]) for cell in cells) >= 4
 
 
 def _literal(value):

@@ -143,7 +143,9 @@ def test_the_ranking_is_of_no_consequence_to_one_subset():
         assert identity_of("adals", **ranking) == identity_of("adals")
         assert identity_of("ar_adals", **ranking) != identity_of("ar_adals")
     # Settings of an attack that is not used, and the subsets of the figures.
-    assert identity_of("ar_adals", **{"ranking.cw.max_iterations": 9, "ranking.num_subsets": 5}) == identity_of("ar_adals")
+    assert identity_of("ar_adals", **{"ranking.cw.max_iterations": 9, "ranking.num_subsets": 5}) == identity_of(
+        "ar_adals"
+    )
 
 
 def test_fields_of_a_method_are_of_consequence_where_it_is_used():
