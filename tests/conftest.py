@@ -4,6 +4,7 @@ import atexit
 import importlib
 import importlib.util
 import os
+import pathlib
 import shutil
 import sys
 import tempfile
