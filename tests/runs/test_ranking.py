@@ -243,7 +243,7 @@ def test_images_out_of_range_are_refused(low, high, reach):
     # The last ones: not only those on which the classifier is tried.
     image[-2], image[-1, 0, 0] = low, high
     model = Linear()
-    with pytest.raises(UserError, match=rf"ranking validation: attacks take images in \[0, 1\].* from {reach}"):
+    with pytest.raises(UserError, match=rf"ranking validation: attacks take float images in \[0, 1\].* from {reach}"):
         rankings.check(model, Linear.variables(), {"validation": split_of(image)})
     assert model.calls == 0
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -292,5 +293,6 @@ def _parse(record) -> dict:
 
 
 def _reason(error) -> str:
-    # TensorFlow puts the place in its own graph around what happened.
-    return error.message.split("}} ")[-1].split(" [Op:")[0].split("\n")[0]
+    # TensorFlow puts the place in its own graph and pipeline around what happened.
+    message = error.message.split("}} ")[-1].split(" [Op:")[0].split("\n")[0]
+    return re.sub(r"^Error in user-defined function passed to \S+ transformation with iterator: \S+: ", "", message)

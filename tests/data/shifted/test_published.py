@@ -117,9 +117,7 @@ def test_tfds_order_is_undone(prepared, test):
     source = published.Tfds(test, POSITION, "cifar10", str(path), crop=False)
     reasons = source.absent(["glass_blur", "fog"], [2])
     assert list(reasons) == ["fog"]
-    assert (
-        "severity 2 of cifar10_corrupted is not prepared; prepare it with `python -m arada.data.prep" in reasons["fog"]
-    )
+    assert "severity 2 of cifar10_corrupted is not prepared; prepare it with `python -m arada.prep" in reasons["fog"]
     assert "severity 1, 3 of" in source.absent(["glass_blur"], [1, 2, 3])["glass_blur"]
     # TFDS did shuffle.
     assert published.hashed_order("01234567", "test") != list("01234567")

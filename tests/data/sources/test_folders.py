@@ -186,8 +186,8 @@ def add(path, content=b""):
     [
         (lambda path: (path / "d").mkdir(), {"num_classes": 4}, r"/d holds no image; remove the folder"),
         (lambda path: (path / "d").mkdir(), {}, r"num_classes is 3, but .* has 4 folders \(a, b, c, d\), one a class"),
-        (lambda path: add(path / "a" / "notes.txt"), {}, r"a/notes.txt is no image by its name \(.bmp .jpeg"),
-        (lambda path: (path / "a" / "more.png").mkdir(), {}, r"a/more.png is no image that can be read"),
+        (lambda path: add(path / "a" / "notes.txt"), {}, r"a/notes.txt is no image by its name \(.bmp .jfif"),
+        (lambda path: (path / "a" / "more.png").mkdir(), {}, r"cannot read image .*/a/more.png: .*Is a directory"),
         (lambda path: None, {"num_train": 6}, r"data.num_train \+ data.num_validation \+ data.num_test is 10, but"),
         (lambda path: None, {"num_train": 6}, r"run.data_dir=.* has 9 train images; choose fewer"),
         (lambda path: None, {"image_shape": (8, 8, 4)}, r"data.image_shape is \(8, 8, 4\); images become"),

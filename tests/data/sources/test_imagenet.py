@@ -198,7 +198,7 @@ def test_an_id_is_the_position_in_the_files(data_dir, published):
         np.testing.assert_array_equal(splits[name].label, found["label"])
         assert splits[name].file_name == [f"ILSVRC2012_val_{len(jpegs) - at:08}.JPEG" for at in found["example_id"]]
         for example_id, image in zip(found["example_id"], found["image"], strict=True):
-            np.testing.assert_allclose(image.astype(int), by_hand(jpegs[example_id], 16), atol=1)
+            np.testing.assert_allclose(image.astype(int), by_hand(jpegs[example_id], 16, as_in_tf1), atol=1)
     held_out = np.concatenate([splits["validation"].example_id, splits["test"].example_id])
     np.testing.assert_array_equal(np.sort(held_out), np.arange(20))
     assert not np.array_equal(splits["validation"].example_id, np.arange(10))
@@ -247,13 +247,17 @@ def keys(x, a):
     return (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
 
 
+def in_table(offset):
+    """TensorFlow looks its kernels up in a table of 1,024 steps a pixel."""
+    return np.round(1024 * offset) / 1024
+
+
 def as_in_tf1(side, size):
     """Weights [size, side] of TF1's bicubic: a = -3/4, no half-pixel centres; the edge's pixel goes on beyond it."""
     weights = np.zeros((size, side))
     for i in range(size):
         first = int(np.floor(i * side / size))
-        # TF1 looks its kernel up in a table of 1,024 steps a pixel.
-        offset = np.round(1024 * (i * side / size - first)) / 1024
+        offset = in_table(i * side / size - first)
         for tap in (-1, 0, 1, 2):
             weights[i, np.clip(first + tap, 0, side - 1)] += keys(tap - offset, -0.75)
     return weights
@@ -264,9 +268,11 @@ def as_in_tf2(side, size):
     weights = np.zeros((size, side))
     for i in range(size):
         centre = (i + 0.5) * side / size - 0.5
-        for source in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-            if 0 <= source < side:
-                weights[i, source] = keys(centre - source, -0.5)
+        first = int(np.floor(centre))
+        offset = in_table(centre - first)
+        for tap in (-1, 0, 1, 2):
+            if 0 <= first + tap < side:
+                weights[i, first + tap] = keys(tap - offset, -0.5)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -322,9 +328,10 @@ def crop_by_hand(pixels, jpeg, seed):
     rows, columns = image[:, :, 0].mean(axis=1) * height / 255, image[:, :, 1].mean(axis=0) * width / 255
     mirrored = columns[0] > columns[-1]
     columns = columns[::-1] if mirrored else columns
-    # Away from the edge a bicubic resize of a ramp is a ramp.
+    # Away from the edge a bicubic resize of a ramp is a ramp, and TF1's first pixel is the crop's: the 32 reach from 0
+    # to 31/32 of it.
     across = [(values[-4] - values[3]) / 25 * 32 for values in (rows, columns)]
-    return np.mean(rows) - across[0] / 2, np.mean(columns) - across[1] / 2, *across, mirrored
+    return rows.mean() - 31 / 64 * across[0], columns.mean() - 31 / 64 * across[1], *across, mirrored
 
 
 def test_training_crops_follow_the_recipe():
