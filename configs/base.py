@@ -167,7 +167,7 @@ def config() -> ml_collections.ConfigDict:
             "evaluation": {
                 # Bins of the calibration error. The paper gives no number; its scripts use 15, of equal width.
                 "num_bins": 15,
-                # Which probability the variance over runs takes (arada/metrics.py). The paper's formula
+                # Which probability the variance over runs takes (arada/metrics/stability.py). The paper's formula
                 # has one number a run and example. With each run's own maximum it could not reach the 0.116 of the
                 # paper's Table 5, for maxima of one image seldom differ by more than a half; with one class fixed for
                 # all runs it can.

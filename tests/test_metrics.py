@@ -396,7 +396,7 @@ def test_debiased_error_of_nan_is_nan(norm):
     for scores in ([0.5, np.nan, 0.9], [0.5, 0.6, np.nan]):
         assert np.isnan(metrics.debiased_error(scores, [1, 0, 1], norm=norm))
     assert np.isnan(metrics.debiased_error([], [], norm=norm))
-    with pytest.raises(ValueError, match="norm is 1 or 2, not 3"):
+    with pytest.raises(ValueError, match="norm must be 1 or 2, not 3"):
         metrics.debiased_error([0.5], [1], norm=3)
 
 

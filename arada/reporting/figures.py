@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -189,7 +190,9 @@ def answer(figure: Figure, values: Mapping[str, Mapping[str, tuple]]) -> None:
             bars = [[mean - low], [high - mean]] if np.isfinite(high) else None
             axes.errorbar([mean], [row + offset], xerr=bars, **looks)
             axes.plot([floor], [row + offset], "|", color=INK, markersize=9, alpha=0.7)
-    axes.set_yticks(range(len(values)), [style(method).label for method in values])
+    # A name from elsewhere may be longer than the figure is wide; the table beside it has it whole.
+    labels = [textwrap.fill(style(method).label, 24, max_lines=2, placeholder="…") for method in values]
+    axes.set_yticks(range(len(values)), labels)
     axes.set(xlabel="ECE (x100)", ylim=(len(values) - 0.5, -0.5))
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")

@@ -35,7 +35,10 @@ def test_what_summarize_writes_is_read(written):
             lambda of: of["methods"]["adals"]["runs"]["0"]["shift"]["blur"][1].pop("ece_floor"),
             r"methods.adals.runs.0.shift.blur\[1\] has no ece_floor",
         ),
-        (lambda of: of["methods"]["adals"]["runs"]["0"]["test"].update(ece=None), "runs.0.test.ece is null"),
+        (
+            lambda of: of["methods"]["adals"]["runs"]["0"]["test"].update(ece=None),
+            r"methods.adals.runs.0.test.ece is null",
+        ),
         (lambda of: of.update(methods=[1] * 100), r"methods is \[1, 1, 1"),
     ],
 )
