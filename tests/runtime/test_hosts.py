@@ -95,34 +95,48 @@ def assert_same_run(actual, expected, name):
         assert of_actual == pytest.approx(of_expected, rel=0, abs=1e-5)
     variables, others = (trained.load(workdir.run(name, 0))[1] for workdir in (actual, expected))
     for leaf, other in zip(jax.tree.leaves(variables), jax.tree.leaves(others), strict=True):
-        # At most about 2, with some roundings in each of eight steps.
-        np.testing.assert_allclose(leaf, other, rtol=0, atol=4e-6)
+        # Parameters are below 2, with some roundings in each of eight steps; batch variances of 30 have larger ones.
+        np.testing.assert_allclose(leaf, other, rtol=1e-6, atol=4e-6)
+
+
+def assert_same_ranks(actual, expected):
+    """Of two rankings by networks that differ by roundings: subset and distance of all but a few images are equal."""
+    for key in ("example_id", "label"):
+        np.testing.assert_array_equal(actual[key], expected[key])
+    assert np.mean(actual["predicted"] == expected["predicted"]) > 0.99
+    # In few steps an attack may just fail.
+    failed_in_one = np.sum(np.isinf(actual["distance"]) != np.isinf(expected["distance"]))
+    assert failed_in_one < 0.01 * len(actual["distance"])
+    # Such an image goes from its subset to the last one, and an image over each border between them, nine at most. Two
+    # images as far from the boundary as one another may change places.
+    assert np.sum(actual["subset"] != expected["subset"]) <= 10 * failed_in_one + 0.005 * len(actual["subset"])
+    found_by_both = np.isfinite(actual["distance"]) & np.isfinite(expected["distance"])
+    difference = actual["distance"][found_by_both] - expected["distance"][found_by_both]
+    assert np.quantile(np.abs(difference), 0.98) < 1e-5
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_processes_change_nothing(together, tmp_path, devices):
-    one = alone(tmp_path, devices)
+    alone(tmp_path, devices, "vanilla")
+    one = alone(tmp_path, devices, "rank")
+    ranked = pathlib.Path("robustness/vanilla/seed_0")
+    for name in ("train.npz", "validation.npz", "test.npz"):
+        assert_same_ranks(*(files.read_npz(workdir.path / ranked / name) for workdir in (together, one)))
+        # Trained on the same ranks: an image in another subset has another label, and that is no rounding.
+        shutil.copy(together.path / ranked / name, one.path / ranked / name)
+    alone(tmp_path, devices)
     for name in ("vanilla", "ar_adals"):
         assert_same_run(together, one, name)
     labels = [row["soft_label/subset_00"] for row in rows(one, "ar_adals") if "soft_label/subset_00" in row]
     assert len(labels) == 2
     assert labels[1] < labels[0] == 1
-    found = sorted(str(path.relative_to(one.path)) for path in pathlib.Path(one.path).glob("*/*/seed_0/*.npz"))
-    assert len(found) == 3 + 3
+    found = sorted(path.relative_to(one.path) for path in pathlib.Path(one.path).glob("predictions/*/seed_0/*.npz"))
+    assert len(found) == 3
     for name in found:
         expected, actual = (files.read_npz(workdir.path / name) for workdir in (one, together))
-        for key in ("example_id", "label", "predicted", "subset"):
-            if key in expected:
-                # Two images as far from the boundary as one another may change places.
-                assert np.mean(actual[key] == expected[key]) > 0.98, f"{name}: {key}"
-        if "logits" in expected:
-            np.testing.assert_allclose(actual["logits"], expected["logits"], rtol=0, atol=2e-5, err_msg=name)
-        else:
-            # In few steps an attack may just fail.
-            assert np.mean(np.isinf(actual["distance"]) == np.isinf(expected["distance"])) > 0.99
-            found_by_both = np.isfinite(actual["distance"]) & np.isfinite(expected["distance"])
-            difference = actual["distance"][found_by_both] - expected["distance"][found_by_both]
-            assert np.quantile(np.abs(difference), 0.98) < 1e-5
+        for key in ("example_id", "label"):
+            np.testing.assert_array_equal(actual[key], expected[key], err_msg=str(name))
+        np.testing.assert_allclose(actual["logits"], expected["logits"], rtol=0, atol=2e-5, err_msg=str(name))
 
 
 def test_one_process_writes(together):
