@@ -27,7 +27,8 @@ def add(arguments: argparse.Namespace) -> epath.Path | None:
         return _report(workdir, added.compared_with(workdir, arguments.reference))
     if not (arguments.name and arguments.test):
         raise UserError(
-            "--name and --test are needed to add predictions; --reference alone tells differences from another"
+            "adding predictions needs --name and --test; --reference alone only changes the method that others are "
+            "compared with"
         )
     clean = {
         name: added.read(f"--{name}", value, arguments.kind)
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ood", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="of other images")
     parser.add_argument("--kind", choices=("logits", "probabilities"), default="", help="what the files hold")
     parser.add_argument("--dataset", default="", help="what a new report calls the data; DIR's last part")
-    parser.add_argument("--reference", default="", metavar="NAME", help="from which differences are told")
+    parser.add_argument("--reference", default="", metavar="NAME", help="the method that others are compared with")
     parser.add_argument(
         "--more_to_come", action="store_true", help="only store; the last of several commands writes the report"
     )

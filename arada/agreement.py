@@ -2,8 +2,8 @@
 
     python -m arada.agreement --run=workdir/cifar10_laptop/runs/vanilla/seed_0 --examples=500
 
-Attacks so many training and so many validation images with every candidate below, and compares their ranks with those
-of Carlini-Wagner at the paper's settings and with those of the smallest distance that any attack found. Everything
+Attacks --examples training and as many validation images with every candidate below. It compares their ranks with the
+ranks of Carlini-Wagner at the paper's settings and of the smallest distance that any attack found. Everything
 goes into part files in RUN/agreement, where a killed study goes on; agreement.json and table.md are written there.
 """
 
@@ -76,10 +76,10 @@ class Study:
         config = self._config = workdirs.stored_config(run_dir)
         trained.check_single(run_dir)
         if not trained.is_finished(run_dir, config):
-            raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
+            raise UserError(f"{run_dir} has not finished training; run --stage=train first")
         if not NUM_SUBSETS <= examples <= min(config.data.num_train, config.data.num_validation):
             raise UserError(
-                f"--examples is {examples}; it lies between {NUM_SUBSETS} and the smaller of data.num_train="
+                f"--examples is {examples}; it must lie between {NUM_SUBSETS} and the smaller of data.num_train="
                 f"{config.data.num_train} and data.num_validation={config.data.num_validation}"
             )
         self.directory = run_dir / "agreement"
@@ -87,7 +87,9 @@ class Study:
         workdirs.check_claim(self.directory, identity)
         self._replicas = Replicas(jax.local_devices())
         if batch_size % len(self._replicas):
-            raise UserError(f"--batch_size is {batch_size}, which cannot be cut among {len(self._replicas)} devices")
+            raise UserError(
+                f"--batch_size is {batch_size}, which cannot be divided among {len(self._replicas)} devices"
+            )
         self._batch_size = batch_size
         self._rankers: dict[str, rankings.Ranker] = {}
         self._model = trained.build_ranked(config)
@@ -250,9 +252,9 @@ def main(argv: list[str]) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="arada.agreement", description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="folder of a trained run: WORKDIR/runs/NAME/seed_S")
-    parser.add_argument("--examples", type=int, default=500, help="so many training and so many validation images")
+    parser.add_argument("--examples", type=int, default=500, help="number of training images, and of validation images")
     parser.add_argument("--batch_size", type=int, default=50, help="images of a part file")
-    parser.add_argument("--data_dir", default="", help="where TFDS data lie, if not in the run's own run.data_dir")
+    parser.add_argument("--data_dir", default="", help="folder of TFDS data, if not the run's run.data_dir")
     arguments = parser.parse_args(argv)
     console.start_logging()
     with console.ending_in_one_line():

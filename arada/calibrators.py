@@ -101,12 +101,12 @@ def _checked(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
     labels = np.asarray(inputs.whole_numbers("labels", labels, ("logits", logits), logits.shape[-1]))
     logits = np.asarray(logits, np.float64)
     if not len(logits):
-        raise ValueError("a calibrator cannot be fitted on no examples")
+        raise ValueError("a calibrator needs at least one example")
     if np.isnan(logits).any() or np.isposinf(logits).any():
         raise ValueError("logits must be numbers or -inf, not NaN or inf")
     if masked := int(np.isneginf(logits[np.arange(len(labels)), labels]).sum()):
         raise ValueError(
-            f"labels must have logits above -inf, but {masked} of {len(labels)} have not: no temperature explains them"
+            f"labels must have logits above -inf, but {masked} of {len(labels)} do not: no temperature can fit them"
         )
     return logits, labels
 

@@ -81,8 +81,8 @@ def check_config(
     momentum = config.model.get("batch_norm_momentum", 0.0)
     if not 0 <= momentum < 1:
         raise UserError(
-            f"model.batch_norm_momentum is {momentum}; it lies in [0, 1): 0 keeps the "
-            f"statistics of the last step alone, and 1 would never update them"
+            f"model.batch_norm_momentum is {momentum}; it must be in [0, 1): 0 keeps the "
+            f"statistics of the last step only, and 1 never updates them"
         )
     _one_of("model.dtype", config.model.get("dtype", "float32"), models.DTYPES)
     _one_of("optimizer.name", config.optimizer.name, ("adam", "sgd"))
@@ -106,10 +106,10 @@ def check_config(
         if _get(config, field) < 0:
             raise UserError(f"{field} is {_get(config, field)}; it must be 0 or above")
     if len(config.data.image_shape) != 3 or min(config.data.image_shape) <= 0:
-        raise UserError(f"data.image_shape is {config.data.image_shape}; it takes (height, width, channels)")
+        raise UserError(f"data.image_shape is {config.data.image_shape}; it must be (height, width, channels)")
     _positive("data.num_test", config.data.get("num_test", 1))
     if config.data.num_classes < 2:
-        raise UserError(f"data.num_classes is {config.data.num_classes}; there is nothing to learn but from 2 on")
+        raise UserError(f"data.num_classes is {config.data.num_classes}; it must be 2 or above")
     _check_batches(config, num_devices, num_processes)
     if config.training.batch_size > config.data.num_train:
         raise UserError(
@@ -117,13 +117,15 @@ def check_config(
             f"an epoch would have no batch; lower training.batch_size"
         )
     if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
-        raise UserError(f"seeds is {config.seeds}; name one or more, each once and 0 or above, such as (0, 1, 2)")
+        raise UserError(
+            f"seeds is {config.seeds}; give one or more different numbers, each 0 or above, such as (0, 1, 2)"
+        )
     # A point of a sweep lies in the folder of its method, where no report looks.
     name = rf"{RUN_NAME}/{RUN_NAME}" if of_sweep else RUN_NAME
     if not re.fullmatch(name, config.name):
         raise UserError(
-            f"name is {config.name!r}; it names a folder: letters, digits and any of _ . + -, the "
-            f"first a letter, a digit or _"
+            f"name is {config.name!r}; it names a folder: use letters, digits and _ . + -, and "
+            f"begin with a letter, a digit or _"
         )
     if config.model.name == "resnet_v1":
         _one_of("model.depth", config.model.depth, resnet_v1.BLOCKS)
@@ -135,8 +137,8 @@ def check_config(
         raise UserError(f"model.depth is {config.model.depth}; a wide ResNet has 6n + 4 layers: 10, 16, 22, 28 ...")
     if config.training.normalization in ("cifar", "imagenet") and config.data.image_shape[-1] != 3:
         raise UserError(
-            f"training.normalization is {config.training.normalization!r}, three channels' constants, but "
-            f"data.image_shape={config.data.image_shape}; take 'standardize' or 'mean_image'"
+            f"training.normalization is {config.training.normalization!r}, which has constants for three channels, but "
+            f"data.image_shape={config.data.image_shape}; use 'standardize' or 'mean_image'"
         )
     if config.data.source == "imagenet":
         _check_imagenet(config, num_processes)
@@ -157,7 +159,7 @@ def _check_registered(config: ml_collections.ConfigDict) -> None:
         if method in methods.BY_NAME.files:
             methods.build(config)
     except TypeError as error:
-        raise UserError(f"method.name {method!r} does not take its fields of the config: {error}") from None
+        raise UserError(f"method.name {method!r} does not accept its fields of the config: {error}") from None
     try:
         if model in models.BY_NAME.files:
             models.check_network(trained.build_model(config), tuple(config.data.image_shape), config.data.num_classes)
@@ -168,12 +170,12 @@ def _check_registered(config: ml_collections.ConfigDict) -> None:
 def _check_batches(config: ml_collections.ConfigDict, num_devices: int, num_processes: int) -> None:
     """Training batches are cut among all devices; others are those of one device."""
     if config.run.profile < 0:
-        raise UserError(f"run.profile is {config.run.profile}; it is a number of steps, 0 for none")
+        raise UserError(f"run.profile is {config.run.profile}; it must be a number of steps; 0 turns it off")
     size = config.training.batch_size
     if size % num_devices:
         whose = f" of all {num_processes} processes" if num_processes > 1 else ""
         raise UserError(
-            f"training.batch_size is {size}, which cannot be cut among {num_devices} devices{whose}; make it a "
+            f"training.batch_size is {size}, which cannot be divided among {num_devices} devices{whose}; make it a "
             f"multiple of {num_devices}{', or set run.num_devices' if num_processes == 1 else ''}"
         )
     size, parts = config.training.batch_size, config.training.accumulate
@@ -193,7 +195,7 @@ def _check_values(config: ml_collections.ConfigDict, section: str = "") -> None:
             continue
         kind = ITEMS.get(field)
         if kind and not all(type(item) is kind for item in value):
-            raise UserError(f"{field} is {value!r}; its items are {'whole numbers' if kind is int else 'texts'}")
+            raise UserError(f"{field} is {value!r}; its items must be {'whole numbers' if kind is int else 'strings'}")
         for number in value if kind is int else (value,):
             # Integers are of 32 bits in JAX.
             if isinstance(number, float) and not math.isfinite(number):
@@ -210,33 +212,33 @@ def _check_shifts(config: ml_collections.ConfigDict) -> None:
     for name in shift_sources.types(evaluation):
         if name not in allowed:
             raise UserError(
-                f"evaluation.shifts is one of {', '.join(allowed)} where evaluation.shift_source is {source!r}, or a "
-                f"list ({', '.join(shift_sources.LISTS)}), not {name!r}"
+                f"evaluation.shifts must be one of {', '.join(allowed)} where evaluation.shift_source is {source!r}, "
+                f"or a list ({', '.join(shift_sources.LISTS)}), not {name!r}"
             )
     for severity in evaluation.severities:
         _one_of("evaluation.severities", severity, corruptions.SEVERITIES)
     stored = [name.replace("/", "_") for name in evaluation.out_of_distribution]
     if len(set(stored)) < len(stored):
         raise UserError(
-            f"evaluation.out_of_distribution is {evaluation.out_of_distribution}, two of which would have one file; "
-            f"name each once"
+            f"evaluation.out_of_distribution is {evaluation.out_of_distribution}, two of which would be stored in "
+            "one file; name each once"
         )
     if evaluation.max_examples_per_shift < 0:
-        raise UserError(f"evaluation.max_examples_per_shift is {evaluation.max_examples_per_shift}; 0 takes all")
+        raise UserError(f"evaluation.max_examples_per_shift is {evaluation.max_examples_per_shift}; 0 means all")
     if source == "generated" and shape != (32, 32, 3):
         raise UserError(
-            f"evaluation.shift_source is 'generated', whose strengths are those of (32, 32, 3) images, but "
-            f"data.image_shape is {shape}; take 'simple' or 'published'"
+            f"evaluation.shift_source is 'generated', which is defined for images of (32, 32, 3), but "
+            f"data.image_shape is {shape}; use 'simple' or 'published'"
         )
     if source == "tfds" and config.data.get("name") not in published.TFDS_DATA_SETS:
         raise UserError(
-            f"evaluation.shift_source is 'tfds', which has {' and '.join(published.TFDS_DATA_SETS)} corrupted, not "
-            f"{config.data.get('name', config.data.source)!r}; take 'simple', 'generated' or 'published'"
+            f"evaluation.shift_source is 'tfds', which has corrupted {' and '.join(published.TFDS_DATA_SETS)}, not "
+            f"{config.data.get('name', config.data.source)!r}; use 'simple', 'generated' or 'published'"
         )
     if evaluation.crop_shifted and (source not in ("published", "tfds") or shape != (224, 224, 3)):
         raise UserError(
             "evaluation.crop_shifted is True, which is for 'published' or 'tfds' images of (224, 224, 3), not "
-            f"for {source!r} ones of {shape}; leave it at False"
+            f"for {source!r} images of {shape}; set it to False"
         )
 
 
@@ -247,8 +249,8 @@ def _check_init_from(config: ml_collections.ConfigDict) -> None:
     source = initial_run(config, 0)
     if not source:
         raise UserError(
-            f"training.init_from is {init_from!r}; it is a run of the workdir, such as 'vanilla/seed_0', or "
-            f"'vanilla/seed_{{seed}}' for each seed its own"
+            f"training.init_from is {init_from!r}; it must be a run of the workdir, such as 'vanilla/seed_0', or "
+            f"'vanilla/seed_{{seed}}' for one run per seed"
         )
     if source[0] == config.name:
         raise UserError(f"training.init_from is {init_from!r}, a run of the same name; set name to another")
@@ -273,13 +275,13 @@ def _check_imagenet(config: ml_collections.ConfigDict, num_processes: int) -> No
         )
     if config.training.normalization in splits.FROM_IMAGES:
         raise UserError(
-            f"training.normalization is {config.training.normalization!r}, for which all training images would be "
-            f"read first; take 'unit' or 'imagenet'"
+            f"training.normalization is {config.training.normalization!r}, which would need all training images "
+            f"read first; use 'unit' or 'imagenet'"
         )
     evaluation = config.evaluation
     if evaluation.shifts and evaluation.shift_source == "simple":
         raise UserError(
-            f"evaluation.shifts is {evaluation.shifts}, but there are no 'simple' ones of ImageNet; set it to (), or "
+            f"evaluation.shifts is {evaluation.shifts}, but ImageNet has no 'simple' shifts; set it to (), or "
             f"evaluation.shift_source to 'published' or 'tfds'"
         )
     if evaluation.out_of_distribution:
@@ -291,11 +293,11 @@ def _check_imagenet(config: ml_collections.ConfigDict, num_processes: int) -> No
 def _check_soft_labels(config: ml_collections.ConfigDict) -> None:
     labels = config.soft_labels
     if not 0 <= labels.epsilon < 1:
-        raise UserError(f"soft_labels.epsilon is {labels.epsilon}; the smoothing lies in [0, 1)")
+        raise UserError(f"soft_labels.epsilon is {labels.epsilon}; it must be in [0, 1)")
     if labels.adaptive:
         _check_pairs("soft_labels.alpha", labels.alpha)
         if not labels.alpha or labels.alpha[0][0] != 0:
-            raise UserError(f"soft_labels.alpha is {labels.alpha}; its first pair begins at epoch 0")
+            raise UserError(f"soft_labels.alpha is {labels.alpha}; its first pair must begin at epoch 0")
     for field in ("soft_labels.num_subsets", "ranking.num_subsets"):
         num_subsets = _get(config, field)
         _positive(field, num_subsets)
@@ -303,7 +305,7 @@ def _check_soft_labels(config: ml_collections.ConfigDict) -> None:
         if num_subsets > 1 and in_subset < MIN_SUBSET:
             raise UserError(
                 f"{field} is {num_subsets}, which leaves {in_subset} of data.num_validation="
-                f"{config.data.num_validation} images in a subset; {MIN_SUBSET} are the least, so take "
+                f"{config.data.num_validation} images in a subset; {MIN_SUBSET} are the minimum, so use "
                 f"{max(config.data.num_validation // MIN_SUBSET, 1)} subsets at most"
             )
 
@@ -334,7 +336,7 @@ def _check_ensemble(config: ml_collections.ConfigDict) -> None:
     _positive("ensemble.members", ensemble.members)
     _one_of("ensemble.ranks", ensemble.ranks, ("shared", "per_member"))
     if ensemble.of and not re.fullmatch(RUN_NAME, ensemble.of):
-        raise UserError(f"ensemble.of is {ensemble.of!r}; it is the name of a method's runs, such as 'vanilla'")
+        raise UserError(f"ensemble.of is {ensemble.of!r}; it must be the name of a method's runs, such as 'vanilla'")
     if ensemble.of == config.name:
         raise UserError(f"ensemble.of is {ensemble.of!r}, the ensemble's own name; set name to another")
     if ensemble.of or ensemble.members == 1:
@@ -361,12 +363,12 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
     source = source_run(source_of(config, 0))
     if not source and "{" in ranking.source and not files.absolute(ranking.source).is_dir():
         raise UserError(
-            f"ranking.source is {ranking.source!r}; the one placeholder is {{seed}}, each run's own seed, at the end: "
+            f"ranking.source is {ranking.source!r}; its only placeholder is {{seed}}, the seed of the run, at the end: "
             f"'vanilla/seed_{{seed}}'"
         )
     if not source and not (ranking.source and files.absolute(ranking.source).is_dir()):
         raise UserError(
-            f"ranking.source is {ranking.source!r}; it is a run such as 'vanilla/seed_0', or a folder that holds "
+            f"ranking.source is {ranking.source!r}; it must be a run such as 'vanilla/seed_0', or a folder that holds "
             f"train.npz and validation.npz"
         )
     if not source and ranking.by != "attack":
@@ -375,7 +377,7 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
             f"they are; leave ranking.by at 'attack', or name a run"
         )
     if ranking.folder and not re.fullmatch(RUN_NAME, ranking.folder):
-        raise UserError(f"ranking.folder is {ranking.folder!r}; it is one plain word, such as 'by_fmn', or empty")
+        raise UserError(f"ranking.folder is {ranking.folder!r}; it must be one plain word, such as 'by_fmn', or empty")
     if ranking.first_order.refine_steps < 0:
         raise UserError(f"ranking.first_order.refine_steps is {ranking.first_order.refine_steps}; 0 refines nothing")
     if ranking.refresh_attack:
@@ -393,7 +395,7 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
     if outside:
         raise UserError(
             f"ranking.refresh_epochs is {ranking.refresh_epochs} and ranking.refresh_every {ranking.refresh_every}, "
-            f"but {outside[0]} is no epoch from 1 to {epochs - 1}, after which another follows; set them to such epochs"
+            f"but {outside[0]} is not an epoch from 1 to {epochs - 1}: another epoch must follow a refresh"
         )
     if config.soft_labels.num_subsets == 1:
         raise UserError(
@@ -401,7 +403,7 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
             "nothing to rank; take a preset of AR-AdaLS, or leave them at () and 0"
         )
     if ranking.by == "random":
-        raise UserError("ranking.by is 'random': ranks drawn anew would be the same; set ranking.refresh_epochs=()")
+        raise UserError("ranking.by is 'random': a refresh would draw the same ranks; set ranking.refresh_epochs=()")
     if ranking.by != "attack" and ranking.refresh_attack:
         raise UserError(f"ranking.by is {ranking.by!r}, which needs no ranking.refresh_attack; leave it empty")
 
@@ -409,14 +411,14 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
 def _check_pairs(field: str, pairs) -> None:
     for pair in pairs:
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            raise UserError(f"{field} is {pairs}; it takes ((epoch, value), ...) such as ((0, 0.05),)")
+            raise UserError(f"{field} is {pairs}; it must be ((epoch, value), ...) such as ((0, 0.05),)")
         if type(pair[0]) is not int or pair[0] < 0 or type(pair[1]) not in (int, float) or not math.isfinite(pair[1]):
-            raise UserError(f"{field} is {pairs}; epochs are whole numbers from 0 on, and values are numbers")
+            raise UserError(f"{field} is {pairs}; epochs must be whole numbers from 0 on, and values numbers")
         if pair[1] <= 0:
-            raise UserError(f"{field} holds {pair[1]}; its values are above 0")
+            raise UserError(f"{field} holds {pair[1]}; its values must be above 0")
     epochs = [epoch for epoch, _ in pairs]
     if epochs != sorted(set(epochs)):
-        raise UserError(f"{field} is {pairs}; its epochs ascend, each once")
+        raise UserError(f"{field} is {pairs}; its epochs must increase")
 
 
 def _get(config: ml_collections.ConfigDict, field: str):
@@ -427,7 +429,7 @@ def _get(config: ml_collections.ConfigDict, field: str):
 
 def _one_of(field: str, value, allowed) -> None:
     if value not in allowed:
-        raise UserError(f"{field} is one of {', '.join(map(str, allowed))}, not {value!r}")
+        raise UserError(f"{field} must be one of {', '.join(map(str, allowed))}, not {value!r}")
 
 
 def _positive(field: str, value) -> None:

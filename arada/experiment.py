@@ -44,7 +44,7 @@ class Experiment:
         backend.configure(config.run, self.workdir.path)
         devices, processes = backend.devices(), jax.process_count()
         if not 0 <= config.run.num_devices <= len(devices):
-            raise UserError(f"run.num_devices is {config.run.num_devices}, but there are {len(devices)}; 0 takes all")
+            raise UserError(f"run.num_devices is {config.run.num_devices}, but there are {len(devices)}; 0 means all")
         if processes > 1 and config.run.num_devices not in (0, len(devices)):
             raise UserError(
                 f"run.num_devices is {config.run.num_devices}, but {processes} processes use all; leave it at 0"
@@ -94,7 +94,7 @@ class Experiment:
         of_config, of_vanilla = (run_identity(config, 0, len(self.replicas)) for config in configs)
         if self.config.name == "vanilla" and (differing := differences(of_vanilla, of_config)):
             told = "; ".join(differing).replace(" there and ", " in vanilla training and ")
-            raise UserError(f"name is 'vanilla', but {told}; name the method by --config.name, or take its preset")
+            raise UserError(f"name is 'vanilla', but {told}; name the method by --config.name, or use its preset")
 
     def run(self, stage: str = "all") -> None:
         """Runs one stage, or all of them."""
@@ -129,8 +129,9 @@ class Experiment:
         run_dir = self.workdir.run(name, seed)
         if not ((run_dir / "config.json").exists() and trained.is_finished(run_dir, workdirs.stored_config(run_dir))):
             raise UserError(
-                f"ranking.source needs {name}/seed_{seed}, which is not trained to its end; with training.init_from "
-                f"set nothing trains it, so run the same --config with the preset {name} and without finetune first"
+                f"ranking.source needs {name}/seed_{seed}, which has not finished training; with training.init_from "
+                f"set this command does not train it, so run the same --config with the preset {name} and without "
+                "finetune first"
             )
 
     def rank(self) -> None:

@@ -34,7 +34,7 @@ def report(workdirs: Sequence[str], output: str = "") -> epath.Path:
         return written.copy(page_file, overwrite=True) if output else written
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{error.filename or output}: {reason}; mend that, or choose another --output") from None
+        raise UserError(f"{error.filename or output}: {reason}; fix that, or choose another --output") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -63,7 +63,7 @@ def parse_grid(text: str) -> Grid:
     pairs = [part.partition("=") for part in text.split()]
     grid = {field: tuple(map(value_of, values.split(","))) for field, _, values in pairs}
     if not grid or any(not field or "" in values for field, values in grid.items()):
-        raise UserError(f"--grid is one of {', '.join(GRIDS)}, or like 'alpha=0.05,0.1 attack=fmn'; not {text!r}")
+        raise UserError(f"--grid must be one of {', '.join(GRIDS)}, or like 'alpha=0.05,0.1 attack=fmn'; not {text!r}")
     if len(grid) < len(pairs) or any(len(set(values)) < len(values) for values in grid.values()):
         raise UserError(f"--grid is {text!r}; name each field and each of its values once")
     return grid
@@ -250,7 +250,7 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, grid: str, cluster: s
 def main() -> None:
     """Entry point."""
     config = config_flags.DEFINE_config_file("config", None, "Path of a config file, with presets.", lock_config=True)
-    workdir = flags.DEFINE_string("workdir", None, "Folder of the experiment; what is there is not made again.")
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the experiment; finished points are not run again.")
     grid = flags.DEFINE_string("grid", None, f"One of {', '.join(GRIDS)}, or 'field=value,value field=value'.")
     cluster = flags.DEFINE_enum("cluster", "", ("", "slurm", "local"), "Where points run; empty: here, one by one.")
     job = flags.DEFINE_multi_string("job", [], "A parameter of submitit, such as --job=timeout_min=600.")

@@ -146,9 +146,9 @@ def test_a_study_goes_on_where_it_was(run_dir, monkeypatch):
 
 
 def test_mistakes_are_told(run_dir, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"--examples is 5; it lies between 10 and .* data.num_train=128"):
+    with pytest.raises(UserError, match=r"--examples is 5; it must lie between 10 and .* data.num_train=128"):
         agreement.Study(run_dir, examples=5, batch_size=4)
-    with pytest.raises(UserError, match=r"--batch_size is 6, which cannot be cut among 4 devices"):
+    with pytest.raises(UserError, match=r"--batch_size is 6, which cannot be divided among 4 devices"):
         agreement.Study(run_dir, examples=20, batch_size=6)
     monkeypatch.setattr(agreement.trained, "is_finished", lambda folder, config: False)
     with pytest.raises(UserError, match=r"seed_0 is not trained to its end"):

@@ -52,7 +52,7 @@ def test_missing_data_are_wrong_and_the_rest_is_told(tmp_path):
 def test_a_config_that_cannot_run_is_refused():
     config = digits.get_config("vanilla,testing")
     config.model.dtype = "float8"
-    with pytest.raises(UserError, match=r"model.dtype is one of float32, bfloat16, not 'float8'"):
+    with pytest.raises(UserError, match=r"model.dtype must be one of float32, bfloat16, not 'float8'"):
         list(doctor.examine(config))
 
 

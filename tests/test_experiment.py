@@ -249,7 +249,9 @@ def test_a_ranking_of_other_images_is_refused(workdir, tmp_path):
 
 def test_a_data_set_that_does_not_exist_is_told_before_training(tmp_path):
     config = tiny("vanilla", **{"evaluation.out_of_distribution": ("paintings",)})
-    with pytest.raises(UserError, match=r"evaluation.out_of_distribution of digits is 'photographs', not 'paintings'"):
+    with pytest.raises(
+        UserError, match=r"evaluation.out_of_distribution must be 'photographs' for digits, not 'paintings'"
+    ):
         Experiment(config, tmp_path).run()
     assert not (tmp_path / "runs").exists()
 
@@ -257,7 +259,7 @@ def test_a_data_set_that_does_not_exist_is_told_before_training(tmp_path):
 def test_digits_have_no_published_order(tmp_path):
     config = tiny("vanilla", **{"evaluation.shift_source": "published", "evaluation.shifts": ("fog",)})
     config.run.published_dir = str(tmp_path)
-    with pytest.raises(UserError, match=r"evaluation.shift_source of digits is 'simple'"):
+    with pytest.raises(UserError, match=r"evaluation.shift_source must be 'simple' for digits"):
         Experiment(config, tmp_path).run()
 
 
@@ -350,7 +352,7 @@ def test_a_run_may_be_evaluated_but_not_trained_on_other_devices(tmp_path):
 def test_a_refused_start_owns_nothing(tmp_path):
     """Labels are 0..9: the command with the right number of classes goes on in the same folder."""
     folder = tmp_path / "größe {2} ~"
-    with pytest.raises(UserError, match=r"data.num_classes is 5, but labels of the train split reach from 0 to 9"):
+    with pytest.raises(UserError, match=r"data.num_classes is 5, but labels of the train split range from 0 to 9"):
         Experiment(tiny("vanilla", **{"data.num_classes": 5, "seeds": (0,)}), folder).run("vanilla")
     assert not (folder / "runs").exists()
     Experiment(tiny("vanilla", **{"seeds": (0,), "training.epochs": 1}), folder).run("vanilla")

@@ -28,7 +28,7 @@ def run(*arguments):
             ["--config=configs/digits.py:adals", "--config.soft_labels.alpha=((0,0.0),)"],
             "soft_labels.alpha holds 0.0",
         ),
-        (["--config=configs/digits.py", "stage=train"], "'stage=train' is no flag; flags begin by --"),
+        (["--config=configs/digits.py", "stage=train"], "'stage=train' is not a flag; flags begin with --"),
         (["--config=configs/cifar10.py", "--config.run.data_dir=/nowhere"], "python -m arada.prepare"),
     ],
 )

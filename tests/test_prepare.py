@@ -134,7 +134,7 @@ def test_published_corruptions_are_fetched_by_hand(tmp_path):
     assert item.told.endswith(
         "fetch CIFAR-10-C.tar of https://zenodo.org/records/2535967, unpack, set run.published_dir to the folder"
     )
-    assert "is empty; it takes an unpacked CIFAR-10-C" in shifted("published", str(tmp_path)).told
+    assert "is empty; name the folder of an unpacked CIFAR-10-C" in shifted("published", str(tmp_path)).told
     np.save(tmp_path / "labels.npy", np.tile(np.arange(5), 5))
     np.save(tmp_path / "fog.npy", np.zeros((25, 32, 32, 3), np.uint8))
     item = shifted("published", str(tmp_path))
@@ -143,14 +143,14 @@ def test_published_corruptions_are_fetched_by_hand(tmp_path):
     np.save(tmp_path / "frost.npy", np.zeros((25, 32, 32, 3), np.uint8))
     assert shifted("published", str(tmp_path)) == ("published shifts", True, "2 of 2 types")
     np.save(tmp_path / "labels.npy", np.tile(np.arange(5)[::-1], 5))
-    assert "labels are not those of the test images" in shifted("published", str(tmp_path)).told
+    assert "labels differ from the test labels" in shifted("published", str(tmp_path)).told
 
 
 @pytest.mark.usefixtures("no_frost")
 def test_what_is_generated_needs_nothing():
     item = shifted("generated")
     assert item.is_there
-    assert item.told.startswith("1 of 2 types; without frost: its pictures come with")
+    assert item.told.startswith("1 of 2 types; without frost: `pip install")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,9 @@ def test_a_method_of_your_own(tmp_path):
     identity = workdirs.stored(Workdir(tmp_path / "w").run("entropy_bonus", 0))["identity"]
     assert identity["method"] == {"name": "entropy_bonus", "weight": 0.1}
     config.method.entropy_bonus.weigth = 1.0
-    with pytest.raises(UserError, match=r"method.name 'entropy_bonus' does not take its fields of the config.*weigth"):
+    with pytest.raises(
+        UserError, match=r"method.name 'entropy_bonus' does not accept its fields of the config.*weigth"
+    ):
         Experiment(config, tmp_path / "w2")
 
 
@@ -109,7 +111,7 @@ def test_data_of_your_own(tmp_path):
     evaluation = files.read_json(tmp_path / "w" / "evaluation.json")
     assert (evaluation["experiment"]["dataset"], evaluation["experiment"]["num_classes"]) == ("stripes", 4)
     config.data.contrast = 1.0
-    with pytest.raises(UserError, match=r"data.source 'stripes' does not take the fields of config.data: .*contrast"):
+    with pytest.raises(UserError, match=r"data.source 'stripes' does not accept the fields of config.data: .*contrast"):
         _ = Experiment(config, tmp_path / "w2").splits
 
 
@@ -134,8 +136,8 @@ class Wrong(nn.Module):
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        ("classes", r"model.name 'wrong': it makes \[2, 11\] of 2 images; logits of 10 classes are \[2, 10\]"),
-        ("train", r"'wrong': it makes \[1, 10\] of 2 images"),
+        ("classes", r"model.name 'wrong': it returns \[2, 11\] for 2 images; logits of 10 classes are \[2, 10\]"),
+        ("train", r"'wrong': it returns \[1, 10\] for 2 images"),
         ("dropout", r"'wrong': it cannot be run on images of \(2, 8, 8, 1\): .*dropout"),
         ("state", r"'wrong': it has variables 'memory', but only params and batch_stats are trained"),
     ],

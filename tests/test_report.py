@@ -52,7 +52,7 @@ def test_mistakes_end_in_one_line(experiment, tmp_path):
         ([a, str(tmp_path / "nowhere")], "nowhere/evaluation.json does not exist: run --stage=evaluate first"),
         ([a, a + "/"], "names one folder twice"),
         ([a, experiment("b"), f"--output={a}"], "is a folder; name a file"),
-        ([a, f"--output={a}/evaluation.json/page.html"], "Not a directory; mend that, or choose another --output"),
+        ([a, f"--output={a}/evaluation.json/page.html"], "Not a directory; fix that, or choose another --output"),
     ):
         with pytest.raises(SystemExit) as exit_:
             report.main(arguments)

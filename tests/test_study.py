@@ -216,7 +216,7 @@ def test_a_mistake_ends_in_one_line(file, tmp_path, flags, message):
 def test_a_part_of_shifts_that_cannot_be_is_seen_before_any_run(file, tmp_path):
     config = load(file)
     config.shifts.turned.shifts = ("rotated",)
-    with pytest.raises(UserError, match=r"evaluation.shifts is one of .*, not 'rotated'"):
+    with pytest.raises(UserError, match=r"evaluation.shifts must be one of .*, not 'rotated'"):
         runner.Runner(config, tmp_path).run(design.tasks(config))
 
 

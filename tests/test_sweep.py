@@ -43,7 +43,7 @@ def test_a_grid_is_read_from_text():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "--grid is one of label_smoothing, adals, .* not ''"),
+        ("", "--grid must be one of label_smoothing, adals, .* not ''"),
         ("adal", "not 'adal'"),
         ("alpha=", "not 'alpha='"),
         ("=0.1", "not '=0.1'"),
@@ -179,7 +179,7 @@ def test_the_choice_is_by_the_criterion_on_validation_images(monkeypatch, tmp_pa
 def test_an_unknown_criterion_is_refused():
     config = tiny("adals", **{"evaluation.choose_by": "accuracy"})
     with pytest.raises(
-        UserError, match=r"evaluation.choose_by is one of nll, ece, ece_debiased, brier, not 'accuracy'"
+        UserError, match=r"evaluation.choose_by must be one of nll, ece, ece_debiased, brier, not 'accuracy'"
     ):
         checks.check_config(config, num_devices=1)
 

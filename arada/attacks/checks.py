@@ -22,7 +22,7 @@ def check_images(images: Any) -> None:
     low, high = float(found.min()), float(found.max())
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(
-            f"{wanted}, these reach from {low:.3g} to {high:.3g}: divide 0..255 by 255, and normalise inside the "
+            f"{wanted}, these range from {low:.3g} to {high:.3g}: divide 0..255 by 255, and normalise inside the "
             f"logits function"
         )
 

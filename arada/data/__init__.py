@@ -71,7 +71,7 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
         try:
             return REGISTERED[data.source](**fields, data_dir=data_dir)
         except TypeError as error:
-            raise UserError(f"data.source {data.source!r} does not take the fields of config.data: {error}") from None
+            raise UserError(f"data.source {data.source!r} does not accept the fields of config.data: {error}") from None
     fields = {key: value for key, value in data.items() if key not in ("source", "num_classes", "image_shape")}
     in_memory = {"num_train", "num_validation", "num_test", "split_seed"}
     fields_of = {
@@ -83,13 +83,13 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
         "npz": in_memory,
     }
     if data.source not in fields_of:
-        raise UserError(f"data.source is one of {', '.join([*fields_of, *REGISTERED])}, not {data.source!r}")
+        raise UserError(f"data.source must be one of {', '.join([*fields_of, *REGISTERED])}, not {data.source!r}")
     if data.source == "npz":
         fields.pop("name", None)  # of the data set that was exported: the file holds all that matters
     if differing := sorted(fields_of[data.source] ^ fields.keys()):
         raise UserError(
             f"data.source is {data.source!r}, whose fields are {', '.join(sorted(fields_of[data.source]))}, but "
-            f"data.{differing[0]} {'is there' if differing[0] in fields else 'is not'}; start from another config"
+            f"data.{differing[0]} {'is there' if differing[0] in fields else 'is missing'}; start from another config"
         )
     if data.source == "digits":
         return Digits(**fields)
@@ -99,7 +99,9 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
     if data.source == "imagenet":
         return ImageNet(name=name, data_dir=data_dir, image_size=shape[0], **fields)
     if not data_dir:
-        raise UserError(f"run.data_dir is empty; data.source is {data.source!r}, so say where it lies")
+        raise UserError(
+            f"run.data_dir is empty; data.source={data.source!r} needs it, so set it to the place of the data"
+        )
     if data.source == "cifar_archive":
         return InMemory(CifarArchive(name, data_dir), **fields)
     if data.source == "folder":
@@ -118,7 +120,7 @@ def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, 
         low, high = split.label_range
         if low < 0 or high >= num_classes:
             raise UserError(
-                f"data.num_classes is {num_classes}, but labels of the {name} split reach from {low} to {high}; "
+                f"data.num_classes is {num_classes}, but labels of the {name} split range from {low} to {high}; "
                 f"labels are 0..{num_classes - 1}"
             )
     train = splits["train"]

@@ -22,7 +22,8 @@ def kept(split: Examples) -> Examples:
     needed, free = len(split) * math.prod(split.image_shape), machine.available_memory()
     if needed > SHARE * free:
         logger.info(
-            "validation: %.1f GB decoded, more than %d %% of the %.1f GB that are free: read again after every epoch",
+            "validation: %.1f GB decoded, more than %d %% of the %.1f GB that are free: the files are read again "
+            "every epoch",
             needed / 1e9,
             100 * SHARE,
             free / 1e9,

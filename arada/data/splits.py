@@ -118,7 +118,7 @@ def check_labels(where: str, labels: np.ndarray, split: Split) -> None:
     wrong = int(np.sum(labels != split.label))
     if wrong:
         raise UserError(
-            f"{where}: {wrong} of {len(split)} labels are not those of the test images; it belongs to another data set"
+            f"{where}: {wrong} of {len(split)} labels differ from the test labels; it belongs to another data set"
         )
 
 

@@ -33,10 +33,10 @@ DTYPES = ("float32", "bfloat16")
 def build(name: str, num_classes: int, **fields) -> nn.Module:
     """The network called `name`; `dtype` among the fields is given by its name. Raises ValueError for unknown ones."""
     if name not in BY_NAME:
-        raise ValueError(f"model.name is one of {sorted(BY_NAME)}, not {name!r}")
+        raise ValueError(f"model.name must be one of {sorted(BY_NAME)}, not {name!r}")
     if "dtype" in fields:
         if fields["dtype"] not in DTYPES:
-            raise ValueError(f"model.dtype is one of {DTYPES}, not {fields['dtype']!r}")
+            raise ValueError(f"model.dtype must be one of {DTYPES}, not {fields['dtype']!r}")
         fields["dtype"] = jnp.dtype(fields["dtype"])
     return BY_NAME[name](num_classes=num_classes, **fields)
 

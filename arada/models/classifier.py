@@ -20,7 +20,9 @@ def unit_range(images: jax.Array) -> jax.Array:
     """uint8 images to float32 in [0, 1]; float images as they are. Raises ValueError for any other dtype."""
     images = jnp.asarray(images)
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images are uint8, or float in [0, 1], not {inputs.described(images)}; convert them to uint8")
+        raise ValueError(
+            f"images must be uint8, or float in [0, 1], not {inputs.described(images)}; convert them to uint8"
+        )
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
 
 
@@ -63,5 +65,6 @@ def check_network(model: nn.Module, image_shape: tuple[int, ...], num_classes: i
     for found in logits:
         if found.shape != (1, 2, num_classes):
             raise ValueError(
-                f"it makes {list(found.shape[1:])} of 2 images; logits of {num_classes} classes are [2, {num_classes}]"
+                f"it returns {list(found.shape[1:])} for 2 images; logits of {num_classes} classes are [2, "
+                f"{num_classes}]"
             )

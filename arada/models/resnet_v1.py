@@ -40,11 +40,11 @@ class ResNetV1(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Normalised images [B, H, W, C] to logits float32[B, Z]."""
         if self.depth not in BLOCKS:
-            raise ValueError(f"the depth of a ResNet v1 is one of {sorted(BLOCKS)}, not {self.depth}")
+            raise ValueError(f"the depth of a ResNet v1 must be one of {sorted(BLOCKS)}, not {self.depth}")
         if self.stride_on not in STRIDE_ON:
-            raise ValueError(f"stride_on is one of {STRIDE_ON}, not {self.stride_on!r}")
+            raise ValueError(f"stride_on must be one of {STRIDE_ON}, not {self.stride_on!r}")
         if self.padding not in PADDINGS:
-            raise ValueError(f"padding is one of {PADDINGS}, not {self.padding!r}")
+            raise ValueError(f"padding must be one of {PADDINGS}, not {self.padding!r}")
         # PyTorch's constants by default.
         constants = {"momentum": self.batch_norm_momentum, "epsilon": self.batch_norm_epsilon}
         norm = batch_norm(self.batch_norm, train=train, dtype=self.dtype, **constants)

@@ -27,7 +27,7 @@ class ResNetV2(nn.Module):
         """Normalised images [B, H, W, C] to logits float32[B, Z]."""
         blocks, remainder = divmod(self.depth - 2, 9)
         if remainder or blocks < 1:
-            raise ValueError(f"the depth of a ResNet v2 is 9n + 2, not {self.depth}")
+            raise ValueError(f"the depth of a ResNet v2 must be 9n + 2, not {self.depth}")
         # Keras' epsilon, and by default its momentum.
         momentum = self.batch_norm_momentum
         norm = batch_norm(self.batch_norm, train=train, momentum=momentum, epsilon=1e-3, dtype=self.dtype)

@@ -61,7 +61,7 @@ def check_names(needed: set[str], given: set[str]) -> None:
         f"{len(names)} of {of} names {what}: {', '.join(sorted(names)[:5])}{' ...' if len(names) > 5 else ''}"
         for names, of, what in (
             (needed - given, len(needed), "are missing"),
-            (given - needed, len(given), "have no place in this network"),
+            (given - needed, len(given), "do not exist in this network"),
         )
         if names
     ]

@@ -27,7 +27,7 @@ class WideResNet(nn.Module):
         """Normalised images [B, H, W, C] to logits float32[B, Z]."""
         blocks, remainder = divmod(self.depth - 4, 6)
         if remainder or blocks < 1:
-            raise ValueError(f"the depth of a wide ResNet is 6n + 4, not {self.depth}")
+            raise ValueError(f"the depth of a wide ResNet must be 6n + 4, not {self.depth}")
         momentum = self.batch_norm_momentum
         norm = batch_norm(self.batch_norm, train=train, momentum=momentum, epsilon=1e-5, dtype=self.dtype)
 

@@ -40,15 +40,16 @@ def read(path: epath.Path) -> dict[str, np.ndarray]:
             tree = flax.serialization.msgpack_restore(path.read_bytes())
         else:
             raise UserError(
-                f"{told} is no .safetensors, .msgpack or orbax folder. A .pth holds pickles, which are never loaded: "
-                f"write it anew where it is trusted, safetensors.torch.save_file(network.state_dict(), FILE)"
+                f"{told} is not a .safetensors or .msgpack file or an orbax folder. A .pth holds pickles, which are "
+                "never loaded: "
+                f"convert it where you trust it, safetensors.torch.save_file(network.state_dict(), FILE)"
             )
         return flax.traverse_util.flatten_dict(tree, sep="/")
     except UserError:
         raise
     except Exception as error:  # each library has its own for bytes that are not its
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{told} cannot be read ({reason}); copy it anew") from None
+        raise UserError(f"{told} cannot be read ({reason}); copy it again") from None
 
 
 def variables(config: ml_collections.ConfigDict, arrays: Mapping[str, np.ndarray], told: str) -> dict[str, np.ndarray]:
@@ -89,8 +90,8 @@ def _of_torchvision(config: ml_collections.ConfigDict, arrays: Mapping[str, np.n
     if model.name != "resnet_v1":
         listed = ", ".join(sorted(arrays)[:5])
         raise ValueError(
-            f"{len(arrays)} names ({listed} ...) are none of ours, params/..., and model.name is {model.name!r}; names "
-            f"of torchvision and timm are for resnet_v1, such as configs/imagenet.py"
+            f"{len(arrays)} names ({listed} ...) are not those of this package, params/..., and model.name is "
+            f"{model.name!r}; names of torchvision and timm are for resnet_v1, such as configs/imagenet.py"
         )
     if depth and depth != model.depth:
         raise ValueError(f"it is a ResNet-{depth}, but model.depth is {model.depth}; add --config.model.depth={depth}")
@@ -119,7 +120,9 @@ def make_run(
     seed = config.seeds[0]
     run_dir = workdir.run(config.name, seed)
     if (run_dir / "config.json").exists():
-        raise UserError(f"{run_dir} is there already; choose other --config.seeds, or delete it and what came of it")
+        raise UserError(
+            f"{run_dir} is there already; choose other --config.seeds, or delete it and all results computed with it"
+        )
     imported = workdirs.imported_seeds(workdir, config.name)
     if others := [seed for name, seed in workdir.runs() if name == config.name and seed not in imported]:
         raise UserError(
@@ -127,7 +130,7 @@ def make_run(
             f"choose another --config.name"
         )
     if trained.num_members(config) > 1 or config.ensemble.of:
-        raise UserError(f"--config: {config.name} is an ensemble; weights are those of one network, so take vanilla")
+        raise UserError(f"--config: {config.name} is an ensemble; weights belong to one network, so use vanilla")
     found = variables(config, read(path), f"--weights={path}")
     if not any(name.startswith("normalization/") for name in found):
         found |= {f"normalization/{name}": value for name, value in normalization().items()}

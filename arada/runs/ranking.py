@@ -189,7 +189,7 @@ def check_source(config: ml_collections.ConfigDict, workdir: workdirs.Workdir, s
         )
     trained.check_single(source_dir)
     if not trained.is_finished(source_dir, workdirs.stored_config(source_dir)):
-        raise UserError(f"{source_dir} is not trained to its end; run --stage=vanilla first")
+        raise UserError(f"{source_dir} has not finished training; run --stage=vanilla first")
 
 
 def check_ranked(config: ml_collections.ConfigDict, workdir: workdirs.Workdir, seed: int) -> None:
@@ -256,7 +256,7 @@ def rank(
         _tidy(directory, name)
         return read(file)
     if num_subsets > len(split):
-        raise UserError(f"{num_subsets} subsets cannot be cut out of the {len(split)} images of the {name} split")
+        raise UserError(f"{num_subsets} subsets cannot be made of the {len(split)} images of the {name} split")
     passed = functools.partial(
         _pass, variables=variables, directory=directory / "parts", batch_size=batch_size, replicas=replicas
     )

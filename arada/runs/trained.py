@@ -174,7 +174,7 @@ def initial_dir(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, se
         raise UserError(f"{told}, but {workdir.path} has no such run (there: {there}); train or import it first")
     source = workdirs.stored_config(run_dir)
     if not is_finished(run_dir, source):
-        raise UserError(f"{told}, which is not trained to its end; run its own command first")
+        raise UserError(f"{told}, which has not finished training; run its own command first")
     if num_members(source) > 1 or source.get("ensemble", {}).get("of"):
         raise UserError(f"{told}, which is an ensemble; name a single run")
     ours, theirs = config.training.normalization, source.training.normalization
@@ -203,7 +203,7 @@ def final_variables(run_dir: epath.Path) -> dict:
         state = checkpoints.restore_state(_template(config))
         if int(state.step) != total_steps(config):
             checkpoints.drop_after(int(state.step))
-            raise UserError(f"the last checkpoint of {run_dir} cannot be read; the same command makes it anew")
+            raise UserError(f"the last checkpoint of {run_dir} cannot be read; the same command writes it again")
     return state.variables
 
 

@@ -204,7 +204,7 @@ class Trainer:
         identity = run_identity(self._config, seed, len(self._replicas))
         # What other weights have left there (an earlier run, another number of devices) is no ranking of these.
         workdirs.claim_anew(directory, identity | {"weights": fingerprint(state.variables)}, self._config)
-        logger.info("%s: ranking anew after epoch %d", name, epoch + 1)
+        logger.info("%s: ranking again after epoch %d", name, epoch + 1)
         scalars, subsets = {}, {}
         for split, before in (("train", supervision.train_subset), ("validation", supervision.validation_subset)):
             ranking = self._ranker.rank(split, state.variables, self._splits[split], directory)

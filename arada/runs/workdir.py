@@ -210,7 +210,7 @@ def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:
         raise UserError(f"{workdir.data} holds no digests of data; put it back, or use another --workdir")
     if changed := [name for name in sha256 if sha256[name] != before.get(name)]:
         raise UserError(
-            f"{workdir.path} was begun with other images or labels in {', '.join(changed)}: the data in run.data_dir "
+            f"{workdir.path} was started with other images or labels in {', '.join(changed)}: the data in run.data_dir "
             f"have changed since, or are decoded by another version of Pillow. Put them back, or use another --workdir"
         )
 

@@ -57,7 +57,7 @@ def ending_in_one_line() -> Iterator[None]:
         if not isinstance(error, (OSError, *_store_errors())):
             raise
         told = str(error).partition("\n")[0]
-        sys.exit(f"error: {told}; when this is mended, the same command goes on from what is saved")
+        sys.exit(f"error: {told}; when this is fixed, the same command goes on from what is saved")
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
@@ -70,10 +70,10 @@ def _store_errors() -> tuple[type[Exception], ...]:
 def process_flags() -> Callable[[], None]:
     """Defines the flags of a run by several processes; what is returned joins them (`arada.runtime.hosts.connect`)."""
     address = flags.DEFINE_string(
-        "coordinator_address", "", "Of several processes: HOST:PORT of the first. Cloud TPU and Slurm need no flags."
+        "coordinator_address", "", "HOST:PORT of the first of several processes. Cloud TPU and Slurm need no flags."
     )
-    count = flags.DEFINE_integer("num_processes", 0, "Of several processes: how many; 1 runs this one alone.")
-    number = flags.DEFINE_integer("process_id", -1, "Of several processes: which this is, from 0 on.")
+    count = flags.DEFINE_integer("num_processes", 0, "Number of processes; 1 runs this one alone.")
+    number = flags.DEFINE_integer("process_id", -1, "Index of this process, from 0.")
     return lambda: hosts.connect(address.value, count.value, number.value)
 
 
@@ -88,7 +88,7 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
                     _check_is_python(config.name, path)
             rest = flags.FLAGS(argv)
             if rest[1:]:
-                sys.exit(f"error: {rest[1]!r} is no flag; flags begin by --, and values with spaces stand in quotes")
+                sys.exit(f"error: {rest[1]!r} is not a flag; flags begin with --, and values with spaces need quotes")
             # A file that cannot be loaded shows itself at the first look.
             config.value.keys()
             return rest
@@ -114,4 +114,4 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
 def _check_is_python(flag: str, path: str) -> None:
     # Any file would be run, the JSON of a workdir too.
     if not path.endswith(".py"):
-        raise ValueError(f"--{flag}={path} is no Python file; name one of configs/, such as configs/digits.py")
+        raise ValueError(f"--{flag}={path} is not a Python file; name one of configs/, such as configs/digits.py")

@@ -37,11 +37,11 @@ def check_name(path: epath.Path, what: str) -> None:
     """Raises UserError for a path that orbax and TFDS could write and never find again; `what` names its field."""
     if pattern := sorted(set("*?[") & set(str(path))):
         raise UserError(
-            f"{what}={path} has {' '.join(pattern)} in its name, which orbax and TFDS take for a pattern; rename the "
+            f"{what}={path} has {' '.join(pattern)} in its name, which orbax and TFDS read as a pattern; rename the "
             f"folder, or choose another"
         )
     if shown(str(path)) != str(path):
-        raise UserError(f"{what}={shown(str(path))} is no name in UTF-8; rename the folder, or choose another")
+        raise UserError(f"{what}={shown(str(path))} is not a name in UTF-8; rename the folder, or choose another")
 
 
 def shown(name: str) -> str:
@@ -108,7 +108,7 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
         with contextlib.suppress(OSError):  # half of it would take room that may be what is wanting
             new.unlink(missing_ok=True)
         raise UserError(
-            f"{path} cannot be written ({error.strerror or error}), and what was there before is kept; when it can, "
+            f"{path} cannot be written ({error.strerror or error}), and the file that was there is kept; when it can, "
             f"the same command goes on"
         ) from None
 
@@ -172,7 +172,7 @@ def check_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray], **needed: t
     """Raises UserError unless `arrays`, read from `path`, have all `needed`: NumPy's kind and the number of axes."""
     for name, (kind, axes) in needed.items():
         if name not in arrays or (arrays[name].dtype.kind, arrays[name].ndim) != (kind, axes):
-            raise UserError(f"{path} has no array {name} of kind {kind!r} and {axes} axes; delete it and make it anew")
+            raise UserError(f"{path} has no array {name} of kind {kind!r} and {axes} axes; delete it and make it again")
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def connect(
                 ) from None
         return
     if not 0 <= process_id < num_processes:
-        raise UserError(f"--process_id is {process_id}; it lies in 0..{num_processes - 1}, below --num_processes")
+        raise UserError(f"--process_id is {process_id}; it must be in 0..{num_processes - 1}, below --num_processes")
     _check_address(coordinator_address, process_id, timeout_seconds)
     logger.info("process %d of %d: meeting the others at %s", process_id, num_processes, coordinator_address)
     jax.distributed.initialize(
@@ -89,7 +89,7 @@ def _check_address(address: str, process_id: int, timeout_seconds: float) -> Non
     # XLA would abort the process.
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
-        raise UserError(f"--coordinator_address is {address!r}; it is HOST:PORT of process 0, on a port that is free")
+        raise UserError(f"--coordinator_address is {address!r}; it must be HOST:PORT of process 0, on a free port")
     if process_id == 0:
         try:
             socket.create_server(("", int(port))).close()
@@ -181,6 +181,6 @@ def check_alike(workdir: epath.Path, config: Any) -> None:
         mark.unlink()
     if not sees.all():
         raise UserError(
-            f"--workdir={workdir} of process 0 is not that of process {int(np.argmin(sees))}; name a folder on storage "
-            f"that all processes share"
+            f"--workdir={workdir} of process 0 is not the folder of process {int(np.argmin(sees))}; name a folder on "
+            "storage that all processes share"
         )

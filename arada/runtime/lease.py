@@ -80,7 +80,7 @@ def check() -> None:
     for directory, token in _held.items():
         file = directory / "owner.json"
         if not file.exists():
-            raise UserError(f"{directory} has vanished while it was written to; put it back, or start anew")
+            raise UserError(f"{directory} has vanished while it was written to; put it back, or start again")
         # What cannot be read at this moment is nobody else's.
         owner = _read(file)
         if owner and owner["token"] != token:
@@ -93,7 +93,7 @@ def _wait_until_free(directory: epath.Path, file: epath.Path) -> None:
     while owner and not _gone(owner):
         if _here(owner) or owner["time"] != first["time"]:
             raise UserError(
-                f"{directory} is being written by {_name(owner)}, and two at once would spoil it; wait until it has "
+                f"{directory} is being written by {_name(owner)}, and two writers would corrupt it; wait until it has "
                 f"ended or stop it, then the same command goes on"
             )
         # By this clock too: that of its host may be ahead.

@@ -115,11 +115,11 @@ class Checkpoints:
                 raise
             except Exception as error:  # orbax raises many kinds for broken files
                 logger.warning(
-                    "checkpoint %s cannot be read and is passed over: %s", self._directory / str(step), _told(error)
+                    "checkpoint %s cannot be read and is skipped: %s", self._directory / str(step), _told(error)
                 )
         if self.steps():
             raise UserError(
-                f"none of the checkpoints in {self._directory} can be read; delete the folder to start anew"
+                f"none of the checkpoints in {self._directory} can be read; delete the folder to start again"
             )
         return None, {}
 
@@ -154,7 +154,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError) as error:  # orbax', and tensorstore's
             raise UserError(
-                f"a checkpoint cannot be written to {self._directory} ({_told(error)}); those before it are kept, and "
+                f"a checkpoint cannot be written to {self._directory} ({_told(error)}); earlier ones are kept, and "
                 f"when there is room the same command goes on from the newest"
             ) from None
 

@@ -14,5 +14,5 @@ def logged(path: epath.Path) -> list[dict[str, float]]:
     numbers = all(isinstance(row, dict) and all(type(x) in (int, float) for x in row.values()) for row in rows)
     steps = [0, *(row.get("step") for row in rows)] if numbers else []
     if not numbers or not all(type(after) is int and after > before for before, after in itertools.pairwise(steps)):
-        raise UserError(f"{path / 'metrics.jsonl'} is no log of steps; put it back, or delete {path}")
+        raise UserError(f"{path / 'metrics.jsonl'} is not a log of steps; put it back, or delete {path}")
     return rows

@@ -36,7 +36,7 @@ def build(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Grad
         return optax.chain(
             optax.scale_by_learning_rate(schedule), optax.trace(decay=config.momentum, nesterov=config.nesterov)
         )
-    raise UserError(f"optimizer.name is 'adam' or 'sgd', not {config.name!r}")
+    raise UserError(f"optimizer.name must be 'adam' or 'sgd', not {config.name!r}")
 
 
 # The values of `config.optimizer.l2_on`: which parameters, by path and value, the l2 term counts.

@@ -38,7 +38,7 @@ class Replicas:
 
     def __init__(self, devices: Sequence[jax.Device], mapping: str = "pmap"):
         if mapping not in MAPPINGS:
-            raise ValueError(f"mapping is one of {MAPPINGS}, not {mapping!r}")
+            raise ValueError(f"mapping must be one of {MAPPINGS}, not {mapping!r}")
         self.devices = tuple(devices)
         self.mapping = mapping
         self._mesh = Mesh(np.asarray(self.devices), (BATCH_AXIS,))
@@ -133,7 +133,7 @@ class Replicas:
         own = len(self.own)
         for x in jax.tree.leaves(batch):
             if len(x) % own:
-                raise ValueError(f"a batch of {len(x)} cannot be cut among {own} devices")
+                raise ValueError(f"a batch of {len(x)} cannot be divided among {own} devices")
         if self.mapping == "pmap":
             return jax.tree.map(lambda x: x.reshape(own, -1, *x.shape[1:]), batch)
         return jax.device_put(batch, NamedSharding(self._mesh.local_mesh, PartitionSpec(BATCH_AXIS)))

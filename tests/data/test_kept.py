@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_read_again(memory, caplog):
     streamed = Streamed()
     with caplog.at_level("INFO"):
         assert kept.kept(streamed) is streamed
-    assert "read again after every epoch" in caplog.text
+    assert "are read again every epoch" in caplog.text
 
 
 def test_what_is_in_memory_stays_as_it_is(memory):

@@ -147,7 +147,7 @@ def test_files_that_cannot_be_right(tmp_path, refused, arrays, arguments, messag
 
 
 def test_commands_that_say_too_little(tmp_path, refused):
-    assert "--name and --test are needed" in refused(tmp_path / "w", "new")
+    assert "needs --name and --test" in refused(tmp_path / "w", "new")
     with pytest.raises(SystemExit, match="holds no runs; add predictions"):
         add.main([f"--workdir={tmp_path}/w", "--reference=new"])
 

@@ -58,7 +58,7 @@ def test_a_network_is_built_with_the_arithmetic_that_a_config_names(name, depth)
     built = {dtype: models.build(name, 7, depth=depth, width=2, dtype=dtype) for dtype in models.DTYPES}
     assert {dtype: str(model.dtype) for dtype, model in built.items()} == {dtype: dtype for dtype in models.DTYPES}
     assert models.build(name, 7, depth=depth).dtype == np.float32
-    with pytest.raises(ValueError, match=r"model\.dtype is one of .*, not 'float16'"):
+    with pytest.raises(ValueError, match=r"model\.dtype must be one of .*, not 'float16'"):
         models.build(name, 7, dtype="float16")
 
 
@@ -77,5 +77,5 @@ def test_our_own_networks_pass_the_check_of_others(name):
     depth = {"resnet_v1": 50, "resnet_v2": 11, "wide_resnet": 10}[name]
     network = models.build(name, 7, depth=depth, width=2, batch_norm="global")
     models.check_network(network, (32, 32, 3), 7)
-    with pytest.raises(ValueError, match=r"it makes \[2, 7\] of 2 images; logits of 6 classes are \[2, 6\]"):
+    with pytest.raises(ValueError, match=r"it returns \[2, 7\] for 2 images; logits of 6 classes are \[2, 6\]"):
         models.check_network(network, (32, 32, 3), 6)

@@ -46,7 +46,7 @@ def test_depths_without_a_published_network_are_refused(depth):
 
 
 def test_strides_sit_nowhere_else():
-    with pytest.raises(ValueError, match="stride_on is one of"):
+    with pytest.raises(ValueError, match="stride_on must be one of"):
         shapes_of(ResNetV1(num_classes=10, depth=50, stride_on="7x7"), (32, 32, 3))
 
 

@@ -109,7 +109,7 @@ def test_nothing_trains_vanilla_on_the_way(tmp_path):
     """Its epochs would be those of fine-tuning."""
     with pytest.raises(UserError, match=r"has no such run \(there: none\); train or import it first"):
         Experiment(tiny("ar_adals,finetune"), tmp_path).run()
-    with pytest.raises(UserError, match=r"needs vanilla/seed_0, which is not trained to its end; .* preset vanilla"):
+    with pytest.raises(UserError, match=r"needs vanilla/seed_0, which has not finished training; .* preset vanilla"):
         Experiment(tiny("ar_adals,finetune"), tmp_path).run("vanilla")
     assert not Workdir(tmp_path).runs()
 

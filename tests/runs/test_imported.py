@@ -130,13 +130,13 @@ def of_strangers(arrays):
     ("change", "message"),
     [
         (without_a_bias, r"1 of \d+ names are missing: params/Dense_0/bias$"),
-        (with_seven_more, r"7 of \d+ names have no place in this network: params/x0, .*x4 \.\.\."),
+        (with_seven_more, r"7 of \d+ names do not exist in this network: params/x0, .*x4 \.\.\."),
         (
             with_seven_classes,
             r"1 of \d+ arrays have other shapes .*\[7\] there and \[10\] here, data.num_classes .*: 10",
         ),
         (with_nan, r"1 arrays hold NaN or infinity, the first is params/Dense_0/bias"),
-        (of_strangers, r"1 names \(fc \.\.\.\) are none of ours, .* model.name is 'resnet_v2'"),
+        (of_strangers, r"1 names \(fc \.\.\.\) are not those of this package, .* model.name is 'resnet_v2'"),
     ],
 )
 def test_files_of_other_networks_are_refused(workdir, tmp_path, change, message):
@@ -152,7 +152,11 @@ def test_files_of_other_networks_are_refused(workdir, tmp_path, change, message)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("w.pth", b"", r"no .safetensors, .msgpack or orbax folder. A .pth holds pickles, which are never loaded"),
+        (
+            "w.pth",
+            b"",
+            r"is not a .safetensors or .msgpack file or an orbax folder. A .pth holds pickles, which are never loaded",
+        ),
         ("w.safetensors", b"nothing of the kind", r"w.safetensors cannot be read"),
         ("w.msgpack", b"\xc1\xc1", r"w.msgpack cannot be read"),
         ("w.npz", None, r"w.npz does not exist"),

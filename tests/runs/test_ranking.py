@@ -217,7 +217,7 @@ def test_failures_sort_as_most_robust_by_id(rank, split):
 
 
 def test_more_subsets_than_images_are_refused_before_the_attack(rank):
-    with pytest.raises(UserError, match=r"19 subsets cannot be cut out of the 18 images of the train split"):
+    with pytest.raises(UserError, match=r"19 subsets cannot be made of the 18 images of the train split"):
         rank(num_subsets=19)
     assert rank.attacked == []
 

@@ -143,7 +143,7 @@ def test_a_broken_newest_checkpoint_is_passed_over(once, run_dir, caplog):
     garble(run_dir / "checkpoints" / str(STEPS))
     with caplog.at_level(logging.WARNING, logger="arada"):
         _, found = arada.load(run_dir)
-    assert f"checkpoint {run_dir}/checkpoints/{STEPS} cannot be read and is passed over" in caplog.text
+    assert f"checkpoint {run_dir}/checkpoints/{STEPS} cannot be read and is skipped" in caplog.text
     shutil.rmtree(run_dir / "checkpoints" / str(STEPS))
     assert_same_weights(found, arada.load(run_dir)[1])
     assert weights_differ(found, arada.load(once.run("vanilla", 0))[1])

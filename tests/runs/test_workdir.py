@@ -271,7 +271,7 @@ def test_the_data_of_a_workdir_stay_the_same(workdir):
     workdirs.claim(workdir.run("adals/alpha_0.1", 1), run_identity(config, 1, 2), config)
     workdirs.claim_data(workdir, digests)
     with pytest.raises(
-        UserError, match=rf"{workdir.path} was begun with other images or labels in train, test: the data"
+        UserError, match=rf"{workdir.path} was started with other images or labels in train, test: the data"
     ):
         workdirs.claim_data(workdir, {"train": "x", "validation": "b", "test": "y"})
     assert files.read_json(workdir.data) == {"sha256": digests}

@@ -131,7 +131,7 @@ def test_what_lies_in_a_folder_of_any_name(tmp_path, folder):
 
 @pytest.mark.parametrize("name", ["exp[1]", "a*b", "what?"])
 def test_a_name_that_orbax_would_take_for_a_pattern(tmp_path, name):
-    with pytest.raises(UserError, match=r"--workdir=.* in its name, which orbax and TFDS take for a pattern; rename"):
+    with pytest.raises(UserError, match=r"--workdir=.* in its name, which orbax and TFDS read as a pattern; rename"):
         files.check_name(epath.Path(tmp_path) / name / "deeper", "--workdir")
 
 
@@ -144,7 +144,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     latin = os.fsdecode("caf\xe9".encode("latin-1"))
     assert files.shown(latin) == "caf\\xe9"
     assert files.shown("café 実験") == "café 実験"
-    with pytest.raises(UserError, match=r"--workdir=.*caf\\xe9 is no name in UTF-8"):
+    with pytest.raises(UserError, match=r"--workdir=.*caf\\xe9 is not a name in UTF-8"):
         files.check_name(epath.Path(tmp_path) / latin, "--workdir")
     files.write_text(epath.Path(tmp_path) / "page", f"<p>{latin} ±</p>")
     assert (tmp_path / "page").read_bytes() == b"<p>caf\\udce9 \xc2\xb1</p>"

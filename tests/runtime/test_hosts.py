@@ -179,7 +179,7 @@ def test_processes_that_do_not_share_a_workdir(tmp_path):
     for _, log in said:
         assert "Traceback" not in log
         assert f"error: --workdir={tmp_path}" in log
-        assert "is not that of process 1; name a folder on storage that all processes share" in log
+        assert "is not the folder of process 1; name a folder on storage that all processes share" in log
 
 
 @pytest.fixture
@@ -274,8 +274,8 @@ def test_flags_name_the_others(joined, listening):
     [
         (("10.0.0.1:1234", 0, -1), "--num_processes 0 and --process_id -1; give all three, or none"),
         (("", 2, 0), "--coordinator_address is ''"),
-        (("10.0.0.1:1234", 2, 2), r"--process_id is 2; it lies in 0..1"),
-        (("10.0.0.1", 2, 0), "--coordinator_address is '10.0.0.1'; it is HOST:PORT"),
+        (("10.0.0.1:1234", 2, 2), r"--process_id is 2; it must be in 0..1"),
+        (("10.0.0.1", 2, 0), "--coordinator_address is '10.0.0.1'; it must be HOST:PORT"),
     ],
 )
 def test_mistakes_in_flags(joined, arguments, message):

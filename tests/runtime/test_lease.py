@@ -100,7 +100,7 @@ def test_an_owner_on_another_host_that_shows_itself_stays(folder, elsewhere, qui
     elsewhere(0.1)
     monkeypatch.setattr(lease.time, "sleep", lambda _: elsewhere(0.0))
     with (
-        pytest.raises(UserError, match=r"is being written by process 7 on elsewhere, and two at once would spoil it"),
+        pytest.raises(UserError, match=r"is being written by process 7 on elsewhere, and two writers would corrupt it"),
         lease.held(folder),
     ):
         pass

@@ -65,12 +65,12 @@ def test_ctrl_c_asks_and_the_second_one_interrupts(capfd):
         (UserError("wrong"), "error: wrong"),
         (
             OSError(28, "No space left on device", "/a/b"),
-            "error: [Errno 28] No space left on device: '/a/b'; when this is mended, the same command goes on from "
+            "error: [Errno 28] No space left on device: '/a/b'; when this is fixed, the same command goes on from "
             "what is saved",
         ),
         (
             tf.errors.UnavailableError(None, None, "503: the bucket does not answer\nmore"),
-            "error: 503: the bucket does not answer; when this is mended, the same command goes on from what is saved",
+            "error: 503: the bucket does not answer; when this is fixed, the same command goes on from what is saved",
         ),
         (KeyboardInterrupt(), "interrupted; the same command goes on from what is saved"),
     ],

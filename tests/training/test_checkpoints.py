@@ -131,7 +131,7 @@ def test_a_broken_newest_is_passed_over(folder, states, empty, how, caplog):
         assert_bit_equal(supervision, supervision_of(2))
         warnings = [record.message for record in caplog.records if record.name == "arada.training.checkpoints"]
         assert len(warnings) == 1
-        assert f"checkpoint {folder / '3'} cannot be read and is passed over" in warnings[0]
+        assert f"checkpoint {folder / '3'} cannot be read and is skipped" in warnings[0]
         # The run goes on from 2 and comes to 3 again.
         assert checkpoints.latest_step() == 2
         checkpoints.save(3, states[3], supervision_of(3), RUN)
@@ -181,7 +181,7 @@ def test_a_changed_bit_is_noticed_wherever_it_is(folder, states, empty, caplog):
             step, items = checkpoints._newest(state=empty[0], supervision=empty[1])
         path.write_bytes(content)
         assert_bit_equal((items["state"], items["supervision"]), (states[step], supervision_of(step)))
-        assert (step == 2) == ("cannot be read and is passed over" in caplog.text)
+        assert (step == 2) == ("cannot be read and is skipped" in caplog.text)
         passed_over += step == 2
     assert passed_over >= 4
 
@@ -197,7 +197,7 @@ def test_a_changed_weight_in_valid_files_is_noticed(folder, states, empty, monke
     monkeypatch.undo()
     with Checkpoints(folder) as checkpoints:
         assert_bit_equal(checkpoints.restore(*empty)[0], states[3])
-    assert "4 cannot be read and is passed over: its state has changed since it was written" in caplog.text
+    assert "4 cannot be read and is skipped: its state has changed since it was written" in caplog.text
 
 
 def test_another_network_is_no_broken_checkpoint(folder, empty):
@@ -244,7 +244,7 @@ def test_a_store_that_is_full_is_told_in_one_line(tmp_path, monkeypatch, moment)
     with pytest.raises(UserError) as error:
         getattr(checkpoints, moment)(*arguments)
     assert str(error.value) == (
-        f"a checkpoint cannot be written to {tmp_path} (Failed: No space left); those before it are kept, and when "
+        f"a checkpoint cannot be written to {tmp_path} (Failed: No space left); earlier ones are kept, and when "
         f"there is room the same command goes on from the newest"
     )
 

@@ -73,7 +73,7 @@ def test_only_the_named_devices_are_used(mapping):
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_a_batch_that_cannot_be_cut(mapping):
     mapped = replicas_of(mapping, 4).map(lambda x: x, in_axes=(0,), out_axes=0)
-    with pytest.raises(ValueError, match="a batch of 6 cannot be cut among 4 devices"):
+    with pytest.raises(ValueError, match="a batch of 6 cannot be divided among 4 devices"):
         mapped(np.zeros(6))
 
 

@@ -224,7 +224,7 @@ def test_the_step_counts(training, batches):
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 def test_a_batch_that_cannot_be_cut(training, batches, mapping):
     task = training(4, mapping)
-    with pytest.raises(ValueError, match="a batch of 14 cannot be cut among 4 devices"):
+    with pytest.raises(ValueError, match="a batch of 14 cannot be divided among 4 devices"):
         task.run([{key: value[:14] for key, value in batches[0].items()}])
 
 

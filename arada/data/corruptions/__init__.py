@@ -66,15 +66,15 @@ def corrupt(
       uint8[N, H, W, 3]. Raises UserError for unknown names, and for frost without its pictures.
     """
     if name not in FUNCTIONS:
-        raise UserError(f"corruption is one of {', '.join(FUNCTIONS)}, not {name!r}")
+        raise UserError(f"corruption must be one of {', '.join(FUNCTIONS)}, not {name!r}")
     if severity not in SEVERITIES:
-        raise UserError(f"severity is 1, 2, 3, 4 or 5, not {severity!r}")
+        raise UserError(f"severity must be 1, 2, 3, 4 or 5, not {severity!r}")
     if parameters not in PARAMETERS:
-        raise UserError(f"parameters is 'cifar' or 'imagenet', not {parameters!r}")
+        raise UserError(f"parameters must be 'cifar' or 'imagenet', not {parameters!r}")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(f"images is uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+        raise UserError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
     if np.shape(example_id) != (len(images),):
-        raise UserError(f"example_id is one number an image, {len(images)}, not {list(np.shape(example_id))}")
+        raise UserError(f"example_id must be one number per image, [{len(images)}], not {list(np.shape(example_id))}")
     strength = PARAMETERS[parameters][name][severity - 1]
     # A negative id, as padding has, counts as the uint32 of the same bits.
     seeds = [(CIFAR10_TYPES.index(name), severity, int(number) % 2**32) for number in example_id]

@@ -73,11 +73,11 @@ def write(
     """
     directory = files.absolute(directory)
     if unknown := [name for name in types if name not in corruptions.FUNCTIONS]:
-        raise UserError(f"types are among {', '.join(corruptions.FUNCTIONS)}, not {', '.join(map(repr, unknown))}")
+        raise UserError(f"types must be among {', '.join(corruptions.FUNCTIONS)}, not {', '.join(map(repr, unknown))}")
     if parameters not in corruptions.PARAMETERS:
-        raise UserError(f"parameters is 'cifar' or 'imagenet', not {parameters!r}")
+        raise UserError(f"parameters must be 'cifar' or 'imagenet', not {parameters!r}")
     if len(labels) != len(images) or not len(images):
-        raise UserError(f"labels is one number an image, but there are {len(labels)} for {len(images)} images")
+        raise UserError(f"labels must have one number per image, but there are {len(labels)} for {len(images)} images")
     ids = np.arange(len(images)) if example_id is None else example_id
     source = {
         "generator": "arada.data.corruptions",
@@ -98,7 +98,7 @@ def write(
     parts *= len(corruptions.SEVERITIES)
     left_out = ("frost",) if "frost" in types and corruptions.frost_pictures() is None else ()
     if left_out:
-        logger.warning("frost is left out: `pip install --no-deps imagecorruptions` brings its pictures")
+        logger.warning("frost is left out: `pip install --no-deps imagecorruptions` installs its pictures")
     corrupt = functools.partial(corruptions.corrupt, parameters=parameters)
     # JAX's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")

@@ -30,7 +30,7 @@ def position_of(file_name: str) -> int:
     """`ILSVRC2012_val_00000001.JPEG` as 0, with or without folders and ending. Raises UserError for other names."""
     match = re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})(?:\.\w+)?", file_name)
     if not match or int(match[1]) == 0:
-        raise UserError(f"{file_name!r} is no image of ImageNet's validation set, ILSVRC2012_val_<8 digits>.JPEG")
+        raise UserError(f"{file_name!r} is not an image of ImageNet's validation set, ILSVRC2012_val_<8 digits>.JPEG")
     return int(match[1]) - 1
 
 
@@ -105,7 +105,7 @@ class Tree:
         if not self._folders:
             raise UserError(
                 f"run.published_dir: {self.directory} has neither npy files nor folders <type>/<severity>; "
-                f"it takes an unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C"
+                f"name the folder of an unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C"
             )
         there = [name for name in names if name in self._folders]
         for name in there:
@@ -124,8 +124,8 @@ class Tree:
         path = self._folders[name] / str(severity)
         if not path.is_dir():
             raise UserError(
-                f"run.published_dir: {path} is missing, other severities are there; unpack {name} again or leave it "
-                f"out of evaluation.shifts"
+                f"run.published_dir: {path} is missing, but other severities are there; unpack {name} again or leave "
+                "it out of evaluation.shifts"
             )
         classes = sorted(folder for folder in path.iterdir() if folder.is_dir())
         if len(classes) != self.num_classes:

@@ -31,7 +31,7 @@ def existing(directory: str) -> epath.Path:
     if not path.is_dir() or not any(path.iterdir()):
         state = "is empty" if path.is_dir() else "is no folder"
         raise UserError(
-            f"run.published_dir={path} {state}; it takes an unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
+            f"run.published_dir={path} {state}; name the folder of an unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
             f"or '' for none"
         )
     return path
@@ -62,7 +62,7 @@ class NpyFolder:
             raise self._error(path, f"holds {labels.dtype} {list(labels.shape)}, not five times N whole numbers")
         by_severity = labels.astype(np.int64).reshape(5, -1)
         if np.any(by_severity != by_severity[0]):
-            raise self._error(path, "has other labels at one severity than at another")
+            raise self._error(path, "has different labels at different severities")
         return by_severity[0]
 
     def start_of(self, name: str) -> int:
@@ -74,14 +74,16 @@ class NpyFolder:
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, fortran, dtype = read(file)
             except ValueError as error:
-                raise self._error(path, f"is no npy file ({error})") from None
+                raise self._error(path, f"is not an npy file ({error})") from None
             start = file.tell()
         expected = (5 * len(self.labels), *self.image_shape)
         if dtype != np.uint8 or shape != expected or fortran:
             raise self._error(path, f"holds {dtype} {list(shape)}, not uint8 {list(expected)}")
         size = path.stat().length
         if size != start + math.prod(shape):
-            raise self._error(path, f"has {size:,} bytes, not the {start + math.prod(shape):,} that it says: truncated")
+            raise self._error(
+                path, f"has {size:,} bytes, not the {start + math.prod(shape):,} of its header: it is truncated"
+            )
         return start
 
     def images(self, name: str, severity: int, position: np.ndarray) -> np.ndarray:
@@ -111,7 +113,7 @@ class Published:
         labels, directory = self.npy.labels, self.npy.directory
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise UserError(
-                f"run.published_dir: labels of {directory} reach from {labels.min()} to {labels.max()}, but "
+                f"run.published_dir: labels of {directory} range from {labels.min()} to {labels.max()}, but "
                 f"data.num_classes is {self.num_classes}; it is a folder of another data set"
             )
         _check_join(f"run.published_dir: {directory}", labels, self.position, self.test)
@@ -131,7 +133,7 @@ def _check_join(where: str, labels: np.ndarray, position: np.ndarray, test: Spli
     """Raises UserError unless `labels`, in the published order, has those of the test images at `position`."""
     if position.max() >= len(labels):
         raise UserError(
-            f"{where} has {len(labels)} images a severity, but the test split has the one at position "
+            f"{where} has {len(labels)} images per severity, but the test split has one at position "
             f"{position.max()}; it belongs to another data set"
         )
     check_labels(where, labels[position], test)
@@ -189,7 +191,7 @@ class Tfds:
             if at in wanted:
                 found[at] = example
         if missing := len(wanted) - len(found):
-            raise UserError(f"run.data_dir: {where} lacks {missing} of {len(wanted)} test images; prepare it anew")
+            raise UserError(f"run.data_dir: {where} lacks {missing} of {len(wanted)} test images; prepare it again")
         chosen = [found[int(at)] for at in self.position]
         check_labels(f"run.data_dir: {where}", np.array([example["label"] for example in chosen]), self.test)
         images = imagenet_c.JpegImages([example["image"] for example in chosen], self.crop)

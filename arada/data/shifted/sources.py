@@ -134,10 +134,10 @@ class _Generated:
         if self.test.image.dtype != np.uint8:
             raise UserError(
                 f"evaluation.shift_source is 'generated', which takes uint8 images, not {self.test.image.dtype}; "
-                f"take 'simple'"
+                f"use 'simple'"
             )
         left_out = corruptions.frost_pictures() is None and not (self._folder.directory / "frost.npy").exists()
-        reason = "its pictures come with `pip install --no-deps imagecorruptions`"
+        reason = "`pip install --no-deps imagecorruptions` installs its pictures"
         return {name: reason for name in names if name == "frost" and left_out}
 
     def shifted(self, name, severity):

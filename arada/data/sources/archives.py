@@ -197,7 +197,7 @@ def _from_python(content: bytes, count: int, layout: Layout) -> tuple[np.ndarray
             raise ValueError(f"pixels are {dtype.arguments[0]}")
     # What a pickle can raise has no end.
     except Exception as error:
-        raise ValueError(f"is not the pickle it should be ({type(error).__name__}: {error})") from None
+        raise ValueError(f"is not the expected pickle ({type(error).__name__}: {error})") from None
     if rows.shape != (count, _PIXELS) or labels.shape != (count,) or labels.dtype.kind != "i":
         raise ValueError(f"holds pixels {rows.shape} and labels {labels.shape} instead of {count:,} images")
     return _images(rows), labels.astype(np.int32)

@@ -69,8 +69,8 @@ class Digits:
         wanted = self.num_train + self.num_validation
         if wanted >= len(labels):
             raise UserError(
-                f"data.num_train + data.num_validation is {wanted}, which leaves none of the {len(labels)} digits to "
-                f"test; choose fewer"
+                f"data.num_train + data.num_validation is {wanted}, which leaves none of the {len(labels)} digits "
+                "for the test split; choose fewer"
             )
         everything = Split(self._camera(signals, 0), labels, np.arange(len(labels), dtype=np.int32))
         sizes = (self.num_train, self.num_validation, len(labels) - self.num_train - self.num_validation)
@@ -87,7 +87,7 @@ class Digits:
 
     def published_position(self, test: Split) -> np.ndarray:
         """Raises UserError."""
-        raise UserError("evaluation.shift_source of digits is 'simple': nobody published them shifted")
+        raise UserError("evaluation.shift_source must be 'simple' for digits: no shifted digits are published")
 
     def class_names(self) -> list[str]:
         """As of `Dataset`."""
@@ -96,7 +96,7 @@ class Digits:
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
         """As of `Dataset`; there are photographs, always."""
         if name != "photographs":
-            raise UserError(f"evaluation.out_of_distribution of digits is 'photographs', not {name!r}")
+            raise UserError(f"evaluation.out_of_distribution must be 'photographs' for digits, not {name!r}")
         return ""
 
     def out_of_distribution(self, name: str) -> Split:

@@ -36,7 +36,7 @@ def decode(content: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
         has_16_bits = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:  # whose text names a buffer in memory
-        raise ValueError("its bytes are no image that Pillow knows") from None
+        raise ValueError("Pillow does not know its format") from None
     # Pillow raises all of these for a broken file.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or type(error).__name__) from None
@@ -82,21 +82,23 @@ class Folder:
     def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """As of `Source`: uint8 of `image_shape`."""
         if len(self.image_shape) != 3 or self.image_shape[-1] not in _MODES:
-            raise UserError(f"data.image_shape is {self.image_shape}; images become (height, width, 1 or 3)")
+            raise UserError(f"data.image_shape is {self.image_shape}; it must be (height, width, 1 or 3)")
         root, parts = self._parts()
         if not parts:
             return {"train": self._part(root, self._classes(root))}
         if foreign := parts.keys() - {"train", "test"}:
             raise UserError(
-                f"{self.where} has {', '.join(sorted(foreign))} beside train; there are train and test, and validation "
-                f"images are drawn from train: move them there, or away"
+                f"{self.where} has {', '.join(sorted(foreign))} beside train; only train and test are read, and "
+                "validation images are drawn from train: move them into train, or away"
             )
         classes = self._classes(parts["train"])
         return {name: self._part(path, classes) for name, path in parts.items()}
 
     def published_position(self, test: Split) -> np.ndarray:
         """Raises UserError."""
-        raise UserError("evaluation.shift_source: nobody published these images shifted; take 'generated' or 'simple'")
+        raise UserError(
+            "evaluation.shift_source: no shifted version of these images is published; use 'generated' or 'simple'"
+        )
 
     def class_names(self) -> list[str]:
         """As of `Dataset`: the names of the folders, escaped where they are not UTF-8."""
@@ -107,7 +109,7 @@ class Folder:
         """The root, and the folders of its parts if it has parts."""
         root = files.absolute(self.path)
         if not root.is_dir():
-            raise UserError(f"{self.where} is no folder; data.source is 'folder', so name one with images by class")
+            raise UserError(f"{self.where} is not a folder; data.source='folder' needs one with images by class")
         parts = {path.name: path for path in _folders(root)}
         # A class may be called train: only folders in it make it a part.
         return root, (parts if "train" in parts and _folders(parts["train"]) else {})
@@ -118,7 +120,7 @@ class Folder:
             some = f" ({', '.join(map(files.shown, classes[:5]))}{', ...' if len(classes) > 5 else ''})"
             some = some if classes else ""
             raise UserError(
-                f"data.num_classes is {self.num_classes}, but {part} has {len(classes)} folders{some}, one a class"
+                f"data.num_classes is {self.num_classes}, but {part} has {len(classes)} folders{some}, one per class"
             )
         return classes
 
@@ -126,7 +128,7 @@ class Folder:
         found = {path.name: _images(path) for path in _folders(part)}
         if unknown := found.keys() - set(classes):
             raise UserError(
-                f"{part} has the class {files.shown(min(unknown))!r}, which train has not; remove it, or add it there"
+                f"{part} has the class {files.shown(min(unknown))!r}, which train lacks; remove it, or add it to train"
             )
         paths = [path for name in classes for path in found.get(name, ())]
         labels = [label for label, name in enumerate(classes) for _ in found.get(name, ())]
@@ -158,7 +160,7 @@ def _images(path: epath.Path) -> list[epath.Path]:
     for each in found:
         if not each.name.lower().endswith(ENDINGS):
             where = files.shown(str(each))
-            raise UserError(f"{where} is no image by its name ({' '.join(ENDINGS)}); rename, convert or remove it")
+            raise UserError(f"{where} has no image's file ending ({' '.join(ENDINGS)}); rename, convert or remove it")
     return found
 
 

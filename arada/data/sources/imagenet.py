@@ -119,7 +119,7 @@ class ImageNet:
 
     def shifted(self, test: StreamedSplit, name: str, severity: int) -> StreamedSplit:
         """There are none: the simple shifts are made for images in memory. Raises UserError."""
-        raise UserError(f"evaluation.shift_source is 'simple', but {name!r} is for data in memory; take another")
+        raise UserError(f"evaluation.shift_source is 'simple', but {name!r} is for data in memory; use another")
 
     def published_position(self, test: StreamedSplit) -> np.ndarray:
         """Where each image of the test split stands in the published order, by its file's name: int64[N]."""

@@ -94,16 +94,18 @@ def _checked(where: str, image: np.ndarray, label: np.ndarray) -> Split:
     if label.ndim != 1 or label.dtype.kind not in "iu" or not np.array_equal(label.astype(np.int32), label):
         save = "label.ravel()" if label.ndim == 2 and label.shape[1] == 1 else "label"
         raise UserError(
-            f"{where} labels are {label.dtype} {list(label.shape)}; they are whole numbers [N] below 2^31. Save them "
-            f"as {save}.astype('int32')"
+            f"{where} labels are {label.dtype} {list(label.shape)}; they must be whole numbers [N] below 2^31. Save "
+            f"them as {save}.astype('int32')"
         )
     if image.ndim != 4 or (image.dtype.kind != "f" and image.dtype != np.uint8):
-        raise UserError(f"{where} images are {image.dtype} {list(image.shape)}; they are uint8 or float [N, H, W, C]")
+        raise UserError(
+            f"{where} images are {image.dtype} {list(image.shape)}; they must be uint8 or float [N, H, W, C]"
+        )
     if len(image) != len(label):
-        raise UserError(f"{where} images are {len(image)}, but there are {len(label)} labels; give each image one")
+        raise UserError(f"{where} images are {len(image)}, but its labels {len(label)}; give each image one label")
     if image.dtype.kind == "f":
         if image.size and not (image.min() >= 0 and image.max() <= 1):  # NaN is neither
-            raise UserError(f"{where} images reach from {image.min()} to {image.max()}; as float they lie in [0, 1]")
+            raise UserError(f"{where} images range from {image.min()} to {image.max()}; floats must be in [0, 1]")
         image = image.astype(np.float32, copy=False)
     return _named(image, label)
 

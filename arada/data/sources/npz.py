@@ -38,7 +38,7 @@ class Npz:
         """As of `Source`."""
         path = files.absolute(self.path)
         if not path.is_file():
-            raise UserError(f"{self.where} is no file; data.source is 'npz', so name one")
+            raise UserError(f"{self.where} is not a file; data.source='npz' needs one")
         try:
             with path.open("rb") as file, zipfile.ZipFile(file) as archive:
                 keys = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -51,7 +51,7 @@ class Npz:
         # NumPy raises a ValueError for objects, which would have to be unpickled; zip and zlib theirs for half a file.
         except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{self.where} cannot be read as npz ({reason}); write it anew") from None
+            raise UserError(f"{self.where} cannot be read as npz ({reason}); write it again") from None
         raise UserError(
             f"{self.where} holds {', '.join(sorted(keys)) or 'nothing'}; it needs image and label, or train_image, "
             f"train_label, test_image and test_label"
@@ -62,8 +62,8 @@ class Npz:
         position = self._column("test_position", "iu")
         if position is None:
             raise UserError(
-                f"evaluation.shift_source: {self.where} has no test_position, which says where its test images stand "
-                f"in a published test set; take 'generated' or 'simple'"
+                f"evaluation.shift_source: {self.where} has no test_position, the position of each test image "
+                f"in a published test set; use 'generated' or 'simple'"
             )
         if len(position) <= test.example_id.max():
             raise UserError(f"{self.where}: test_position has {len(position)} entries, fewer than there are images")
@@ -81,7 +81,10 @@ class Npz:
                 return None
             column = np.asarray(arrays[key])
         if column.ndim != 1 or column.dtype.kind not in kinds:
-            raise UserError(f"{self.where}: {key} is {column.dtype} {list(column.shape)}; write it anew, or without it")
+            raise UserError(
+                f"{self.where}: {key} is {column.dtype} {list(column.shape)}; write the file again, with valid "
+                f"numbers or without {key}"
+            )
         return column
 
 

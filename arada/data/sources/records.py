@@ -54,12 +54,12 @@ class RecordFiles:
                 found = int(records.reduce(np.int64(0), lambda count, _: count + 1))
             except tf.errors.OpError as error:
                 raise UserError(
-                    f"run.data_dir: {path} cannot be read to its end ({_reason(error)}); copy or prepare it anew"
+                    f"run.data_dir: {path} cannot be read to its end ({_reason(error)}); copy or prepare it again"
                 ) from None
             if found != length:
                 raise UserError(
                     f"run.data_dir: {path} holds {found} records, but dataset_info.json beside it says {length}; "
-                    f"copy or prepare it anew"
+                    f"copy or prepare it again"
                 )
 
 
@@ -146,7 +146,9 @@ class StreamedSplit:
         tf = import_tensorflow()
         part, parts = share
         if self.streams % parts or batch_size % (own := self.streams // parts):
-            raise ValueError(f"{self.streams} streams do not part among {parts} hosts and batches of {batch_size}")
+            raise ValueError(
+                f"{self.streams} streams cannot be divided among {parts} hosts and batches of {batch_size}"
+            )
         order = rng.permutation(len(self.files.paths))
         file_of = np.searchsorted(np.cumsum(self.files.lengths), self.example_id, side="right")
         ids = np.array_split(self.example_id[np.argsort(np.argsort(order)[file_of], kind="stable")], self.streams)
@@ -260,7 +262,7 @@ class StreamedSplit:
             example_id = int(batch["example_id"][at])
             raise UserError(
                 f"run.data_dir: example {example_id}, in {self.files.path_of(example_id)}, has the label {label[at]}, "
-                f"but labels are 0..{self.num_classes - 1}; copy or prepare the data set anew"
+                f"but labels are 0..{self.num_classes - 1}; copy or prepare the data set again"
             )
 
     def _tell_undecodable(self, records, decode: Callable, error: Exception) -> None:
@@ -273,7 +275,7 @@ class StreamedSplit:
                 except tf.errors.InvalidArgumentError as broken:
                     raise UserError(
                         f"run.data_dir: example {int(example_id)}, in {self.files.path_of(int(example_id))}, cannot be "
-                        f"decoded ({_reason(broken)}); copy or prepare the data set anew"
+                        f"decoded ({_reason(broken)}); copy or prepare the data set again"
                     ) from None
         except tf.errors.OpError:
             pass  # not an example but a file
@@ -281,7 +283,7 @@ class StreamedSplit:
 
     def _tell_broken(self, what: str) -> None:
         if hosts.several():  # the others would wait for hours, without a word
-            raise UserError(f"run.data_dir: {what}; python -m arada.prepare --check finds the file that is broken")
+            raise UserError(f"run.data_dir: {what}; python -m arada.prepare --check finds the broken file")
         self.files.check()
         raise UserError(f"run.data_dir: {what}, although {self.files.paths[0]} and the files after it are whole")
 

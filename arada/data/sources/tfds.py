@@ -22,8 +22,8 @@ def why_unreadable() -> str:
     if not absent:
         return ""
     return (
-        f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed, without which nothing of "
-        f"TensorFlow Datasets can be read; pip install 'arada[tfds]', or export the data set where they are: "
+        f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed, which TensorFlow "
+        f"Datasets needs; pip install 'arada[tfds]', or export the data set where they are: "
         f"python -m arada.prepare --config=... --export=FILE.npz"
     )
 
@@ -60,7 +60,7 @@ def builder(name: str, data_dir: str, field: str = "data.name"):
     try:
         return tfds.builder(name, data_dir=data_dir or None)
     except tfds.core.registered.DatasetNotFoundError:
-        raise UserError(f"{field} is a data set of TensorFlow Datasets, and {name!r} is none") from None
+        raise UserError(f"{field} must be a data set of TensorFlow Datasets, not {name!r}") from None
     # An AssertionError for a version, a ValueError for a configuration, protobuf's own for a broken dataset_info.json.
     except Exception as error:
         reason = re.sub(
@@ -68,7 +68,7 @@ def builder(name: str, data_dir: str, field: str = "data.name"):
         )
         raise UserError(
             f"{field}={name!r} cannot be opened in {data_dir or 'the default folder of TFDS'} ({reason}); name "
-            f"another, or delete what is there and prepare it anew"
+            f"another, or delete what is there and prepare it again"
         ) from None
 
 
@@ -133,8 +133,8 @@ def _read(name: str, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]
         one_shape = False
     if not one_shape:
         raise UserError(
-            f"data.name: images of {name!r} differ in shape, and TFDS data are read as they are; export them to a "
-            f"folder of images by class, which data.source='folder' brings to one shape"
+            f"data.name: images of {name!r} differ in shape, and TFDS data are not resized; export them to a "
+            f"folder of images by class, which data.source='folder' resizes"
         )
     count, expected = sum(len(labels) for _, labels in read), source.info.splits[split].num_examples
     if count != expected or not count:
@@ -147,7 +147,7 @@ def _broken(source, reason: str) -> UserError:
     reason = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", reason.splitlines()[0])
     return UserError(
         f"data.name: the files in {source.data_path} are broken or incomplete ({reason}); delete that "
-        f"folder and prepare it anew with `python -m arada.prepare --config=...`"
+        f"folder and prepare it again with `python -m arada.prepare --config=...`"
     )
 
 
@@ -211,8 +211,8 @@ class Tfds:
         source = prepared(self.name, self.data_dir)
         if "id" not in source.info.features or "test" not in source.info.splits:
             raise UserError(
-                f"evaluation.shift_source: nothing says where an image of {self.name!r} stood in a published test "
-                f"set; take 'generated' or 'simple'"
+                f"evaluation.shift_source: the positions of {self.name!r} in a published test "
+                f"set are unknown; use 'generated' or 'simple'"
             )
         ids = in_order(source, "test", decoders={"image": import_tfds().decode.SkipDecoding()})["id"]
         return np.array([int(name.decode().rpartition("_")[2]) for name in ids])[test.example_id]

@@ -90,12 +90,12 @@ def test_no_images():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "frosted_glass_blur"}, "corruption is one of gaussian_noise, .*not 'frosted_glass_blur'"),
-        ({"severity": 0}, "severity is 1, 2, 3, 4 or 5, not 0"),
-        ({"parameters": "tiny"}, "parameters is 'cifar' or 'imagenet', not 'tiny'"),
-        ({"images": np.zeros((1, 8, 8, 3))}, "images is uint8 .*, not float64"),
-        ({"images": np.zeros((1, 8, 8, 1), np.uint8)}, r"images is uint8 .*, not uint8 \[1, 8, 8, 1\]"),
-        ({"example_id": np.arange(2)}, r"example_id is one number an image, 1, not \[2\]"),
+        ({"name": "frosted_glass_blur"}, "corruption must be one of gaussian_noise, .*not 'frosted_glass_blur'"),
+        ({"severity": 0}, "severity must be 1, 2, 3, 4 or 5, not 0"),
+        ({"parameters": "tiny"}, "parameters must be 'cifar' or 'imagenet', not 'tiny'"),
+        ({"images": np.zeros((1, 8, 8, 3))}, "images must be uint8 .*, not float64"),
+        ({"images": np.zeros((1, 8, 8, 1), np.uint8)}, r"images must be uint8 .*, not uint8 \[1, 8, 8, 1\]"),
+        ({"example_id": np.arange(2)}, r"example_id must be one number per image, \[1\], not \[2\]"),
     ],
 )
 def test_mistakes(change, message):
@@ -170,9 +170,9 @@ def test_a_folder_of_other_images_stays_as_it_is(change, tmp_path):
 
 
 def test_mistakes_in_a_folder(tmp_path):
-    with pytest.raises(UserError, match=r"types are among .*, not 'elastic'"):
+    with pytest.raises(UserError, match=r"types must be among .*, not 'elastic'"):
         folder.write(tmp_path / "new", photographs(2), np.arange(2), types=("fog", "elastic"))
-    with pytest.raises(UserError, match="parameters is"):
+    with pytest.raises(UserError, match="parameters must be"):
         folder.write(tmp_path / "new", photographs(2), np.arange(2), types=("fog",), parameters="tiny")
     with pytest.raises(UserError, match="there are 3 for 2 images"):
         folder.write(tmp_path / "new", photographs(2), np.arange(3))

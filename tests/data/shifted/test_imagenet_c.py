@@ -84,13 +84,13 @@ def test_position_of(name):
 
 @pytest.mark.parametrize("name", ["n01440764_18.JPEG", "ILSVRC2012_val_7.JPEG", "ILSVRC2012_val_00000000.JPEG"])
 def test_names_of_other_images(name):
-    with pytest.raises(UserError, match="no image of ImageNet's validation set"):
+    with pytest.raises(UserError, match="not an image of ImageNet's validation set"):
         position_of(name)
 
 
 def test_a_missing_severity_is_an_error(directory, test):
     with pytest.raises(
-        UserError, match=r"run.published_dir: .*fog/3 is missing, other severities are there; unpack fog"
+        UserError, match=r"run.published_dir: .*fog/3 is missing, but other severities are there; unpack fog"
     ):
         tree(directory, test).absent(["fog"], [1, 3])
 
@@ -107,7 +107,7 @@ def test_a_missing_image_is_an_error(directory, test):
 
 
 def test_images_of_other_classes_are_an_error(directory, test):
-    with pytest.raises(UserError, match=r"fog/1: 2 of 3 labels are not those of the test images"):
+    with pytest.raises(UserError, match=r"fog/1: 2 of 3 labels differ from the test labels"):
         tree(directory, test, np.array([1, 4, 2])).absent(["fog"], [1])
 
 

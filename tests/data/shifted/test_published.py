@@ -61,22 +61,26 @@ BROKEN = {
     "of other images": ("fog", saved(WHOLE[5:]), r"fog.npy holds uint8 \[35, 4, 4, 3\], not uint8 \[40,"),
     "of another dtype": ("fog", saved(WHOLE.astype(np.float32)), r"fog.npy holds float32 \[40, 4, 4, 3\], not uint8"),
     "in another order": ("fog", saved(np.asfortranarray(WHOLE)), r"fog.npy holds uint8"),
-    "truncated": ("fog", saved(WHOLE)[:-1], r"fog.npy has 2,047 bytes, not the 2,048 that it says: truncated"),
-    "no npy": ("fog", b"<html>too many requests</html>", r"fog.npy is no npy file"),
-    "empty": ("fog", b"", r"fog.npy is no npy file"),
+    "truncated": ("fog", saved(WHOLE)[:-1], r"fog.npy has 2,047 bytes, not the 2,048 of its header: it is truncated"),
+    "no npy": ("fog", b"<html>too many requests</html>", r"fog.npy is not an npy file"),
+    "empty": ("fog", b"", r"fog.npy is not an npy file"),
     "without labels": ("labels", None, r"labels.npy does not exist"),
     "broken labels": ("labels", b"\x93NUMPY", r"labels.npy cannot be read"),
     "pickled labels": ("labels", saved(np.array([None] * 40), allow_pickle=True), r"labels.npy cannot be read"),
     "labels once": ("labels", saved(LABELS), r"labels.npy holds int64 \[8\], not five times N whole numbers"),
     "float labels": ("labels", saved(np.tile(LABELS, 5) / 1.0), r"labels.npy holds float64 \[40\]"),
-    "labels image by image": ("labels", saved(np.repeat(LABELS, 5)), r"labels.npy has other labels at one severity"),
-    "labels of another data set": ("labels", saved(np.tile(LABELS[::-1], 5)), r"5 of 5 labels are not those of the te"),
+    "labels image by image": ("labels", saved(np.repeat(LABELS, 5)), r"labels.npy has different labels at different"),
+    "labels of another data set": ("labels", saved(np.tile(LABELS[::-1], 5)), r"5 of 5 labels differ from the te"),
     "labels of more classes": (
         "labels",
         saved(np.tile(LABELS + 1, 5)),
-        r"reach from 1 to 5, but data.num_classes is 5",
+        r"range from 1 to 5, but data.num_classes is 5",
     ),
-    "labels of fewer images": ("labels", saved(np.tile(LABELS[:7], 5)), r"7 images a severity, .* position 7; it bel"),
+    "labels of fewer images": (
+        "labels",
+        saved(np.tile(LABELS[:7], 5)),
+        r"7 images per severity, .* position 7; it bel",
+    ),
 }
 
 
@@ -90,7 +94,9 @@ def test_what_is_there_and_broken_is_an_error(directory, test, name, content, me
 
 
 def test_a_folder_that_is_not_there_or_empty(tmp_path):
-    with pytest.raises(UserError, match=r"run.published_dir=.*/nowhere is no folder; it takes an unpacked CIFAR-10-C"):
+    with pytest.raises(
+        UserError, match=r"run.published_dir=.*/nowhere is no folder; name the folder of an unpacked CIFAR-10-C"
+    ):
         published.existing(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="is empty"):
         published.existing(str(tmp_path))
@@ -128,10 +134,10 @@ def test_tfds_order_is_undone(prepared, test):
 
 def test_tfds_images_of_another_test_set(prepared, test):
     source = published.Tfds(test, np.roll(POSITION, 1), "cifar10", str(prepared[0]), crop=False)
-    with pytest.raises(UserError, match=r"run.data_dir: cifar10_corrupted.* 5 of 5 labels are not those"):
+    with pytest.raises(UserError, match=r"run.data_dir: cifar10_corrupted.* 5 of 5 labels differ from the test labels"):
         source.absent(["fog", "glass_blur"], (2,))
     source = published.Tfds(test, POSITION + 5, "cifar10", str(prepared[0]), crop=False)
-    with pytest.raises(UserError, match=r"has 8 images a severity, .* position 12; it belongs to another data set"):
+    with pytest.raises(UserError, match=r"has 8 images per severity, .* position 12; it belongs to another data set"):
         source.shifted("glass_blur", 2)
 
 

@@ -123,7 +123,7 @@ def test_a_broken_file_of_ours_is_told(build, tmp_path):
 @pytest.mark.usefixtures("no_frost")
 def test_without_its_pictures_frost_is_absent(build, tmp_path):
     absent = build("generated").absent(corruptions.CIFAR10_TYPES, (1,))
-    assert absent == {"frost": "its pictures come with `pip install --no-deps imagecorruptions`"}
+    assert absent == {"frost": "`pip install --no-deps imagecorruptions` installs its pictures"}
     assert build("generated").absent(["fog"], (1,)) == {}
 
 

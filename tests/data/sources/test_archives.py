@@ -174,7 +174,7 @@ def test_a_pickle_that_would_do_harm_does_none(tmp_path, published, protocol):
     content = pickle.dumps([Harm(tmp_path / "harm")], protocol=protocol)
     (folder / "data_batch_3").write_bytes(content)
     with pytest.raises(
-        UserError, match=r"data_batch_3 is not the pickle it should be \(UnpicklingError: it names posix.mkdir"
+        UserError, match=r"data_batch_3 is not the expected pickle \(UnpicklingError: it names posix.mkdir"
     ):
         splits_of(tmp_path)
     assert not (tmp_path / "harm").exists()
@@ -201,7 +201,7 @@ def test_a_pickle_that_would_do_harm_does_none(tmp_path, published, protocol):
     ],
 )
 def test_a_pickle_of_something_else(stored):
-    with pytest.raises(ValueError, match=r"is not the pickle it should be|holds pixels"):
+    with pytest.raises(ValueError, match=r"is not the expected pickle|holds pixels"):
         archives._from_python(stored, 4, archives.LAYOUTS["cifar10"])
 
 

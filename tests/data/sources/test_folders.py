@@ -185,14 +185,18 @@ def add(path, content=b""):
     ("change", "fields", "message"),
     [
         (lambda path: (path / "d").mkdir(), {"num_classes": 4}, r"/d holds no image; remove the folder"),
-        (lambda path: (path / "d").mkdir(), {}, r"num_classes is 3, but .* has 4 folders \(a, b, c, d\), one a class"),
-        (lambda path: add(path / "a" / "notes.txt"), {}, r"a/notes.txt is no image by its name \(.bmp .jfif"),
+        (
+            lambda path: (path / "d").mkdir(),
+            {},
+            r"num_classes is 3, but .* has 4 folders \(a, b, c, d\), one per class",
+        ),
+        (lambda path: add(path / "a" / "notes.txt"), {}, r"a/notes.txt has no image's file ending \(.bmp .jfif"),
         (lambda path: (path / "a" / "more.png").mkdir(), {}, r"cannot read image .*/a/more.png: .*Is a directory"),
         (lambda path: None, {"num_train": 6}, r"data.num_train \+ data.num_validation \+ data.num_test is 10, but"),
         (lambda path: None, {"num_train": 6}, r"run.data_dir=.* has 9 train images; choose fewer"),
-        (lambda path: None, {"image_shape": (8, 8, 4)}, r"data.image_shape is \(8, 8, 4\); images become"),
-        (lambda path: None, {"source": "npz"}, r"is no file; data.source is 'npz', so name one"),
-        (lambda path: add(path / "train" / "x" / "0.png"), {}, r"has a, b, c beside train; there are train and test"),
+        (lambda path: None, {"image_shape": (8, 8, 4)}, r"data.image_shape is \(8, 8, 4\); it must be"),
+        (lambda path: None, {"source": "npz"}, r"is not a file; data.source='npz' needs one"),
+        (lambda path: add(path / "train" / "x" / "0.png"), {}, r"has a, b, c beside train; only train and test"),
     ],
 )
 def test_a_folder_that_is_wrong(tmp_path, change, fields, message):
@@ -205,22 +209,22 @@ def test_a_folder_that_is_wrong(tmp_path, change, fields, message):
 def test_a_test_part_of_other_classes(tmp_path):
     fill(tmp_path / "train", ("a", "b", "c"))
     fill(tmp_path / "test", ("a", "d"))
-    with pytest.raises(UserError, match=r"/test has the class 'd', which train has not"):
+    with pytest.raises(UserError, match=r"/test has the class 'd', which train lacks"):
         splits_of(tmp_path)
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"run.data_dir=.*/none is no folder"):
+    with pytest.raises(UserError, match=r"run.data_dir=.*/none is not a folder"):
         splits_of(tmp_path / "none")
-    with pytest.raises(UserError, match=r"data.num_classes is 3, but .* has 0 folders, one a class"):
+    with pytest.raises(UserError, match=r"data.num_classes is 3, but .* has 0 folders, one per class"):
         splits_of(tmp_path)
-    with pytest.raises(UserError, match=r"run.data_dir is empty; data.source is 'folder'"):
+    with pytest.raises(UserError, match=r"run.data_dir is empty; data.source='folder' needs it"):
         splits_of("")
 
 
 def test_fields_of_another_source_are_refused(tmp_path):
     fields = config_for(source="cifar_archive")
-    with pytest.raises(UserError, match=r"'cifar_archive', whose fields are name, .* data.name is not"):
+    with pytest.raises(UserError, match=r"'cifar_archive', whose fields are name, .* data.name is missing"):
         data.build(fields, str(tmp_path))
     fields = config_for(name="cifar10")
     with pytest.raises(UserError, match=r"data.name is there; start from another config"):
@@ -264,7 +268,7 @@ def test_all_stages_and_changed_images(tmp_path, capsys):
     config.run.data_dir = str(tmp_path / "moved")
     assert len(Experiment(config, str(workdir)).splits["train"]) == 40
     (tmp_path / "moved" / "a" / "7.png").write_bytes(encoded(Image.fromarray(noise(99))))
-    with pytest.raises(UserError, match=r"begun with other images or labels in (train|validation|test): the data in"):
+    with pytest.raises(UserError, match=r"started with other images or labels in (train|validation|test): the data in"):
         _ = Experiment(config, str(workdir)).splits
 
 
@@ -290,7 +294,7 @@ def test_a_class_whose_name_is_not_utf_8(tmp_path):
 
 
 def test_no_buffer_is_named_for_a_broken_image():
-    with pytest.raises(ValueError, match=r"^its bytes are no image that Pillow knows$"):
+    with pytest.raises(ValueError, match=r"^Pillow does not know its format$"):
         decode(b"no image", SHAPE)
 
 

@@ -163,7 +163,7 @@ def test_a_host_reads_its_own_files_alone(data_dir, monkeypatch):
     # Two streams of fifteen examples each; together they are the split.
     assert [len(ids) for ids in read] == [15] * 4
     assert set.union(*read) == set(range(60))
-    with pytest.raises(ValueError, match="4 streams do not part among 3 hosts"):
+    with pytest.raises(ValueError, match="4 streams cannot be divided among 3 hosts"):
         next(train.epoch(12, seed=0, epoch=0, share=(0, 3)))
 
 
@@ -458,7 +458,7 @@ def test_a_label_beyond_the_classes_is_named(train, tmp_path, label):
         ({"num_train": 61}, r"data\.num_train is 61, but tiny in .* has 60 images in its 'train' split"),
         ({"num_test": 11}, r"data\.num_validation \+ data\.num_test is 21, but tiny .* has 20"),
         ({"num_test": 0}, r"data\.num_test leaves the test split without images"),
-        ({"num_classes": 4}, r"data\.num_classes is 4, but labels of the train split reach from 0 to 4"),
+        ({"num_classes": 4}, r"data\.num_classes is 4, but labels of the train split range from 0 to 4"),
         ({"name": "imagenet2012"}, r"'imagenet2012' is not prepared in .*python -m arada\.prepare"),
     ],
 )
@@ -521,5 +521,5 @@ def test_one_of_several_hosts_does_not_read_everything(data_dir, tmp_path, monke
     copy, _ = broken_copy(data_dir, tmp_path, "train", lambda content: content[:-10])
     monkeypatch.setattr(hosts, "several", lambda: True)
     monkeypatch.setattr(records.RecordFiles, "check", lambda self: pytest.fail("all was read"))
-    with pytest.raises(UserError, match=r"python -m arada.prepare --check finds the file that is broken"):
+    with pytest.raises(UserError, match=r"python -m arada.prepare --check finds the broken file"):
         joined(splits_in(copy)["train"].in_order(8))

@@ -75,15 +75,18 @@ def test_shifted_floats_are_as_shifted_bytes(tmp_path):
         ({"images": IMAGE, "label": LABEL}, r"a.npz holds images, label; it needs image and label, or train_image"),
         ({"train_image": IMAGE, "train_label": LABEL}, r"holds train_image, train_label; it needs"),
         ({"image": np.array([Unpickled()] * 9), "label": LABEL}, r"cannot be read as npz \(Object arrays cannot"),
-        ({"image": IMAGE.astype(np.int32), "label": LABEL}, r"train images are int32 \[9, 4, 4, 3\]; they are uint8"),
+        (
+            {"image": IMAGE.astype(np.int32), "label": LABEL},
+            r"train images are int32 \[9, 4, 4, 3\]; they must be uint8",
+        ),
         ({"image": IMAGE[:, 0, 0], "label": LABEL}, r"train images are uint8 \[9, 3\]"),
-        ({"image": IMAGE.astype(np.float32), "label": LABEL}, r"images reach from 0.0 to 255.0; as float they lie in"),
-        ({"image": np.full(IMAGE.shape, np.nan), "label": LABEL}, r"images reach from nan to nan"),
-        ({"image": IMAGE, "label": LABEL / 2}, r"labels are float64 \[9\]; they are whole numbers"),
+        ({"image": IMAGE.astype(np.float32), "label": LABEL}, r"images range from 0.0 to 255.0; floats must be in"),
+        ({"image": np.full(IMAGE.shape, np.nan), "label": LABEL}, r"images range from nan to nan"),
+        ({"image": IMAGE, "label": LABEL / 2}, r"labels are float64 \[9\]; they must be whole numbers"),
         ({"image": IMAGE, "label": LABEL.astype(np.uint64) + 2**32}, r"labels are uint64 \[9\]; .* below 2\^31"),
         ({"image": IMAGE, "label": np.eye(3)[LABEL].astype(int)}, r"labels are int64 \[9, 3\]"),
-        ({"image": IMAGE, "label": LABEL[:8]}, r"images are 9, but there are 8 labels"),
-        ({"image": IMAGE, "label": LABEL + 1}, r"data.num_classes is 3, but labels of the .* reach from . to 3"),
+        ({"image": IMAGE, "label": LABEL[:8]}, r"images are 9, but its labels 8"),
+        ({"image": IMAGE, "label": LABEL + 1}, r"data.num_classes is 3, but labels of the .* range from . to 3"),
         ({"image": IMAGE[:, :3], "label": LABEL}, r"data.image_shape is \(4, 4, 3\), but train images are \(3, 4, 3\)"),
         ({"image": IMAGE[:8], "label": LABEL[:8]}, r"data.num_test is 9, but run.data_dir=.*a.npz has 8 train images"),
     ],
@@ -98,7 +101,7 @@ def test_no_part_of_a_file_is_read(tmp_path):
     content = write(tmp_path / "a.npz", image=IMAGE, label=LABEL).read_bytes()
     for size in range(0, len(content), 23):
         (tmp_path / "part.npz").write_bytes(content[:size])
-        with pytest.raises(UserError, match=r"part.npz cannot be read as npz \(.+\); write it anew"):
+        with pytest.raises(UserError, match=r"part.npz cannot be read as npz \(.+\); write it again"):
             splits_of(tmp_path / "part.npz")
 
 
@@ -106,7 +109,7 @@ def test_a_member_that_is_no_array_is_told(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("image.npy", b"pixels")
         archive.writestr("label.npy", b"classes")
-    with pytest.raises(UserError, match=r"train labels are \|S7 \[\]; they are whole numbers"):
+    with pytest.raises(UserError, match=r"train labels are \|S7 \[\]; they must be whole numbers"):
         splits_of(tmp_path / "a.npz")
 
 

@@ -131,7 +131,7 @@ def test_the_published_position_is_in_the_example_s_id(data_dir):
 
 def test_data_without_ids_have_no_published_position(data_dir):
     dataset = tiny_in(data_dir, name="without_ids")
-    with pytest.raises(UserError, match=r"evaluation.shift_source: nothing says where an image of 'without_ids' stood"):
+    with pytest.raises(UserError, match=r"evaluation.shift_source: the positions of 'without_ids' in a published"):
         dataset.published_position(dataset.splits()["test"])
 
 
@@ -149,7 +149,7 @@ def test_why_a_set_from_elsewhere_is_absent(data_dir, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_such_data_set", r"evaluation.out_of_distribution is a data set .* 'no_such_data_set' is none"),
+        ("no_such_data_set", r"evaluation.out_of_distribution must be a data set .*, not 'no_such_data_set'"),
         ("imagenet_resized/33x33", r"out_of_distribution='imagenet_resized/33x33' cannot be opened .*33x33 not found"),
         ("mnist", r"evaluation.out_of_distribution names 'mnist', whose images are \(28, 28, 1\), not \(4, 4, 3\)"),
         ("without_test", r"'without_test', which has no test or validation split"),
@@ -178,7 +178,7 @@ def test_images_of_many_sizes_are_refused(tmp_path, monkeypatch):
     write(tmp_path, "varied", {"train": (images, [0, 1, 2, 3])}, shape=(None, None, 3))
     for batch in (1024, 2):  # they differ within a batch, and from one to the next
         monkeypatch.setattr(tfds, "_BATCH", batch)
-        with pytest.raises(UserError, match=r"images of 'varied' differ in shape.*data.source='folder' brings"):
+        with pytest.raises(UserError, match=r"images of 'varied' differ in shape.*data.source='folder' resizes"):
             tiny_in(tmp_path, name="varied").splits()
 
 
