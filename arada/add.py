@@ -3,7 +3,8 @@
     python -m arada.add --workdir=DIR --name=my_resnet --seed=0 --test=test.npz --validation=validation.npz
 
 A file holds `logits` or `probabilities` [N, Z] and `label` [N]; `example_id` [N] where it is joined with an
-experiment's images. Beside .npz, LOGITS.npy,LABEL.npy[,ID.npy] will do. No data, no network and no training is needed.
+experiment's images. Instead of .npz, LOGITS.npy,LABEL.npy[,ID.npy] works too. No data, no network and no training is
+needed.
 """
 
 import argparse

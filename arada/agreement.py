@@ -32,8 +32,8 @@ SPLITS = ("train", "validation")
 
 
 class Candidate(NamedTuple):
-    """A way to rank: `ranking.by` (or "estimate"), `ranking.attack`, its settings, and gradients an image without those
-    of refining."""
+    """A way to rank: `ranking.by` (or "estimate"), `ranking.attack`, its settings, and gradients per image without
+    refining."""
 
     name: str
     by: str
@@ -47,7 +47,7 @@ def _attack(name: str, attack: str, gradients: float, **settings) -> Candidate:
 
 
 REFERENCE = _attack("CW 3x500", "cw", 1500, binary_search_steps=3, max_iterations=500)
-# The reference is last: all others are there to look at while it runs.
+# The reference is last: all others can be inspected while it runs.
 CANDIDATES = (
     Candidate("random", "random", "", {}, 0),
     Candidate("confidence", "confidence", "", {}, 0),
@@ -104,7 +104,7 @@ class Study:
         self._variables = self._replicas.replicate(variables)
 
     def rank(self, candidate: Candidate) -> dict[str, dict[str, np.ndarray]]:
-        """The candidate's ranking of each split, from its files where they are there."""
+        """The candidate's ranking of each split, from its files if they exist."""
         directory = self.directory / candidate.name.lower().replace(" ", "_").replace(",", "")
         workdirs.claim(directory, {"settings": dict(candidate.settings)}, self._config)
         if candidate.by == "random":
@@ -164,8 +164,8 @@ class Study:
 def compare(ranking: dict, reference: dict, best: np.ndarray, log_odds: np.ndarray) -> dict[str, float]:
     """One candidate on one split against the reference's ranking and against the best distances known.
 
-    log_odds float[N] are the network's, of its predicted class. `gap_difference` is the largest difference, over the
-    subsets, between the candidate's and the reference's (confidence - accuracy): what AR-AdaLS learns from.
+    log_odds float[N]: the network's log-odds of its predicted class. `gap_difference` is the largest difference, over
+    the subsets, between the candidate's and the reference's (confidence - accuracy): what AR-AdaLS learns from.
     """
     confidence = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
     correct = reference["predicted"] == reference["label"]
@@ -188,7 +188,7 @@ def compare(ranking: dict, reference: dict, best: np.ndarray, log_odds: np.ndarr
 
 
 def best_distance(rankings: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """The smallest distance [N] that an attack really found; those that refining only expects do not count."""
+    """The smallest distance [N] that an attack really found; distances that refining only predicts do not count."""
     found = [
         np.where(of["refined"], of["distance"], np.inf) if "refined" in of else of["distance"]
         for of in rankings
@@ -198,7 +198,7 @@ def best_distance(rankings: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
 
 
 def table(study: dict[str, Any]) -> str:
-    """The study as a Markdown table; two numbers in a cell are of training and of validation images."""
+    """The study as a Markdown table; the two numbers in a cell are for training and validation images."""
     columns = (
         ("success, %", "success_rate", 100, ".1f"),
         ("median L2", "median_distance", 1, ".4f"),

@@ -13,10 +13,10 @@ from scipy import optimize, special
 from arada import inputs
 from arada.inputs import Array
 
-# Where temperatures end. Validation images that are all classified rightly want one of 0, labels that have nothing to
-# do with the logits an infinite one.
+# Bounds of temperatures. Validation images that are all classified correctly would give 0, labels that have nothing to
+# do with the logits infinity.
 BOUNDS = (1e-2, 1e2)
-# Those of Mix-n-Match's code.
+# The bounds of Mix-n-Match's code.
 ETS_BOUNDS = (0.05, 5.0)
 
 
@@ -27,7 +27,7 @@ class Calibrator(NamedTuple):
     weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
 
     def __call__(self, logits: Array) -> np.ndarray:
-        """Probabilities float64[N, Z]; a row of logits that has none is NaN."""
+        """Probabilities float64[N, Z]; NaN for a row of logits without probabilities."""
         logits = np.asarray(inputs.class_scores("logits", logits), np.float64)
         scaled, plain, uniform = _components(logits, self.temperature)
         return self.weights[0] * scaled + self.weights[1] * plain + self.weights[2] * uniform
@@ -61,7 +61,7 @@ def temperature_scaling(logits: Array, labels: Array) -> Calibrator:
 def ensemble_temperature_scaling(logits: Array, labels: Array) -> Calibrator:
     """Mix-n-Match's ETS: first a temperature, then with it the three weights, both by the mean squared error.
 
-    The error is that of the probabilities of all classes to the one-hot label; the temperature lies in `ETS_BOUNDS`,
+    The error is between the probabilities of all classes and the one-hot label; the temperature lies in `ETS_BOUNDS`,
     weights are not negative and sum to 1.
 
     Source: Zhang et al. 2020 and its code, which takes the squared error where the paper leaves the choice.
@@ -86,7 +86,7 @@ def ensemble_temperature_scaling(logits: Array, labels: Array) -> Calibrator:
         constraints={"type": "eq", "fun": lambda w: np.sum(w) - 1, "jac": lambda w: np.ones(3)},
         tol=1e-12,
     ).x
-    # SLSQP may leave a bound by a rounding.
+    # SLSQP may exceed a bound by a rounding error.
     weights = np.clip(weights, 0, 1)
     return Calibrator(temperature, tuple((weights / weights.sum()).tolist()))
 
@@ -96,7 +96,7 @@ BY_NAME = {"temperature": temperature_scaling, "ets": ensemble_temperature_scali
 
 
 def _checked(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float64[N, Z] and labels int[N] that a calibrator can be fitted on."""
+    """The checked inputs of a calibrator: logits float64[N, Z] and labels int[N]."""
     logits = inputs.class_scores("logits", logits)
     labels = np.asarray(inputs.whole_numbers("labels", labels, ("logits", logits), logits.shape[-1]))
     logits = np.asarray(logits, np.float64)

@@ -1,4 +1,4 @@
-"""Every mistake in a config that can be seen before any compute is spent, each as one clear line."""
+"""Finds mistakes in a config before any compute is spent; each becomes one clear line."""
 
 import math
 import re
@@ -20,7 +20,7 @@ from arada.runtime import files
 from arada.training import augmentation, optimizers
 from arada.training.replication import MAPPINGS
 
-# What makes no sense at 0 or below.
+# Fields that must be above 0.
 POSITIVE = (
     "data.num_classes",
     "data.num_train",
@@ -45,7 +45,7 @@ POSITIVE = (
     "run.log_every_steps",
     "run.checkpoint_every_steps",
 )
-# What makes no sense below 0.
+# Fields that must be 0 or above.
 NOT_NEGATIVE = (
     "data.split_seed",
     "optimizer.warmup_epochs",
@@ -54,7 +54,7 @@ NOT_NEGATIVE = (
     "soft_labels.shrinkage",
     "ranking.cw.confidence",
 )
-# The items of tuples, which ml_collections takes whatever they are.
+# The types of the items of tuples, which ml_collections does not check.
 ITEMS = {
     "seeds": int,
     "data.image_shape": int,
@@ -63,7 +63,7 @@ ITEMS = {
     "evaluation.severities": int,
     "evaluation.out_of_distribution": str,
 }
-# Fewer validation images in a subset make its confidence and accuracy noise.
+# With fewer validation images in a subset its confidence and accuracy are noise.
 MIN_SUBSET = 10
 
 
@@ -72,7 +72,7 @@ def check_config(
 ) -> None:
     """Raises UserError naming the field, its value and the way out; `of_sweep` allows the names of a sweep's points.
 
-    `num_devices` are those of all processes together.
+    `num_devices` counts the devices of all processes.
     """
     _check_values(config)
     _one_of("model.name", config.model.name, models.BY_NAME)
@@ -153,7 +153,7 @@ def check_config(
 
 
 def _check_registered(config: ml_collections.ConfigDict) -> None:
-    """Builds and traces a network or a method of somebody else's: their mistakes show before any compute."""
+    """Builds and traces a registered network or method: its mistakes show before any compute."""
     model, method = config.model.name, config.method.name
     try:
         if method in methods.BY_NAME.files:
@@ -168,7 +168,7 @@ def _check_registered(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_batches(config: ml_collections.ConfigDict, num_devices: int, num_processes: int) -> None:
-    """Training batches are cut among all devices; others are those of one device."""
+    """Training batches are divided among all devices; other batch sizes count for one device."""
     if config.run.profile < 0:
         raise UserError(f"run.profile is {config.run.profile}; it must be a number of steps; 0 turns it off")
     size = config.training.batch_size
@@ -187,7 +187,7 @@ def _check_batches(config: ml_collections.ConfigDict, num_devices: int, num_proc
 
 
 def _check_values(config: ml_collections.ConfigDict, section: str = "") -> None:
-    """Looks at what numbers and items of tuples are, whatever they mean."""
+    """Checks the types of numbers and of the items of tuples."""
     for key, value in config.items():
         field = f"{section}{key}"
         if isinstance(value, ml_collections.ConfigDict):
@@ -311,7 +311,7 @@ def _check_soft_labels(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_method(config: ml_collections.ConfigDict) -> None:
-    """Looks at the fields of the method that is used."""
+    """Checks the fields of the method that is used."""
     name = config.method.name
     fields = config.method.get(name, {})
     for field in ("beta", "step_size", "steps", "rho", "num_bins", "rate", "highest", "switch"):

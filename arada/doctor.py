@@ -1,10 +1,10 @@
-"""Looks at this machine: what is installed, whether it computes rightly, how fast, and what a config would cost here.
+"""Checks this machine: what is installed, whether it computes correctly, how fast, and what a config would cost here.
 
     python -m arada.doctor [--config=configs/cifar10.py:ar_adals] [--price=DOLLARS_AN_HOUR] [--json]
 
-One line a finding, with its remedy; exit code 1 if something is wrong. It takes two minutes on a CPU, where a config's
-large batches are told from smaller ones. It writes nothing. Several processes start it as they start training; each
-measures its own devices and the first one tells.
+One line a finding, with its remedy; exit code 1 if something is wrong. It takes two minutes on a CPU, where the cost of
+a config's large batches is extrapolated from smaller ones. It writes nothing. Several processes start it as they start
+training; each measures its own devices and the first one prints.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The stages of one experiment, in order: vanilla, rank, train, evaluate, report.
 
-Each stage looks at what the workdir has and does what is missing; each can run alone.
+Each stage runs only what the workdir lacks; each can run alone.
 """
 
 import functools
@@ -36,7 +36,7 @@ STAGES = ("vanilla", "rank", "train", "evaluate", "report")
 
 
 class Experiment:
-    """One config in one workdir. Data are read when a stage first needs them."""
+    """One config in one workdir. Data are read when the first stage needs them."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: str, *, of_sweep: bool = False):
         self.config = config
@@ -89,7 +89,9 @@ class Experiment:
         return shift_sources.build(self.config, self.dataset, self.splits["test"], self.workdir.path)
 
     def _check_vanilla(self) -> None:
-        """What is called vanilla is: it is trained and ranked first, and everything is compared with it."""
+        """Raises UserError if the run named vanilla is not: it is trained and ranked first, and all methods are
+        compared with it.
+        """
         configs = self.config, vanilla_config(self.config)
         of_config, of_vanilla = (run_identity(config, 0, len(self.replicas)) for config in configs)
         if self.config.name == "vanilla" and (differing := differences(of_vanilla, of_config)):
@@ -107,7 +109,7 @@ class Experiment:
                 for seed in () if done else trained.network_seeds(config, of_run):
                     trained.initial_dir(self.workdir, config, seed)
         if stage == "all":
-            # What is missing can be fetched, and a mistake mended, before hours of training.
+            # Missing data can be fetched, and mistakes fixed, before hours of training.
             predictions.absent(self.config, self.dataset, self.shifted)
         for name in STAGES if stage == "all" else (stage,):
             preemption.stop_if_asked(f"the stage {name}")
@@ -115,11 +117,12 @@ class Experiment:
             hosts.wait(f"the end of {name}")
 
     def vanilla(self) -> None:
-        """Trains the runs that are ranked, if they are vanilla runs of this workdir."""
+        """Trains the vanilla runs of this workdir that are ranked."""
         runs_ = (source_run(source) for source in self._ranking_sources())
         seeds = tuple(seed for name, seed in filter(None, runs_) if name == "vanilla")
         if self.config.training.init_from:
-            # The config's epochs are those of fine-tuning; what it starts from and is ranked by is trained already.
+            # The config's epochs count fine-tuning only; the runs that it starts from and is ranked by are trained
+            # already.
             for seed in seeds:
                 self._check_trained("vanilla", seed)
         else:
@@ -137,14 +140,14 @@ class Experiment:
     def rank(self) -> None:
         """Ranks every image of the three splits by the source runs' weights, or by a control."""
         sources = self._ranking_sources()
-        # All of them first: a missing one is told before the others are ranked.
+        # All of them first: a missing one is reported before the others are ranked.
         for source in sources:
             rankings.check_source(self.config, self.workdir, source)
         for source in sources:
             self._rank(self.config, source)
 
     def _ranking_sources(self) -> list[str]:
-        """Each once, in the order of the seeds."""
+        """The sources of the rankings, each once, in the order of the seeds."""
         by_seed = (ranking_sources(self.config, seed) for seed in self.config.seeds)
         return list(dict.fromkeys(source for sources in by_seed for source in sources))
 
@@ -154,7 +157,9 @@ class Experiment:
         )
 
     def train(self) -> None:
-        """Trains the config's method with each of its seeds; of an ensemble of single runs what is missing of them."""
+        """Trains the config's method with each of its seeds; for an ensemble of single runs, the members that are
+        missing.
+        """
         self._train(*self._runs())
 
     def _runs(self) -> tuple[ml_collections.ConfigDict, tuple[int, ...]]:
@@ -171,7 +176,7 @@ class Experiment:
             files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
 
     def predict(self) -> dict[str, dict[str, str]]:
-        """Stores the predictions of the method's runs alone; returns what data could not be read, and why."""
+        """Only stores the predictions of the method's runs; returns the data that could not be read, and why."""
         return PredictionJob(
             self.config, self.workdir, self.dataset, self.shifted, self.splits, self.replicas
         ).predict()
@@ -199,7 +204,7 @@ class Experiment:
     def _train(self, config: ml_collections.ConfigDict, seeds: tuple[int, ...]) -> None:
         method = None
         workdirs.check_seeds_alike(self.workdir, config)
-        # Of all seeds first: none is trained in vain.
+        # Checks all seeds first: none is trained in vain.
         for seed in seeds if uses_precomputed(config) else ():
             if not trained.is_finished(self.workdir.run(config.name, seed), config):
                 rankings.check_ranked(config, self.workdir, seed)
@@ -222,7 +227,7 @@ class Experiment:
             workdirs.check_claim(run_dir, identity)
             finished = trained.is_finished(run_dir, config)
             if not finished:
-                _ = self.splits  # refused data leave no claim behind
+                _ = self.splits  # rejected data leave no claim behind
             workdirs.claim(run_dir, identity, config)
             if finished:
                 logger.info("%s/seed_%d is trained", config.name, seed)

@@ -1,10 +1,10 @@
-"""Weights that were trained elsewhere, as the finished run of a workdir: nothing is trained.
+"""Imports weights that were trained elsewhere as a finished run of a workdir: nothing is trained.
 
     python -m arada.import_weights --config=configs/imagenet.py:vanilla,pretrained --weights=resnet101.safetensors \\
       --workdir=DIR
 
 Takes .safetensors with the names of torchvision's or timm's ResNet-50, 101 and 152, and .safetensors, flax' .msgpack
-or an orbax folder of networks of our own. The run is that of the config's name and first seed. Ranking, evaluation
+or an orbax folder of networks of our own. The run gets the config's name and first seed. Ranking, evaluation
 and report then go on from it: `python -m arada.main --config=configs/imagenet.py:vanilla,pretrained --workdir=DIR`.
 """
 

@@ -1,4 +1,4 @@
-"""Checks of what the library's functions are given: shapes and dtypes always, values where they are concrete.
+"""Checks of the arguments of the library's functions: shapes and dtypes always, values where they are concrete.
 
 Under jit they are not.
 Each raises ValueError with the argument's name, what it must be and what was given: wrong shapes would broadcast, and
@@ -128,7 +128,7 @@ def positive_count(name: str, value: Any, most: int = 2**31 - 1) -> int:
 
 
 def _selected(values: Array, mask: Array | None) -> np.ndarray | None:
-    """Concrete values where the mask says; None where either is not known."""
+    """The concrete values that the mask selects; None if either is unknown."""
     found, where = concrete(values), None if mask is None else concrete(mask)
     if found is None or (mask is not None and where is None):
         return None

@@ -2,7 +2,7 @@
 
     python -m arada.main --config=configs/digits.py:ar_adals --workdir=workdir/digits
 
-Kept free of logic, so that everything else can be imported.
+It has no logic, so that everything else can be imported.
 """
 
 from absl import app, flags
@@ -24,7 +24,7 @@ def main(_) -> None:
         _JOIN_OTHERS()
         preemption.listen()
         Experiment(_CONFIG.value, _WORKDIR.value).run(_STAGE.value)
-        if hosts.is_first():  # the last word, by which scripts tell an end from a stop
+        if hosts.is_first():  # the last line, by which scripts distinguish a finished run from a stopped one
             print(f"Done: {_STAGE.value}", flush=True)
 
 

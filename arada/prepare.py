@@ -1,9 +1,9 @@
-"""Says which data a config needs and which are there, and downloads what TensorFlow Datasets can fetch.
+"""Lists the data that a config needs, says which exist, and downloads what TensorFlow Datasets can fetch.
 
     python -m arada.prepare --config=configs/cifar10.py [--check] [--export=FILE.npz]
 
-What is there is read once, so that half-written files show now: also ImageNet's, which takes minutes. Of shifted sets
-only what tells incomplete ones is looked at, names, sizes and some labels. Exit code 1 if anything is missing. Training
+Existing data are read once to find half-written files now: also ImageNet's, which takes minutes. Of shifted sets
+only names, sizes and some labels are checked. Exit code 1 if anything is missing. Training
 never downloads. --export writes the data set to one file for machines without TensorFlow.
 """
 
@@ -28,7 +28,7 @@ from arada.runtime import console, files
 # Not __name__: that of a command is "__main__", whose lines `console.start_logging` does not show.
 logger = logging.getLogger("arada.prepare")
 
-# The sources whose run.data_dir is not that of TFDS.
+# The sources whose run.data_dir is not TFDS' folder.
 OF_FILES = ("folder", "npz", "cifar_archive")
 # Zenodo's record of each data set's published corruptions, and the archives in it.
 PUBLISHED = {
@@ -43,7 +43,7 @@ class Item(NamedTuple):
 
     name: str
     is_there: bool
-    # Where it is and what it holds, or how to get it.
+    # Its place and content, or how to get it.
     told: str
 
 
@@ -70,13 +70,13 @@ def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
     yield _item(name, training, name if source not in ("digits", *OF_FILES) else "", run.data_dir, download)
     for name in config.evaluation.out_of_distribution:
         yield _item(name, functools.partial(elsewhere, name), "" if source == "digits" else name, tfds_dir, download)
-    # The simple ones need nothing.
+    # The simple shifts need nothing.
     if config.evaluation.shifts and config.evaluation.shift_source != "simple":
         yield _shifted(config, dataset, splits.get("test"), tfds_dir, download)
 
 
 def _item(name: str, read: Callable[[], str], of_tfds: str, data_dir: str, download: bool) -> Item:
-    """What `read` says of a data set; `of_tfds` is its name there, if that is where it comes from."""
+    """The result of `read` for a data set; `of_tfds` is its name in TFDS, if it comes from there."""
     where = data_dir
     try:
         if of_tfds:
@@ -143,7 +143,7 @@ def _shifted(config: ml_collections.ConfigDict, dataset, test, tfds_dir: str, do
     if not absent:
         return Item(name, True, told)
     told += f"; without {', '.join(absent)}: {'; '.join(dict.fromkeys(absent.values()))}{by_hand}"
-    # Types that are made here can be left out; files that are asked for are to be there.
+    # Types that are generated here can be left out; requested files must exist.
     return Item(name, source == "generated", told)
 
 
@@ -159,7 +159,7 @@ def prepare(config: ml_collections.ConfigDict, download: bool) -> bool:
 def export(config: ml_collections.ConfigDict, path: str) -> str:
     """Writes the data set of `config` as one .npz, which data.source "npz" reads, with the same example ids.
 
-    Returns a line that says what it holds and how to use it. Raises UserError.
+    Returns a line on its content and use. Raises UserError.
     """
     dataset = data.build(config.data, config.run.data_dir)
     if not isinstance(dataset, data.InMemory):
@@ -183,7 +183,7 @@ def main() -> None:
 
     def start(_) -> None:
         console.start_logging()
-        # It tells of each of its many retries.
+        # It logs each of its many retries.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         with console.ending_in_one_line():
             checks.check_config(config.value, num_devices=1)

@@ -1,16 +1,16 @@
-"""Names that configs use, and what they stand for: the project's own, and what a config file registers."""
+"""Names that configs use for networks, methods and data sets: built-in ones, and those that a config file registers."""
 
 import inspect
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-# By field and name, the file that registered what is not the project's own.
+# By field and name, the file that registered what is not built in.
 FILES: dict[str, dict[str, str]] = {}
 
 
 class Registry(dict[str, Any]):
-    """By name what a field of configs such as `model.name` stands for; `files` says which file registered a name."""
+    """The values of a config field such as `model.name` by name; `files` says which file registered a name."""
 
     def __init__(self, field: str, built_in: Mapping[str, Any], reserved: Iterable[str] = ()):
         super().__init__(built_in)
@@ -18,7 +18,7 @@ class Registry(dict[str, Any]):
         self._taken = {*built_in, *reserved}
 
     def register(self, name: str, made_by: Callable) -> None:
-        """Adds a name, or replaces one that was added. Raises ValueError for a name of the project's own."""
+        """Adds a name, or replaces one that was added. Raises ValueError for a built-in name."""
         if name in self._taken:
             raise ValueError(f"{self.field} {name!r} is built in; choose another name")
         if not (isinstance(name, str) and name.isidentifier() and callable(made_by)):

@@ -1,4 +1,4 @@
-"""The report of evaluated experiments, made again without data or model; of several, one page that compares them.
+"""The report of evaluated experiments, written again without data or model; for several, one page that compares them.
 
 python -m arada.report workdir/digits
 python -m arada.report workdir/cifar10 workdir/cifar100 --output=both.html

@@ -99,7 +99,7 @@ def update(state: SoftLabelState, confidence: Array, accuracy: Array, learning_r
     A subset without validation examples has NaN for both means, and keeps its soft label. Raises ValueError for other
     shapes, and for a concrete accuracy outside [0, 1] or gap between the two beyond 1.
 
-    The paper's interval is open at 1/Z; at 1/Z itself the label is uniform, which does no harm.
+    The paper's interval is open at 1/Z; at 1/Z itself the label is uniform, which is harmless.
     """
     p_correct = _p_correct(state)
     confidence = jnp.asarray(inputs.numbers("confidence", confidence, p_correct.shape), jnp.float32)

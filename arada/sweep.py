@@ -4,9 +4,9 @@
     python -m arada.sweep --config=configs/digits.py:ar_adals --workdir=DIR --grid="alpha=0.05,0.1 attack=fmn,sdf"
 
 Trains and predicts what the workdir lacks, every point with the config's seeds (or with `seeds=0,1,2` of the grid);
-vanilla runs and rankings are those of the workdir. Writes DIR/sweeps/METHOD-FIELDS.json and .md. `--cluster=slurm`
+vanilla runs and rankings are shared with the workdir. Writes DIR/sweeps/METHOD-FIELDS.json and .md. `--cluster=slurm`
 makes every point and seed a task of one Slurm array through submitit, after one job for what they have in common;
-`--cluster=local` makes them processes of this machine. What is done is found again by the same command.
+`--cluster=local` makes them processes of this machine. The same command skips finished points.
 """
 
 import copy
@@ -85,7 +85,7 @@ def points(config: ml_collections.ConfigDict, grid: Grid) -> dict[str, ml_collec
         raise UserError(f"--config: {config.name} has no runs of its own; sweep {config.ensemble.of}")
     found, same = {}, {}
     for values in itertools.product(*grid.values()):
-        # With what follows from other fields, such as the learning rate from the batch size.
+        # With the fields that depend on others, such as the learning rate on the batch size.
         point = copy.deepcopy(config).lock()
         for field, value in zip(grid, values, strict=True):
             set_field(point, field, value)
@@ -126,7 +126,7 @@ def run_point(config: Mapping[str, Any], workdir: str) -> None:
 
 
 def run_shared(configs: Sequence[Mapping[str, Any]], workdir: str) -> None:
-    """Makes what points have in common: vanilla runs, the rankings of all configs but the first, and shifted images."""
+    """Makes what points share: vanilla runs, the rankings of all configs except the first, and shifted images."""
     base, *ranked = (ml_collections.ConfigDict(config, convert_dict=True) for config in configs)
     experiment = Experiment(base, workdir)
     if ranked:

@@ -1,4 +1,4 @@
-"""Attacks: all but PGD measure robustness. Pure functions of a logits function; the caller jits or maps them."""
+"""Attacks: all except PGD measure robustness. Pure functions of a logits function; the caller jits or maps them."""
 
 from arada.attacks.checks import check_images, classifier_warnings
 from arada.attacks.cw import cw_l2

@@ -28,10 +28,10 @@ def check_images(images: Any) -> None:
 
 
 def prepared(logits_fn: LogitsFn, images: Any, labels: Any = None) -> tuple[LogitsFn, jax.Array, jax.Array]:
-    """What every attack begins with: its logits function, images float32[B, ...] and labels int[B].
+    """The inputs of every attack: its logits function, images float32[B, ...] and labels int[B].
 
     The function returned gives float32[B, Z], and raises ValueError when it is first called if `logits_fn` gives
-    anything else or fewer than two classes, or if `labels` are none of them. Without labels they are its predictions.
+    anything else or fewer than two classes, or if `labels` are out of range. Without labels it uses its predictions.
     An image whose label is out of range under jit becomes NaN, on which every attack fails.
     """
     check_images(images)
@@ -61,7 +61,7 @@ def prepared(logits_fn: LogitsFn, images: Any, labels: Any = None) -> tuple[Logi
 
 
 def classifier_warnings(logits_fn: LogitsFn, images: Array) -> list[str]:
-    """What makes an attack on this classifier pointless, in words; empty if nothing does.
+    """Warnings about this classifier that make an attack pointless; empty if there are none.
 
     Looks for probabilities in place of logits, outputs that ignore the input, gradients that vanish or are not
     finite, and outputs that differ from call to call. Raises ValueError for images outside [0, 1], and for outputs that

@@ -1,4 +1,4 @@
-"""Carlini-Wagner L2 attack as cleverhans 3.1 has it (section A.4 of the paper), as one program."""
+"""Carlini-Wagner L2 attack as in cleverhans 3.1 (section A.4 of the paper), as one program."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from arada.attacks.result import (
 )
 
 # Keeps arctanh finite on black and white pixels. tanh is so flat there that Adam moves them late, and the distance of
-# an image with many of them comes out too great; the constant is cleverhans' own, and a looser one would rank such
+# an image with many of them comes out too large; the constant is cleverhans' own, and a looser one would rank such
 # images differently.
 TANH_SCALE = 0.999999
 
@@ -46,7 +46,7 @@ def cw_l2(
     Args:
       logits_fn: images [B, ...] in [0, 1] to logits [B, Z].
       images: float[B, ...] in [0, 1].
-      labels: int[B]; the model's own predictions if None, so that f(x + delta) != f(x) is what is measured.
+      labels: int[B]; the model's own predictions if None, so that the attack measures f(x + delta) != f(x).
       binary_search_steps: how often c is adapted, each time with a fresh optimizer.
       max_iterations: Adam steps for each c.
       learning_rate: of Adam, in the space of w.
@@ -75,7 +75,7 @@ def cw_l2(
         # Summed, not averaged: each example's gradient is then independent of the batch.
         return jnp.sum(loss), (loss, squared, logits, adversarial)
 
-    # Every example has its own place in its own search, so none waits for another.
+    # Every example is at its own point of its own search, so none waits for another.
     def fresh_search():
         modifier = jnp.zeros_like(images)
         return _Search(

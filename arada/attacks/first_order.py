@@ -24,7 +24,7 @@ LEAST_STEP = 1e-3
 
 
 class FirstOrderResult(NamedTuple):
-    """`result` is an attack's; `estimate` float32[B] is that of `first_order_estimate`."""
+    """`result` of the attack; `estimate` float32[B] as `first_order_estimate` returns it."""
 
     result: AttackResult
     estimate: jax.Array
@@ -34,10 +34,10 @@ class FirstOrderResult(NamedTuple):
 def first_order_estimate(
     logits_fn: LogitsFn, images: Array, labels: Array | None = None, *, candidates: int = 1
 ) -> jax.Array:
-    """The distance to the linearised boundary, float32[B], by one gradient an image; arguments as `first_order_l2`.
+    """The distance to the linearised boundary, float32[B], by one gradient an image; arguments as for `first_order_l2`.
 
-    A bound in neither direction, for the network bends on the way: it ranks, but no adversarial image was found. It is
-    0 where the class is not that of `labels`, and `inf` where the network gives no finite distance.
+    It bounds nothing, because the network is not linear: it ranks, but finds no adversarial image. It is
+    0 where the predicted class differs from `labels`, and `inf` where the network gives no finite distance.
     """
     logits_fn, images, label = prepared(logits_fn, images, labels)
     return _estimate(*nearest_boundary(logits_fn, images, label, candidates)[:2], label)
@@ -53,8 +53,8 @@ def first_order(
     overshoot: float = 0.02,
     passes: int = 3,
 ) -> FirstOrderResult:
-    """As `first_order_l2`, with the first-order estimate beside the distance found: where both rank an example into
-    one subset, a dearer attack has little to add (`arada.attacks.undecided`)."""
+    """Like `first_order_l2`, and also returns the first-order estimate: where both rank an example into
+    one subset, a more expensive attack changes little (`arada.attacks.undecided`)."""
     logits_fn, images, label = prepared(logits_fn, images, labels)
     logits, distance, normal = nearest_boundary(logits_fn, images, label, candidates)
     estimate = _estimate(logits, distance, label)
@@ -81,8 +81,8 @@ def first_order_l2(
       logits_fn: images [B, ...] in [0, 1] to logits [B, Z].
       images: float[B, ...] in [0, 1].
       labels: int[B]; the model's own predictions if None.
-      candidates: how many of the best other classes to look at, at most Z - 1.
-      overshoot: how far beyond the linearised boundary to begin.
+      candidates: number of best other classes to look at, at most Z - 1.
+      overshoot: how far beyond the linearised boundary to start.
       passes: points of the normal to look at.
     """
     settings = {"candidates": candidates, "overshoot": overshoot, "passes": passes}
@@ -90,5 +90,5 @@ def first_order_l2(
 
 
 def _estimate(logits, distance, label):
-    changed = class_changed(logits, label)  # before any attack: the labels were given
+    changed = class_changed(logits, label)  # misclassified before any attack: the labels were given
     return jnp.where(changed, 0, jnp.where(jnp.isfinite(distance), distance, jnp.inf))

@@ -7,8 +7,8 @@ from arada.attacks.checks import prepared
 from arada.attacks.ray import nearest_on_ray
 from arada.attacks.result import Array, AttackResult, LogitsFn, checked, full_precision, l2_norm, margin, per_example
 
-# L2 length added to a guess at the least. Two logits may be equal (in bfloat16 they often are); the guess from a margin
-# of 0 would hold the point where it is, and rank an example on the boundary as one that resisted the attack.
+# Minimum L2 length added to a guess. Two logits may be equal (in bfloat16 they often are); the guess from a margin
+# of 0 would not move the point, and would rank an example on the boundary as one that resisted the attack.
 LEAST_STEP = 1e-3
 
 
@@ -27,7 +27,7 @@ def fmn_l2(
     """A small L2 perturbation that flips the class, by a step along the margin's gradient and a shrinking radius.
 
     The radius is a first-order guess of the distance to the boundary until the class flips; from then on it shrinks
-    while the point is adversarial and grows while it is not. At last forward passes alone look for the boundary along
+    while the point is adversarial and grows while it is not. At the end forward passes alone search the boundary along
     the direction found. Costs `steps` gradients and about passes + 2 forward passes an image.
 
     Args:
@@ -40,8 +40,8 @@ def fmn_l2(
       overshoot: how far beyond the guessed boundary to step, so that one step crosses that of a locally linear model.
       passes: points of the final direction to look at.
 
-    Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks", algorithm 1; overshoot and final search are
-    ours, and each step ends on the sphere of its radius, where theirs may end within.
+    Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks", algorithm 1; overshoot and final search are our
+    own additions, and each step ends on the sphere of its radius, where theirs may end within.
     """
     logits_fn, images, label = prepared(logits_fn, images, labels)
 

@@ -11,7 +11,7 @@ def nearest_boundary(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Where the logits' linearisation at `points` [B, ...] lets another class win: logits [B, Z], distance and normal.
 
-    Each of the `candidates` highest other logits has a hyperplane on which it equals that of `label`. Returned are
+    Each of the `candidates` highest other logits has a hyperplane on which it equals the logit of `label`. Returns
     the L2 distance [B] to the nearest of them and its unit normal [B, ...], which points towards the other class on
     both sides. Costs `candidates` gradients (one forward pass).
 

@@ -1,4 +1,6 @@
-"""Projected gradient descent within an L-infinity ball: where near an image is the network surest of a wrong class?"""
+"""Projected gradient descent within an L-infinity ball: where near an image is the network most confident of a
+wrong class?
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +26,20 @@ def pgd_linf(
 ) -> AttackResult:
     """Maximises the largest probability of a wrong class over |delta| <= epsilon in every pixel, pixels in [0, 1].
 
-    A step that would lower it is not taken, and shortens the example's steps to come. Costs `steps` gradients and as
-    many forward passes an image. Products are as exact as the caller's: a sign needs few digits.
+    A step that would lower it is not taken, and shortens the example's later steps. Costs `steps` gradients and as
+    many forward passes an image. Products keep the caller's precision: a sign needs few digits.
 
     Args:
       logits_fn: images [B, ...] to logits [B, Z].
-      images: float[B, ...] in [0, 1]. Pixels outside, where jit hides them, are not moved any farther out.
+      images: float[B, ...] in [0, 1]. Pixels outside this range, which jit hides, are not moved farther out.
       labels: int[B]; the model's own predictions if None.
-      key: one for the batch: it chooses among three starts for all examples, and with the id the noise of each.
+      key: one for the batch: it draws one of three starts for all examples, and with the id the noise of each.
       epsilon: radius of the ball.
       step_size: times the momentum, which gathers signs of gradients as m <- momentum * m + (1 - momentum) * sign:
         the first step is (1 - momentum) * step_size long.
       steps: iterations.
       momentum: as above; 0 for plain steps.
-      shrinkage: what an example's step size is divided by after a step that was not taken.
+      shrinkage: divisor of an example's step size after a rejected step.
       example_id: int[B]; places in the batch if None.
 
     Returns:

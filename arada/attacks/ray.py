@@ -1,4 +1,6 @@
-"""The last stage of the cheap attacks: forward passes alone find where a ray from the image leaves its class."""
+"""The last stage of the cheap attacks: a search by forward passes for the point where a ray leaves the image's
+class.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ def nearest_on_ray(
     def look(carry):
         number, scale, inner, outer, crossed = carry
         logits = logits_fn(point(scale))
-        searched = (number < passes) | ~crossed  # others wait: a result must not depend on the batch
+        searched = (number < passes) | ~crossed  # finished examples wait: a result must not depend on the batch
         flipped = searched & class_changed(logits, label)
         held = searched & ~flipped & ~jnp.isnan(logits).any(axis=-1)
         here = scale, margin(logits, label).astype(jnp.float32)
@@ -42,9 +44,9 @@ def nearest_on_ray(
         crossing = near + (far - near) * margin_near / (margin_near - margin_far)
         further = jnp.minimum((1 + 0.02 * 2.0**number) * crossing, 2 * scale)
         outwards = jnp.where(crossing >= scale, further, 2 * scale)
-        # A ratio of the distance as long as it can be: a bias that all examples share does not move their ranks.
+        # As far as possible a ratio of the distance: a bias that all examples share does not change their ranks.
         inwards = crossing + jnp.minimum(0.01 * crossing, 0.1 * (far - crossing))
-        inwards = jnp.fmax(inwards, near + 0.05 * (far - near))  # a margin of 0 would hold the search where it is
+        inwards = jnp.fmax(inwards, near + 0.05 * (far - near))  # a margin of 0 would stop the search
         return number + 1, jnp.where(crossed, inwards, outwards), inner, outer, crossed
 
     zero = jnp.zeros(len(images), jnp.float32)

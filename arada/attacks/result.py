@@ -1,4 +1,4 @@
-"""What every attack returns, and the pieces that all of them share."""
+"""The result of every attack, and the helpers that all attacks share."""
 
 import functools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class AttackResult(NamedTuple):
 
 
 def full_precision(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
-    """Traces an attack with float32 products: TPUs and TF32 round them otherwise, and small distances with them."""
+    """Traces an attack with float32 products: TPUs and TF32 would round them, and small distances with them."""
 
     @functools.wraps(attack)
     def traced(*args, **kwargs):
@@ -47,7 +47,7 @@ def l2_norm(x: Array) -> jax.Array:
 
 
 def margin(logits: Array, label: Array) -> jax.Array:
-    """Logit of `label` minus the best other logit, [B]: negative where the label has lost."""
+    """Logit of `label` minus the best other logit, [B]: negative if another class wins."""
     is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
     label_logit = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
     return label_logit - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)

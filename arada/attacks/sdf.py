@@ -18,7 +18,7 @@ from arada.attacks.result import (
     per_example,
 )
 
-# L2 length added to every step, so that it crosses a boundary that lies where it is guessed.
+# L2 length added to every step, so that it crosses a boundary that lies exactly at the guess.
 LEAST_STEP = 1e-4
 
 
@@ -38,7 +38,7 @@ def sdf_l2(
 
     A round goes to the linearised boundary up to `steps` times, until the class flips (DeepFool), and then projects
     the perturbation onto the boundary's normal there: the shortest perturbation is parallel to it. The next round
-    starts from the projection. At last forward passes alone look for the boundary along the last projection; the
+    starts from the projection. At the end forward passes alone search the boundary along the last projection; the
     smallest adversarial point seen is kept. Costs rounds * (steps * candidates + 1) gradients and about passes + 3
     forward passes an image, whether it flips early or late.
 
@@ -48,7 +48,7 @@ def sdf_l2(
       labels: int[B]; the model's own predictions if None.
       rounds: projections.
       steps: DeepFool steps of a round; examples that have flipped wait.
-      candidates: how many of the best other classes a step looks at, at most Z - 1.
+      candidates: number of best other classes that a step looks at, at most Z - 1.
       overshoot: how far beyond the linearised boundary to step.
       passes: points of the last projection to look at.
 
@@ -72,7 +72,7 @@ def sdf_l2(
 
     def round_(_, carry):
         points, best = jax.lax.fori_loop(0, steps, step, carry)
-        # The best other class is the one reached, where one was.
+        # If a step reached another class, that is the best other class.
         logits, _, normal = nearest_boundary(logits_fn, points, label, 1)
         best = keep_best(best, points, logits)
         along = jnp.sum((points - images) * normal, axis=tuple(range(1, images.ndim)))

@@ -29,10 +29,11 @@ def equal_subsets(distance: Array, num_subsets: int) -> np.ndarray:
 
 
 def undecided(estimate: Array, distance: Array, num_subsets: int) -> np.ndarray:
-    """Which examples a dearer attack should look at again, bool[N].
+    """Which examples a more expensive attack should measure again, bool[N].
 
-    Those that `estimate` [N] and `distance` [N] (`arada.attacks.first_order`) put into different subsets of R: the
-    interval between their two ranks crosses an edge. A bias that all examples share moves none. Failures too.
+    True where `estimate` [N] and `distance` [N] (`arada.attacks.first_order`) fall into different subsets of R: the
+    interval between their two ranks crosses an edge. A bias that all examples share changes nothing. Also True where
+    the attack failed.
     """
     distance = _distances("distance", distance)
     estimate = _distances("estimate", estimate, distance.shape)
@@ -41,11 +42,11 @@ def undecided(estimate: Array, distance: Array, num_subsets: int) -> np.ndarray:
 
 
 def refined(distance: Array, measured: Array) -> np.ndarray:
-    """Distances of a cheap attack on the scale of a dearer one that saw some of the examples.
+    """Distances of a cheap attack on the scale of a more expensive one that measured some of the examples.
 
     Args:
       distance: float[N], the cheap attack's; `inf` where it failed.
-      measured: float[N], the dearer one's; NaN where it was not asked.
+      measured: float[N], the more expensive attack's; NaN where it did not run.
 
     Returns float32[N]: the smaller of both where both are known; elsewhere `distance` times the running median of
     measured / distance over the 25 known examples about it in the order of `distance` (fewer at the ends). Raises
@@ -68,7 +69,7 @@ def refined(distance: Array, measured: Array) -> np.ndarray:
 
 
 def agreement(distance: Array, reference: Array, num_subsets: int) -> dict[str, float]:
-    """How well `distance` [N] ranks examples as `reference` [N] does.
+    """How well the ranks by `distance` [N] agree with the ranks by `reference` [N].
 
     Returns spearman (rank correlation), same_subset and adjacent_subset (fractions of examples that fall into the
     same, or the same or a neighbouring, of R equal subsets), and median_ratio (of distance to reference, where both

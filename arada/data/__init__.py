@@ -1,4 +1,4 @@
-"""Data sets: splits of named examples, their shifted versions, and data from elsewhere."""
+"""Data sets: splits of named examples, shifted versions, and out-of-distribution images."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Dataset(Protocol):
-    """What an experiment needs of its data."""
+    """The interface of a data set."""
 
     def splits(self) -> dict[str, Examples]:
         """The splits "train", "validation" and "test"."""
@@ -33,16 +33,16 @@ class Dataset(Protocol):
         """The test split under one of the simple shifts of `arada.data.shifts`."""
 
     def published_position(self, test: Examples) -> np.ndarray:
-        """Where each image of the test split stands in the published order of the test set, from 0: int64[N].
+        """The position of each test image in the published order of the test set, from 0: int64[N].
 
-        Shifted images from elsewhere are joined by it. Raises UserError for data without a published order.
+        Published shifted images are joined by it. Raises UserError for data without a published order.
         """
 
     def class_names(self) -> list[str]:
-        """In the order of the labels; none where nobody has named them."""
+        """The names of the classes in the order of the labels; empty if they have none."""
 
     def out_of_distribution(self, name: str) -> Examples:
-        """Examples of none of the classes."""
+        """Out-of-distribution images, which belong to none of the classes."""
 
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
         """Why the out-of-distribution set `name` cannot be read, and the way out; "" if it can.
@@ -51,15 +51,15 @@ class Dataset(Protocol):
         """
 
 
-# The values of `config.data.source` beside the project's own.
+# The values of `config.data.source` besides the built-in ones.
 REGISTERED = Registry("data.source", {}, ("digits", "tfds", "imagenet", "cifar_archive", "folder", "npz"))
 
 
 def register(source: str, dataset: Callable[..., Dataset]) -> None:
-    """Makes a data set of your own a `data.source`.
+    """Adds a data set of your own as a value of `data.source`.
 
-    It is called with the fields of `config.data` but `source`, and with `data_dir`, for a `Dataset`; `InMemory` makes
-    one of a `Source` of images and labels.
+    It is called with `data_dir` and the fields of `config.data` except `source`, and returns a `Dataset`; `InMemory`
+    makes one of a `Source` of images and labels.
     """
     REGISTERED.register(source, dataset)
 

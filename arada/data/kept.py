@@ -1,4 +1,4 @@
-"""Streamed examples that are read after every epoch: decoded once, then kept in memory where they fit."""
+"""Streamed examples that are read after every epoch: decoded once, then kept in memory if they fit."""
 
 import logging
 import math
@@ -11,12 +11,12 @@ from arada.runtime import machine
 
 logger = logging.getLogger(__name__)
 
-# Of the memory that is free at the start; training needs the rest for its own batches.
+# The share of the memory that is free at the start; training needs the rest.
 SHARE = 0.5
 
 
 def kept(split: Examples) -> Examples:
-    """`split`, whose batches `in_order` stay in memory once they are made, if all of them fit."""
+    """`split`, with the batches of `in_order` kept in memory once they are decoded, if all of them fit."""
     if isinstance(split, Split):
         return split
     needed, free = len(split) * math.prod(split.image_shape), machine.available_memory()
@@ -33,7 +33,7 @@ def kept(split: Examples) -> Examples:
 
 
 class _Kept:
-    """An `Examples` that makes each batch of `in_order` once; of several processes each keeps its own share."""
+    """An `Examples` that decodes each batch of `in_order` once; each process keeps its own share."""
 
     def __init__(self, split: Examples):
         self._split, self._batches = split, {}
@@ -45,7 +45,6 @@ class _Kept:
         return len(self._split)
 
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
-        """As `Split.in_order`."""
         numbers = range(-(-len(self) // batch_size)) if batches is None else batches
         missing = [number for number in numbers if (batch_size, number) not in self._batches]
         made = self._split.in_order(batch_size, batches=np.asarray(missing, np.int64)) if missing else iter(())

@@ -1,6 +1,6 @@
 """Six generated shifts for any float images [N, H, W, C] in [0, 1], at five severities.
 
-`noise` and `impulse` happen in the sensor, the others in the scene before it. They are ours, scaled to the image's
+`noise` and `impulse` happen in the sensor, the others in the scene before it. They are our own, scaled to the image's
 width, and no replacement for the published corruption benchmarks.
 """
 
@@ -24,7 +24,7 @@ STRENGTHS = {
 
 
 def number(name: str) -> int:
-    """A number for `name` to seed with, the same whatever other shifts there are."""
+    """The seed of the shift `name`, independent of the other shifts."""
     return zlib.crc32(name.encode())
 
 

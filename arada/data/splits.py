@@ -16,31 +16,31 @@ Batch = dict[str, np.ndarray]
 
 
 class Examples(Protocol):
-    """What all code but the data sets may ask of a split, be it in memory or streamed from disk (`StreamedSplit`)."""
+    """The interface of a split, in memory (`Split`) or streamed from disk (`StreamedSplit`)."""
 
     example_id: np.ndarray
-    # int32[N]; may read everything there is.
+    # int32[N]; a streamed split reads all its files for it.
     label: np.ndarray
     # (H, W, C)
     image_shape: tuple[int, ...]
-    # Lowest and highest, or what they may be.
+    # The lowest and the highest label, found or allowed.
     label_range: tuple[int, int]
 
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """See `Split.fingerprint`, and below."""
+        """A digest of the split's content: equal for equal examples."""
 
     def take(self, positions: np.ndarray) -> "Examples":
-        """See `Split.take`."""
+        """The examples at `positions`, in the order of their ids."""
 
     def epoch(
         self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:
-        """See `Split.epoch`."""
+        """The shuffled training batches of one epoch, see `Split.epoch`."""
 
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
-        """See `Split.in_order`."""
+        """Every example once, by ascending id, see `Split.in_order`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Split:
         return len(self.label)
 
     def fingerprint(self) -> str:
-        """SHA-256 of images, labels and ids: the same for the same examples, wherever they lie."""
+        """SHA-256 of images, labels and ids: equal for equal examples, wherever they are stored."""
         digest = hashlib.sha256()
         for array in (self.image, self.label, self.example_id):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -88,8 +88,8 @@ class Split:
     ) -> Iterator[Batch]:
         """The batches of one epoch, in an order that is a function of (seed, epoch) alone, from batch `skip` on.
 
-        The last partial batch is dropped. Keys: image, label, example_id. `share` (k, n): of each batch only the k-th
-        of n equal parts, which together are the batch, in order.
+        The last partial batch is dropped. Keys: image, label, example_id. `share` (k, n): only the k-th
+        of n equal parts of each batch; the parts in order make up the batch.
         """
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         part, parts = share
@@ -98,7 +98,7 @@ class Split:
             yield {"image": self.image[at], "label": self.label[at], "example_id": self.example_id[at]}
 
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
-        """Every example once, by ascending id, or the batches of these numbers; the last batch is padded.
+        """Every example once, by ascending id, or only the batches with these numbers; the last batch is padded.
 
         Keys: image, label, example_id, and mask, which is False on padding (copies of the last example).
         """
@@ -114,7 +114,7 @@ class Split:
 
 
 def check_labels(where: str, labels: np.ndarray, split: Split) -> None:
-    """Raises UserError unless `labels` int[N], read elsewhere for the examples of `split`, are their labels."""
+    """Raises UserError unless `labels` int[N], read elsewhere, equal the labels of `split`."""
     wrong = int(np.sum(labels != split.label))
     if wrong:
         raise UserError(
@@ -125,7 +125,7 @@ def check_labels(where: str, labels: np.ndarray, split: Split) -> None:
 def partition(count: int, sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray, ...]:
     """Disjoint random positions out of `count`, one array for each of `sizes`, each ascending.
 
-    Raises ValueError if there are not so many.
+    Raises ValueError if `count` is too small.
     """
     if min(sizes) < 0 or sum(sizes) > count:
         raise ValueError(f"parts of sizes {sizes} cannot be cut out of {count} examples")
@@ -133,17 +133,17 @@ def partition(count: int, sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray
     return tuple(np.sort(part) for part in np.split(order, np.cumsum(sizes))[: len(sizes)])
 
 
-# The values of `config.training.normalization`; those of the second row look at all training images.
+# The values of `config.training.normalization`; the values in the second row read all training images.
 NORMALIZATIONS = ("mean_image", "standardize", "cifar", "imagenet", "unit")
 FROM_IMAGES = ("mean_image", "standardize")
 
 
 def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
-    """What normalises the images of a training split: {"mean", "scale"} float32.
+    """The constants that normalise images: {"mean", "scale"} float32, of a training split.
 
     "mean_image": the mean of each pixel, scale 1. "standardize": mean and standard deviation of each channel. "cifar":
-    the constants of edward2, for CIFAR-10 and CIFAR-100 alike. "imagenet": those of torchvision. "unit": images stay in
-    [0, 1].
+    the constants of edward2, for CIFAR-10 and CIFAR-100 alike. "imagenet": torchvision's constants. "unit": images stay
+    in [0, 1].
     """
     if kind == "unit":
         return {"mean": np.zeros(1, np.float32), "scale": np.ones(1, np.float32)}
@@ -168,7 +168,7 @@ def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
 
 
 def empty_moments(kind: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Arrays of the shapes that `moments` gives."""
+    """Zeros in the shapes that `moments` returns."""
     by_channel = image_shape[-1:], image_shape[-1:]
     shapes = {
         "mean_image": (image_shape, (1,)),

@@ -1,4 +1,4 @@
-"""What turns a batch into a loss, and what it learns from the validation set: one class a method, built by name."""
+"""Methods: a loss of a batch, and what it learns from the validation set. One class per method, built by name."""
 
 import ml_collections
 
@@ -9,7 +9,7 @@ from arada.methods.method import Network, SoftLabels, Validation
 from arada.methods.mixup import Mixup
 from arada.registry import Registry
 
-# The values of `config.method.name`; what else `config.method` has under that name are the class's own fields.
+# The values of `config.method.name`; `config.method.<name>` holds the class's own fields.
 BY_NAME = Registry(
     "method.name",
     {
@@ -26,7 +26,7 @@ BY_NAME = Registry(
 
 
 def register(name: str, method: type[SoftLabels]) -> None:
-    """Makes a subclass of `SoftLabels` a `method.name`; its own fields are those of `config.method.<name>`."""
+    """Adds a subclass of `SoftLabels` as a value of `method.name`; `config.method.<name>` holds its own fields."""
     BY_NAME.register(name, method)
 
 
@@ -38,7 +38,7 @@ def build(config: ml_collections.ConfigDict) -> SoftLabels:
         num_classes=config.data.num_classes,
         epsilon=labels.epsilon,
         alpha=labels.alpha if labels.adaptive else (),
-        # Runs that are older have no such field.
+        # Older runs have no such field.
         shrinkage=labels.get("shrinkage", 0.0),
         **config.method.get(name, {}),
     )

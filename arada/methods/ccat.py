@@ -15,14 +15,14 @@ from arada.models import BATCH_AXIS, normalize
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CCAT(SoftLabels):
-    """Confidence-calibrated adversarial training: every other image is attacked, and taught to be unsure.
+    """Confidence-calibrated adversarial training: every other image is attacked, and trained towards low confidence.
 
     Its label is (1 - |delta| / radius)^rho times its soft label, the rest uniform; |delta| is the largest change of a
     pixel. Both kinds of image go through the network together, in training mode; the attack is on running statistics.
 
     radius: the largest |delta|, the paper's epsilon, in units of pixels in [0, 1]. At 0 the method is `SoftLabels`.
     step_size, steps: of `pgd_linf`. The paper's step of 0.025 is longer than its radius of 0.01. CCAT's attack damps
-      its momentum, so that 0.025 makes a first step of 0.0025, a quarter of the way; that is how it is read here.
+      its momentum, so that 0.025 makes a first step of 0.0025, a quarter of the way; this is our reading.
     rho: the exponent above.
 
     Source: Stutz et al. 2020 and its code, whose momentum, backtracking, starts and rho the paper does not change.
@@ -34,7 +34,7 @@ class CCAT(SoftLabels):
     rho: float = 10.0
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss; logits are of images as they were attacked."""
+        """As SoftLabels.loss; the logits belong to the attacked images."""
         delta = self._perturbation(network, images, batch, key)
         logits, batch_stats = network.forward(images + delta / network.normalization["scale"])
         size = jnp.max(jnp.abs(delta), axis=tuple(range(1, delta.ndim)))
@@ -45,9 +45,9 @@ class CCAT(SoftLabels):
         return soft.cross_entropy_with(targets, logits), logits, batch_stats
 
     def _perturbation(self, network, images, batch, key):
-        """What the attack adds to the pixels of the images at odd places of the global batch; 0 at even ones."""
+        """The perturbation of the images at odd places of the global batch; 0 at even places."""
         size = len(images)
-        # A part of odd size begins at an even or at an odd place. One place too many is that behind the last, which is
+        # A part of odd size begins at an even or at an odd place. One place too many lies behind the last one; it is
         # clipped when it is read and dropped when it is written.
         first_odd = (lax.axis_index(BATCH_AXIS) * size + 1) % 2
         places = first_odd + 2 * jnp.arange((size + 1) // 2)
@@ -56,7 +56,7 @@ class CCAT(SoftLabels):
         )
         mean, scale = network.normalization["mean"], network.normalization["scale"]
         # Where augmentation moved a normalised image, its pixels lie over others' means ("mean_image" alone has one for
-        # each pixel) and may leave [0, 1] by their difference. The attack takes them no farther out.
+        # each pixel) and may leave [0, 1] by their difference. The attack moves them no farther out.
         pixels = attacked * scale + mean
         found = pgd_linf(
             lambda pixels: network.logits(normalize(network.normalization, pixels)),

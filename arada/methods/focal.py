@@ -13,22 +13,22 @@ from arada.methods.method import SoftLabels
 
 
 def focus(gamma: jax.Array, label: jax.Array, logits: jax.Array) -> jax.Array:
-    """What focal loss multiplies the cross-entropy by, float32[B]; p is the probability of the label.
+    """The factor of the cross-entropy in focal loss, float32[B]; p is the probability of the label.
 
-    (1 - p)^gamma turns from images that are learnt already. Negative powers mean (1 + p)^-gamma, inverse focal loss,
-    which turns to them.
+    (1 - p)^gamma gives less weight to images that are learnt already. Negative powers mean (1 + p)^-gamma, inverse
+    focal loss, which gives them more.
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
     p = jnp.exp(jnp.sum(jnp.where(is_label, log_probabilities, 0), axis=-1))
-    # From the other classes: 1 - p is 0 for a sure network, and the gradient of a power of it is not finite there.
+    # From the other classes: 1 - p is 0 for a confident network, and the gradient of a power of it is not finite there.
     log_miss = _log_sum(jnp.where(is_label, -jnp.inf, log_probabilities))
     return jnp.exp(jnp.abs(gamma) * jnp.where(gamma < 0, jnp.log1p(p), log_miss))
 
 
 def _log_sum(values: jax.Array) -> jax.Array:
-    """Log of the sum of exponentials over the last axis. Of nothing but -inf (all others are masked) a number whose
-    multiples are numbers, without a gradient."""
+    """Log of the sum of exponentials over the last axis. If all are -inf (masked), a number whose
+    multiples are finite, without a gradient."""
     nothing = jnp.all(values == -jnp.inf, axis=-1)
     return jnp.where(nothing, -1e30, jax.nn.logsumexp(jnp.where(nothing[..., None], 0, values), axis=-1))
 
@@ -40,7 +40,6 @@ class Focal(SoftLabels):
     gamma: float = 3.0
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss."""
         losses, logits, batch_stats = super().loss(network, images, batch, learnt, key)
         return focus(jnp.float32(self.gamma), batch["label"], logits) * losses, logits, batch_stats
 
@@ -58,7 +57,6 @@ class DualFocal(SoftLabels):
     gamma: float = 5.0
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss."""
         losses, logits, batch_stats = super().loss(network, images, batch, learnt, key)
         log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
         is_label = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=bool)
@@ -73,7 +71,7 @@ class DualFocal(SoftLabels):
 
 @flax.struct.dataclass
 class AdaFocalState:
-    """Soft labels, and by bin of confidence the power `gamma` float32[K]; `edges` float32[K-1] part the bins."""
+    """Soft labels, and by bin of confidence the power `gamma` float32[K]; `edges` float32[K-1] separate the bins."""
 
     soft_labels: soft.SoftLabelState
     gamma: Any
@@ -82,11 +80,11 @@ class AdaFocalState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaFocal(SoftLabels):
-    """Focal loss whose power depends on p, by bins in which the validation set says what the network needs.
+    """Focal loss whose power depends on p, by bins; the validation set decides the power of each.
 
-    After each epoch a bin's power is multiplied by exp(rate * (confidence - accuracy)), both of its validation images;
-    a negative power by the inverse. Over-confident bins are focussed more, or inversely focussed less. A power that
-    comes closer to 0 than `switch` becomes `switch` of the other sign. Bins hold equally many validation images.
+    After each epoch a bin's power is multiplied by exp(rate * (confidence - accuracy)), both over its validation
+    images; a negative power by the inverse. Over-confident bins are focussed more, or inversely focussed less. A power
+    that comes closer to 0 than `switch` becomes `switch` of the other sign. Bins hold equally many validation images.
 
     gamma: the power of all bins at the start; bins then are of equal width.
     num_bins: K.
@@ -95,7 +93,8 @@ class AdaFocal(SoftLabels):
     switch: the paper's S_th.
 
     Source: Ghosh et al. 2022 and its code. There bins of validation images are closed on the other side than those of
-    training images, which fall into a bin without validation images where many are equally sure; here one rule holds.
+    training images, which fall into a bin without validation images where many are equally confident; here one
+    rule holds.
     """
 
     gamma: float = 1.0
@@ -106,19 +105,16 @@ class AdaFocal(SoftLabels):
     switch: float = 0.2
 
     def init(self):
-        """As SoftLabels.init."""
         edges = np.arange(1, self.num_bins, dtype=np.float32) / np.float32(self.num_bins)
         return AdaFocalState(super().init(), np.full(self.num_bins, self.gamma, np.float32), edges)
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss."""
         losses, logits, batch_stats = super().loss(network, images, batch, learnt.soft_labels, key)
         p = jnp.take_along_axis(jax.nn.softmax(logits.astype(jnp.float32)), batch["label"][:, None], axis=-1)[:, 0]
         gamma = learnt.gamma[jnp.searchsorted(learnt.edges, p, side="right")]
         return focus(gamma, batch["label"], logits) * losses, logits, batch_stats
 
     def update(self, learnt, validation, epoch):
-        """As SoftLabels.update."""
         confidence = np.asarray(validation.confidence, np.float32)
         places = np.linspace(0, len(confidence), self.num_bins + 1)[1:-1]
         edges = np.interp(places, np.arange(len(confidence)), np.sort(confidence)).astype(np.float32)
@@ -134,11 +130,9 @@ class AdaFocal(SoftLabels):
         return AdaFocalState(super().update(learnt.soft_labels, validation, epoch), gamma, edges)
 
     def scalars(self, learnt):
-        """As SoftLabels.scalars."""
         powers = {f"focal_power/bin_{k:02}": float(gamma) for k, gamma in enumerate(learnt.gamma)}
         return super().scalars(learnt.soft_labels) | powers
 
     def describe(self, learnt, epoch):
-        """As SoftLabels.describe."""
         table = " ".join(f"{gamma:.2f}" for gamma in learnt.gamma)
         return f"focal powers after epoch {epoch + 1}, least confident first: {table}"

@@ -1,4 +1,4 @@
-"""Cross-entropy with a price on logits that lie too far apart: two relatives of label smoothing."""
+"""Cross-entropy with a penalty on logits that are too far apart: two relatives of label smoothing."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from arada.methods.method import SoftLabels
 
 
 def unmasked(logits: jax.Array) -> jax.Array:
-    """Logits float32[B, Z] in which those of masked classes, -inf, are the largest, at which no distance costs."""
+    """Logits float32[B, Z] in which masked classes, -inf, get the largest logit, so that they cost nothing."""
     values = logits.astype(jnp.float32)
     return jnp.where(values == -jnp.inf, jnp.max(values, axis=-1, keepdims=True), values)
 
@@ -18,7 +18,7 @@ def unmasked(logits: jax.Array) -> jax.Array:
 class MbLS(SoftLabels):
     """Margin-based label smoothing: cross-entropy + weight * mean over classes of max(0, max logit - logit - margin).
 
-    margin: the distance of logits that costs nothing.
+    margin: the largest distance of logits that costs nothing.
     weight: the paper's lambda.
 
     Source: Liu et al. 2022 and its code, whose defaults these are.
@@ -28,7 +28,6 @@ class MbLS(SoftLabels):
     weight: float = 0.1
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss."""
         losses, logits, batch_stats = super().loss(network, images, batch, learnt, key)
         values = unmasked(logits)
         below = jnp.max(values, axis=-1, keepdims=True) - values
@@ -43,7 +42,7 @@ class ACLS(SoftLabels):
     The loss is cross-entropy + weight * (on_predicted * max(0, max logit - margin)^2 + on_others * mean over the other
     classes of max(0, max logit - logit - margin)^2); no gradient flows through the maximum of the second term.
 
-    margin: the logit, and the distance of logits, that cost nothing.
+    margin: the largest logit, and distance of logits, that cost nothing.
     weight: of both terms.
     on_predicted, on_others: the paper's lambda_1 and lambda_2.
 
@@ -56,12 +55,11 @@ class ACLS(SoftLabels):
     on_others: float = 0.1
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss."""
         losses, logits, batch_stats = super().loss(network, images, batch, learnt, key)
         values = unmasked(logits)
         largest = jnp.max(values, axis=-1)
         too_high = jax.nn.relu(largest - self.margin) ** 2
-        # 0 at the predicted class itself, so that the sum is that of the others.
+        # 0 at the predicted class itself, so that the sum is over the others.
         too_far = jax.nn.relu(jax.lax.stop_gradient(largest)[:, None] - values - self.margin) ** 2
         others = jnp.sum(too_far, axis=-1) / (self.num_classes - 1)
         penalty = self.on_predicted * too_high + self.on_others * others

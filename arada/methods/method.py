@@ -1,6 +1,6 @@
-"""Cross-entropy with soft labels, and what every other method has in common with it.
+"""Cross-entropy with soft labels, and the interface of all methods.
 
-A method is a value: its fields never change. What it learns from the validation set is a pytree of its own, which goes
+A method is a value: its fields never change. What it learns from the validation set is a separate pytree, which goes
 into every step as an argument, the same on all devices, and into the checkpoint.
 """
 
@@ -16,11 +16,11 @@ from arada.data.splits import Batch
 
 
 class Network(NamedTuple):
-    """The network inside a step, as its methods may call it, on normalised images [B, H, W, C].
+    """The network inside a step, as methods may call it, on normalised images [B, H, W, C].
 
     forward: images -> (logits [B, Z], batch_stats) in training mode; gradients flow to the weights.
     logits: images -> logits [B, Z] on running statistics; the weights are constants.
-    normalization: {"mean", "scale"}, which made images out of pixels in [0, 1].
+    normalization: {"mean", "scale"}, which turned pixels in [0, 1] into these images.
     """
 
     forward: Callable[[jax.Array], tuple[jax.Array, dict]]
@@ -29,7 +29,7 @@ class Network(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """The validation set after an epoch: of each of M images, and of each of R subsets, its means."""
+    """The validation set after an epoch: values of each of M images, and means over each of R subsets."""
 
     confidence: np.ndarray
     correct: np.ndarray
@@ -43,7 +43,7 @@ class SoftLabels:
 
     num_subsets, num_classes: R and Z.
     epsilon: smoothing at the start.
-    alpha: ((first epoch, learning rate of eq. (3)), ...); empty where soft labels stay as they are.
+    alpha: ((first epoch, learning rate of eq. (3)), ...); empty if soft labels stay fixed.
     shrinkage: how much subsets share what they learn, see `arada.soft_labels.shrink`; 0 is the paper's rule.
     """
 
@@ -54,7 +54,7 @@ class SoftLabels:
     shrinkage: float = 0.0
 
     def init(self) -> Any:
-        """What the method knows before the first epoch."""
+        """The initial state, before the first epoch."""
         return soft.init(self.num_subsets, self.num_classes, self.epsilon)
 
     def loss(
@@ -66,7 +66,7 @@ class SoftLabels:
           network: the network with the weights of this step.
           images: float32[B, H, W, C], augmented and normalised.
           batch: label, subset and example_id, int32[B] each.
-          learnt: what `init` and `update` return.
+          learnt: the state that `init` and `update` return.
           key: of this step, the same on all devices.
         """
         del key
@@ -74,7 +74,7 @@ class SoftLabels:
         return soft.cross_entropy(learnt, batch["subset"], batch["label"], logits), logits, batch_stats
 
     def update(self, learnt: Any, validation: Validation, epoch: int) -> Any:
-        """What the method has learnt after this 0-based epoch."""
+        """The state after this 0-based epoch."""
         if not self.alpha:
             return learnt
         rate, confidence = rate_at(self.alpha, epoch), validation.subset_confidence
@@ -86,11 +86,11 @@ class SoftLabels:
         return soft.update(learnt, confidence, validation.subset_accuracy, rate)
 
     def scalars(self, learnt: Any) -> dict[str, float]:
-        """What is learnt by name, for the log."""
+        """Scalars of the state by name, for the log."""
         return {f"soft_label/subset_{r:02}": float(p) for r, p in enumerate(learnt.p_correct)}
 
     def describe(self, learnt: Any, epoch: int) -> str:
-        """A line on what was learnt after this 0-based epoch; empty where nothing ever changes."""
+        """A line on the state after this 0-based epoch; empty if it never changes."""
         table = " ".join(f"{p:.3f}" for p in learnt.p_correct)
         return f"soft labels after epoch {epoch + 1}, least robust first: {table}" if self.alpha else ""
 

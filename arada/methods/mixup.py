@@ -14,9 +14,9 @@ from arada.models import BATCH_AXIS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixup(SoftLabels):
-    """Cross-entropy of lambda * image + (1 - lambda) * partner with their soft labels mixed alike.
+    """Cross-entropy of lambda * image + (1 - lambda) * partner with their soft labels mixed in the same way.
 
-    beta: lambda ~ Beta(beta, beta), drawn once an iteration.
+    beta: lambda ~ Beta(beta, beta), drawn once per iteration.
     per_example: whether each image draws its own lambda.
 
     The partner is the image at the same place of the batch read backwards: batches are shuffled, so it is a random one,
@@ -29,7 +29,7 @@ class Mixup(SoftLabels):
     per_example: bool = False
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss; logits are of mixed images."""
+        """As SoftLabels.loss; the logits belong to the mixed images."""
         targets = soft.targets(learnt, batch["subset"], batch["label"])
         partner_images, partner_targets = _backwards((images, targets))
         share = self._share(key, batch["example_id"])
@@ -49,7 +49,7 @@ class Mixup(SoftLabels):
 
 
 def _backwards(tree):
-    """The global batch in reverse order, cut among the devices as it was."""
+    """The global batch in reverse order, divided among the devices as before."""
     last = lax.axis_size(BATCH_AXIS) - 1
     opposite = [(device, last - device) for device in range(last + 1)]
     return jax.tree.map(lambda x: lax.ppermute(x[::-1], BATCH_AXIS, opposite), tree)

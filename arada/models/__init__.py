@@ -18,7 +18,7 @@ BY_NAME = Registry("model.name", {"resnet_v1": ResNetV1, "resnet_v2": ResNetV2, 
 
 
 def register(name: str, network: Callable[..., nn.Module]) -> None:
-    """Makes a network of your own a `model.name`: a flax module, or a function that returns one.
+    """Adds a network of your own as a value of `model.name`: a flax module, or a function that returns one.
 
     It is called with `num_classes` and the other fields of `config.model`; the module with normalised images
     [B, H, W, C] and `train`, for logits [B, Z]. Its variables are `params`, and `batch_stats` if it has any.

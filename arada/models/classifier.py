@@ -27,7 +27,7 @@ def unit_range(images: jax.Array) -> jax.Array:
 
 
 def normalize(normalization: Mapping[str, jax.Array], images: jax.Array) -> jax.Array:
-    """What the network sees of raw images [B, H, W, C]: (image - mean) / scale, both broadcast."""
+    """The network's input for raw images [B, H, W, C]: (image - mean) / scale, both broadcast."""
     return (unit_range(images) - normalization["mean"]) / normalization["scale"]
 
 
@@ -44,7 +44,7 @@ def logits_fn(model: nn.Module) -> Callable[[Variables, jax.Array], jax.Array]:
 def check_network(model: nn.Module, image_shape: tuple[int, ...], num_classes: int) -> None:
     """Traces a network on two images, in training and in evaluation, without computing anything.
 
-    Raises ValueError if it cannot be run, has variables that are not trained, or makes something else than logits.
+    Raises ValueError if it cannot be run, has variables that are not trained, or returns anything but logits.
     """
     images = jax.ShapeDtypeStruct((1, 2, *image_shape), jnp.float32)
 
@@ -57,7 +57,7 @@ def check_network(model: nn.Module, image_shape: tuple[int, ...], num_classes: i
         # Batch norm may synchronise over the axis of the devices.
         traced = jax.vmap(both, in_axes=(None, 0), axis_name=BATCH_AXIS)
         logits = jax.eval_shape(traced, variables, images)
-    except Exception as error:  # of any kind: it is somebody else's code
+    except Exception as error:  # of any kind: the network is foreign code
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"it cannot be run on images of {images.shape[1:]}: {reason}") from None
     if unknown := sorted(variables.keys() - {"params", "batch_stats"}):

@@ -1,15 +1,16 @@
-"""What a CPU needs to be fast: convolution and batch norm in other words, and the choice between these and XLA's.
+"""Faster convolution and batch norm for CPUs, and the choice between these and XLA's.
 
-On TPU and GPU XLA's own operations are the right ones, and they are what is lowered there: `lax.platform_dependent`
+On TPU and GPU XLA's own operations are the right ones, and are lowered there: `lax.platform_dependent`
 chooses when a program is lowered, so one traced program fits every platform. The networks see none of this.
 
 XLA:CPU has slow spots, measured in processor time on two AVX-512 cores with jax 0.10.2:
 - A 1x1 convolution runs at a third of the speed of the same matrix product.
 - A convolution whose kernel is larger than its map (3x3 on 2x2) runs at a thirtieth of the speed of the product of its
   patches with the kernel.
-- Inside a loop, the input gradient of a convolution runs at a twelfth, because the kernel is reversed in every turn.
+- Inside a loop, the input gradient of a convolution runs at a twelfth of its speed, because the kernel is reversed in
+every turn.
   That decides the speed of an attack. The flip is written out as an ordinary convolution.
-- The kernel gradient of a 3x3 convolution takes the batch for channels: from a batch of 64 on it runs at a half to a
+- The kernel gradient of a 3x3 convolution treats the batch as channels: from a batch of 64 on it runs at a half to a
   third of the speed of the product below.
 - The gradient of batch norm and ReLU, as autodiff makes it, passes over the map more often than it must.
 """
@@ -25,13 +26,13 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 # Pixels in one turn of the kernel gradient, whose patches then stay in the cache.
 _TURN = 32 * 32
-# Up to here, in images and in pixels of a map, the stock kernel gradient is as fast.
+# Up to this size, in images and in pixels of a map, the stock kernel gradient is as fast.
 _FEW_IMAGES = 16
 _SMALL_MAP = 4 * 4
 
 
 def stock_convolution(x, kernel, strides=(1, 1), padding="SAME"):
-    """`convolution` as XLA has it."""
+    """`convolution` by XLA."""
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
 
 
@@ -117,7 +118,7 @@ def _by_platform(on_cpu: Callable, stock: Callable, *arrays, strides, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1), padding="SAME") -> jax.Array:
-    """2-D convolution of x [B, H, W, C] with kernel [h, w, C, D], by the fastest way the platform has.
+    """2-D convolution of x [B, H, W, C] with kernel [h, w, C, D], by the fastest way on the platform.
 
     For reverse mode only: forward mode (`jax.jvp`, `jax.linearize`) raises TypeError.
     """
@@ -146,7 +147,7 @@ def _moments(x, axis_name):
 
 
 def stock_batch_norm(x, scale, bias, *, epsilon, relu=False, axis_name=None):
-    """`batch_norm` as flax has it, differentiated by JAX."""
+    """`batch_norm` as in flax, differentiated by JAX."""
     mean, variance = _moments(x, axis_name)
     y = ((x - mean) * (lax.rsqrt(variance + epsilon) * scale) + bias).astype(x.dtype)
     return jax.nn.relu(y) if relu else y, lax.stop_gradient(mean), lax.stop_gradient(variance)

@@ -14,14 +14,15 @@ VARIABLES_AXES = {"params": 0, "batch_stats": 0, "normalization": None}
 
 
 def member_seeds(seed: int, members: int) -> range:
-    """The seeds of the members of an ensemble's run: those of its single runs, no two ensembles share one."""
+    """The seeds of the members of an ensemble's run; no two ensembles share one."""
     return range(seed * members, (seed + 1) * members)
 
 
 def over_members(f: Callable, in_axes, out_axes, *, members: int, unrolled: bool | None = None) -> Callable:
-    """`f` for each of M members, as `jax.vmap` has it, or one after the other within one program.
+    """`f` for each of M members, by `jax.vmap`, or one after the other within one program.
 
-    `in_axes` and `out_axes` are pytree prefixes of axes, None for what members share. `unrolled=None` stacks on a TPU
+    `in_axes` and `out_axes` are pytree prefixes of axes, None for arguments that members share. `unrolled=None` stacks
+    on a TPU
     alone: XLA turns stacked kernels into grouped convolutions, which run at a twentieth of the speed on a CPU and are
     slow backward on a GPU (jax#13800), where the activations of all members would have to fit as well.
     """
@@ -56,6 +57,6 @@ def member_logits_fn(
 
 
 def mean_prediction(logits: jax.Array) -> jax.Array:
-    """The ensemble's logits float32[B, Z] from those of its members [M, B, Z]: log of their mean probabilities."""
+    """The ensemble's logits float32[B, Z]: log of the mean probabilities of its members' logits [M, B, Z]."""
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     return jax.nn.logsumexp(log_probabilities, axis=0) - jnp.log(len(logits))

@@ -1,6 +1,6 @@
 """Layers that all networks share: a convolution, batch norm over a named axis, and one after the other.
 
-How they are computed is `arada.models.cpu`'s business: it has what is fast on a CPU, and XLA's operations elsewhere.
+`arada.models.cpu` computes them: by its own fast programs on a CPU, and by XLA's operations elsewhere.
 """
 
 import functools
@@ -40,7 +40,7 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all axes but the last, and ReLU after it if asked for. Parameters and statistics are those of
+    """Batch norm over all axes but the last, and ReLU after it if asked for. It has the parameters and statistics of
     `flax.linen.BatchNorm`, names included."""
 
     train: bool

@@ -1,4 +1,4 @@
-"""Post-activation ResNet with bottlenecks (He et al. 2016a) for ImageNet, as edward2's ImageNet script has it."""
+"""Post-activation ResNet with bottlenecks (He et al. 2016a) for ImageNet, as in edward2's ImageNet script."""
 
 import flax.linen as nn
 import jax
@@ -21,9 +21,9 @@ class ResNetV1(nn.Module):
 
     `width` is the filters of the stem; blocks are 1, 2, 4 and 8 times as wide inside and four times that outside.
     `stride_on` is "3x3", the script's placement (also known as v1.5), or "1x1", He's. Choices of the script that are
-    kept: convolutions have no biases; every scale starts at 1, those of the last batch norms too; the stem pads by 3
-    on all sides, other strides pad as TensorFlow does; the dense kernel starts as N(0, 0.01). Unlike there, average
-    and dense layer are float32 under bfloat16 too. With `padding="both"` it is torchvision's ResNet.
+    kept: convolutions have no biases; every scale starts at 1, also in the last batch norms; the stem pads by 3
+    on all sides, other strides pad as TensorFlow does; the dense kernel starts as N(0, 0.01). Unlike the script,
+    average and dense layer are float32 under bfloat16 too. With `padding="both"` it is torchvision's ResNet.
     """
 
     num_classes: int

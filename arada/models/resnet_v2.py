@@ -1,4 +1,4 @@
-"""Pre-activation ResNet of depth 9n + 2 with bottlenecks (He et al. 2016b), as keras' cifar10_resnet.py has it."""
+"""Pre-activation ResNet of depth 9n + 2 with bottlenecks (He et al. 2016b), as in keras' cifar10_resnet.py."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""ResNets of torchvision and timm: what their weights are called, and where they belong in `ResNetV1`."""
+"""ResNets of torchvision and timm: the names of their weights, and their places in `ResNetV1`."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ def layers(depth: int) -> tuple[list[str], list[str]]:
 
 
 def depth_of(names: set[str]) -> int | None:
-    """The depth of the ResNet with bottlenecks that has weights of these names; None if it is none of ours."""
+    """The depth of the ResNet with bottlenecks that has weights of these names; None if it is not one of ours."""
     blocks = tuple(
         len(
             {
@@ -39,7 +39,7 @@ def depth_of(names: set[str]) -> int | None:
 def variables(tensors: Mapping[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:
     """By path, such as "params/Conv_0/kernel", the arrays of `ResNetV1` in their layout, float32.
 
-    Raises ValueError for names that are missing or have no place.
+    Raises ValueError for names that are missing or unknown.
     """
     convolutions, norms = layers(depth)
     places = {f"{name}.weight": f"params/Conv_{i}/kernel" for i, name in enumerate(convolutions)}
@@ -49,14 +49,14 @@ def variables(tensors: Mapping[str, np.ndarray], depth: int) -> dict[str, np.nda
         for theirs, ours in (("running_mean", "mean"), ("running_var", "var")):
             places[f"{name}.{theirs}"] = f"batch_stats/BatchNorm_{i}/{ours}"
     places |= {f"fc.{theirs}": f"params/Dense_0/{ours}" for theirs, ours in (("weight", "kernel"), ("bias", "bias"))}
-    # How many batches the statistics have seen is of no use to them.
+    # The number of batches that the statistics have seen is not needed.
     given = {name for name in tensors if not name.endswith(".num_batches_tracked")}
     check_names(set(places), given)
     return {ours: _turned(np.asarray(tensors[theirs], np.float32), ours) for theirs, ours in places.items()}
 
 
 def check_names(needed: set[str], given: set[str]) -> None:
-    """Raises ValueError that counts the names that are missing and those that have no place, and lists five of each."""
+    """Raises ValueError that counts the missing and the unknown names, and lists five of each."""
     told = [
         f"{len(names)} of {of} names {what}: {', '.join(sorted(names)[:5])}{' ...' if len(names) > 5 else ''}"
         for names, of, what in (

@@ -1,4 +1,4 @@
-"""Wide ResNet of depth 6n + 4 (Zagoruyko & Komodakis 2016), as edward2's `wide_resnet` version 2 has it."""
+"""Wide ResNet of depth 6n + 4 (Zagoruyko & Komodakis 2016), as in edward2's `wide_resnet` version 2."""
 
 import flax.linen as nn
 import jax

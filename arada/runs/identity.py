@@ -1,4 +1,4 @@
-"""What a run is: the names, sources and fields of a config that decide its numbers."""
+"""The identity of a run: the names, sources and fields of a config that decide its numbers."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import ml_collections
 from arada import models
 from arada.data.sources import records
 
-# What a run may be called: it is the name of a folder, one plain word.
+# The names that a run may have: it is the name of a folder, one plain word.
 RUN_NAME = r"\w[\w.+-]{0,99}"
 
 
@@ -25,7 +25,7 @@ def source_of(config: ml_collections.ConfigDict, seed: int) -> str:
 
 
 def initial_run(config: ml_collections.ConfigDict, seed: int) -> tuple[str, int] | None:
-    """The run (name, seed) whose weights a run with `seed` starts from; None where they are fresh."""
+    """The run (name, seed) whose weights a run with `seed` starts from; None for fresh weights."""
     return source_run(_of_seed(config.training.init_from, seed))
 
 
@@ -35,7 +35,7 @@ def _of_seed(source: str, seed: int) -> str:
 
 
 def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, ...]:
-    """The runs (or the folder) by whose ranks a run with `seed` is trained: one, or one for each member.
+    """The runs (or the folder) whose ranks a run with `seed` uses: one, or one for each member.
 
     An ensemble of single runs needs what its members need.
     """
@@ -49,7 +49,7 @@ def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, 
 
 
 def refreshes(config: ml_collections.ConfigDict) -> bool:
-    """Whether a run of this config is ranked anew while it trains."""
+    """Whether a run of this config is ranked again while it trains."""
     return config.soft_labels.num_subsets > 1 and bool(config.ranking.refresh_epochs or config.ranking.refresh_every)
 
 
@@ -60,7 +60,7 @@ def uses_precomputed(config: ml_collections.ConfigDict) -> bool:
 
 
 def refreshes_after(config: ml_collections.ConfigDict, epoch: int) -> bool:
-    """Whether a run is ranked anew after this 0-based epoch; never after the last one."""
+    """Whether a run is ranked again after this 0-based epoch; never after the last one."""
     done, every = epoch + 1, config.ranking.refresh_every
     due = done in config.ranking.refresh_epochs or (every and done % every == 0)
     return bool(due) and refreshes(config) and done < config.training.epochs
@@ -92,14 +92,14 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     soft_labels = dict(config.soft_labels)
     if not soft_labels["adaptive"]:
         del soft_labels["alpha"]
-    # Runs are older than this field, and one subset has nobody to share with.
+    # Some runs are older than this field, and one subset shares with no other.
     if not (soft_labels["adaptive"] and soft_labels["num_subsets"] > 1 and soft_labels.get("shrinkage")):
         soft_labels.pop("shrinkage", None)
     training = dict(config.training)
-    # Runs of undivided batches are older than this field.
+    # Some runs with undivided batches are older than this field.
     if training["accumulate"] == 1:
         del training["accumulate"]
-    # Runs with fresh weights are older than this one.
+    # Some runs with fresh weights are older than this field.
     if not training["init_from"]:
         del training["init_from"]
     identity = shared_identity(config) | plain(
@@ -108,7 +108,7 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     if config.data.source == "imagenet":
         identity["reading_order"] = records.ORDER
     method = config.method.name
-    # Plain cross-entropy has no fields, and its runs are older than `method`.
+    # Plain cross-entropy has no fields, and some of its runs are older than `method`.
     if method != "cross_entropy":
         identity["method"] = {"name": method} | plain(config.method.get(method, {}))
     if config.model.get("batch_norm") == "per_device":
@@ -135,13 +135,13 @@ def imported_identity(config: ml_collections.ConfigDict, seed: int) -> dict[str,
 def _scored_by(ranking, attack: str, num_subsets: int) -> dict[str, Any]:
     if ranking.by != "attack":
         return {"by": ranking.by}
-    # What a first-order ranking measures again depends on where subsets meet.
+    # Which images a first-order ranking measures again depends on the edges of the subsets.
     edges = {"num_subsets": num_subsets} if attack == "first_order" else {}
     return {"by": "attack", "attack": attack, attack: ranking[attack]} | edges
 
 
 def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The same experiment with one-hot labels: what is ranked, and what everything is compared with."""
+    """The same experiment with one-hot labels: it is ranked, and all methods are compared with it."""
     vanilla = ml_collections.ConfigDict(config.to_dict())
     vanilla.name = "vanilla"
     vanilla.soft_labels.update(num_subsets=1, epsilon=0.0, adaptive=False)
@@ -152,7 +152,7 @@ def vanilla_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
 
 
 def member_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config of the single runs of an ensemble: that of their own preset."""
+    """The config of the single runs of an ensemble: the config of their own preset."""
     member = ml_collections.ConfigDict(config.to_dict())
     member.name = config.ensemble.of
     member.ensemble.update(members=1, of="")
@@ -184,7 +184,7 @@ def differences(stored: Any, new: Any, field: str = "") -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON reads it back: tuples as lists, so that what is stored and what is new compare equal."""
+    """The value as JSON reads it back: tuples become lists, so that stored and new values compare equal."""
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
     return json.loads(json.dumps(value, default=lambda nested: nested.to_dict()))

@@ -22,7 +22,7 @@ from arada.runtime import lease
 from arada.training.checkpoints import Checkpoints
 from arada.training.state import Supervision, TrainState, fingerprint
 
-# How a file of our own names its arrays, which begin with these.
+# The first parts of the names of arrays in our own files.
 COLLECTIONS = ("params", "batch_stats", "normalization")
 
 
@@ -47,7 +47,7 @@ def read(path: epath.Path) -> dict[str, np.ndarray]:
         return flax.traverse_util.flatten_dict(tree, sep="/")
     except UserError:
         raise
-    except Exception as error:  # each library has its own for bytes that are not its
+    except Exception as error:  # each library has its own exception for foreign bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{told} cannot be read ({reason}); copy it again") from None
 
@@ -113,7 +113,7 @@ def make_run(
       config: of the network and its data; checked.
       workdir: where the run is made.
       path: the file.
-      normalization: () -> {"mean", "scale"} of the config, for a file that has none of its own.
+      normalization: () -> {"mean", "scale"} of the config, for a file without normalization.
 
     Raises UserError if the run exists or the file is of another network; nothing is written then.
     """
@@ -143,7 +143,7 @@ def make_run(
         batch_stats=tree.get("batch_stats", {}),
         normalization=tree["normalization"],
     )
-    # Nothing was learnt from validation images, and no image has a subset.
+    # The method has learnt nothing from validation images, and no image has a subset.
     subsets = (np.zeros(config.data[f"num_{split}"], np.int32) for split in ("train", "validation"))
     supervision = Supervision(jax.device_get(methods.build(config).init()), *subsets)
     imported = {"file": path.name, "weights": fingerprint(state.variables)}

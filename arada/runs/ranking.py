@@ -23,19 +23,19 @@ from arada.training.state import fingerprint
 
 logger = logging.getLogger(__name__)
 
-# What `config.ranking.by` may be: the paper's way, and two controls that rank without an attack.
+# The values of `config.ranking.by`: the paper's way, and two controls that rank without an attack.
 BY = ("attack", "confidence", "random")
 # The splits whose subsets training needs.
 TRAINED_ON = ("train", "validation")
-# Images that a refined ranking measures although they seem decided, chosen at random: an estimate of what it misses.
+# Images that a refined ranking measures although they seem decided, chosen at random: they estimate what it misses.
 AUDIT = 0.02
 
 
 def attack_step(model, attack: str, settings: Mapping) -> Callable:
     """Builds step(variables, batch) -> {"distance", "predicted"}, each [B], for `Replicas.map`.
 
-    The first-order attack adds its "estimate"; the estimate alone is a "score", for no distance was found. The logits
-    function is made of the step's arguments: new weights never recompile.
+    The first-order attack adds its "estimate"; the estimate alone is a "score", because it finds no distance. The
+    logits function is built from the step's arguments: new weights never recompile.
     """
     logits_fn = models.logits_fn(model)
 
@@ -64,12 +64,12 @@ def attack_step(model, attack: str, settings: Mapping) -> Callable:
 def confidence_step(model) -> Callable:
     """Builds step(variables, batch) -> {"score", "predicted"}: the log-odds of the predicted class, a control.
 
-    They rank as the confidence does, but do not saturate at 1 in float32.
+    They rank like the confidence, but do not saturate at 1 in float32.
     """
     logits_fn = models.logits_fn(model)
 
     def step(variables, batch):
-        with jax.default_matmul_precision("float32"):  # as attacks have it
+        with jax.default_matmul_precision("float32"):  # as in attacks
             logits = logits_fn(variables, batch["image"])
         predicted = logits.argmax(axis=-1).astype(np.int32)
         is_predicted = jax.nn.one_hot(predicted, logits.shape[-1], dtype=bool)
@@ -80,9 +80,9 @@ def confidence_step(model) -> Callable:
 
 
 class Ranker:
-    """Ranks splits by an attack or by confidence, compiled once: any weights of `model` may follow one another.
+    """Ranks splits by an attack or by confidence, compiled once: it works for any weights of `model`.
 
-    `mapped` is the program that scores a batch, `refine` the dearer attack on what that leaves in doubt; None for none.
+    `mapped` is the program that scores a batch, `refine` the more expensive attack on undecided images; None for none.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ def rank_by_source(
     splits: Mapping[str, Examples],
     replicas: Replicas,
 ) -> None:
-    """Ranks what is not ranked yet of `splits` by the weights of the run `source`, or by a control.
+    """Ranks the splits that are not ranked yet by the weights of the run `source`, or by a control.
 
     Raises UserError if the run is missing, unfinished, an ensemble's, or ranked already in another way.
     """
@@ -150,7 +150,7 @@ def rank_by_source(
     source_dir = workdir.run(*run)
     of_source = workdirs.stored(source_dir)["identity"]
     variables = trained.final_variables(source_dir)
-    # The weights that are attacked are part of what makes a ranking.
+    # The attacked weights are part of a ranking's identity.
     of_source["weights"] = fingerprint(variables)
     identity = ranking_identity(config, source) | {"source_run": of_source}
     workdirs.check_claim(directory, identity)
@@ -193,7 +193,7 @@ def check_source(config: ml_collections.ConfigDict, workdir: workdirs.Workdir, s
 
 
 def check_ranked(config: ml_collections.ConfigDict, workdir: workdirs.Workdir, seed: int) -> None:
-    """Raises UserError naming the stages that make it if a ranking is missing that a run with `seed` trains on."""
+    """Raises UserError, naming the stages to run, if a ranking is missing that a run with `seed` trains on."""
     ranking = config.ranking
     for source in ranking_sources(config, seed):
         directory, run = workdir.ranking(source, ranking.by, ranking.folder), source_run(source)
@@ -216,7 +216,7 @@ def _how_to_train(name: str, seed: int) -> str:
 
 
 def check(model, variables, splits: Mapping[str, Examples]) -> None:
-    """Looks at images and classifier before hours are spent: raises UserError, or warns."""
+    """Checks images and classifier before hours are spent: raises UserError, or warns."""
     # The weights are an argument: closed over, 178 MB of a ResNet-101 would be constants of the program.
     of_images = functools.partial(jax.jit(models.logits_fn(model)), jax.device_put(variables))
     for name, split in splits.items():
@@ -242,14 +242,15 @@ def rank(
     replicas: Replicas,
     refine: Callable | None = None,
 ) -> dict[str, np.ndarray]:
-    """Scores every image of `split` and writes `directory`/`name`.npz; goes on where a killed job stopped.
+    """Scores every image of `split` and writes `directory`/`name`.npz; continues where a killed job stopped.
 
-    Each process takes its share of the batches, on its own devices (`replicas`); they exchange the scores alone. With
-    `refine`, a mapped attack dearer than `mapped`, the images that `arada.attacks.undecided` names are attacked again.
+    Each process takes its share of the batches, on its own devices (`replicas`); they only exchange the scores. With
+    `refine`, a mapped attack more expensive than `mapped`, the images that `arada.attacks.undecided` names are attacked
+    again.
 
     Returns the file's arrays: example_id, distance (or score, from a control), subset (0 = least robust), label,
-    predicted; with `refine` also estimate, and refined bool[N]: where it is False, distance is what `refine` would be
-    expected to find.
+    predicted; with `refine` also estimate, and refined bool[N]: where it is False, distance is the value that `refine`
+    is expected to find.
     """
     file = directory / f"{name}.npz"
     if file.exists():
@@ -269,7 +270,7 @@ def rank(
     if hosts.is_first():
         files.write_npz(file, whole)
         _tidy(directory, name)
-    hosts.wait(f"ranked {file}")  # who comes next may read the file
+    hosts.wait(f"ranked {file}")  # the next process may read the file
     return whole
 
 
@@ -283,7 +284,7 @@ def _tidy(directory: epath.Path, name: str) -> None:
 def rank_at_random(
     name: str, split: Examples, *, directory: epath.Path, num_subsets: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """A control: subsets that say nothing of robustness. Writes `directory`/`name`.npz unless it is there."""
+    """A control: random subsets, unrelated to robustness. Writes `directory`/`name`.npz unless it exists."""
     file = directory / f"{name}.npz"
     if file.exists():
         return read(file)
@@ -297,7 +298,7 @@ def rank_at_random(
 
 
 def read(file: epath.Path) -> dict[str, np.ndarray]:
-    """The arrays of a ranking's file. Raises UserError if they are not those of a ranking."""
+    """The arrays of a ranking's file. Raises UserError if they are not a ranking's arrays."""
     ranking = files.read_npz(file)
     files.check_arrays(file, ranking, example_id=("i", 1), **{_scored(ranking): ("f", 1)})
     of_images = (ranking[key] for key in (_scored(ranking), "label", "predicted") if key in ranking)
@@ -307,7 +308,7 @@ def read(file: epath.Path) -> dict[str, np.ndarray]:
 
 
 def scores(ranking: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What a ranking's arrays are ordered by, ascending."""
+    """The scores that order a ranking, ascending."""
     return ranking[_scored(ranking)]
 
 
@@ -316,8 +317,10 @@ def _scored(ranking: Mapping[str, np.ndarray]) -> str:
 
 
 def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) -> dict[str, np.ndarray]:
-    """mapped(variables, batch) of a whole split, batch by batch into part files; what is there is not made again."""
-    # The batch size is part of the name: a job that goes on with another one starts anew.
+    """mapped(variables, batch) of a whole split, batch by batch into part files; finished parts are not computed
+    again.
+    """
+    # The batch size is part of the name: a job with another batch size starts again.
     path_of = [directory / f"{name}_{batch_size}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
     mine = streaming.of_process(len(path_of))
     missing = [number for number in mine if not path_of[number].exists()]
@@ -341,7 +344,7 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
 
 
 def _refined(name, cheap, num_subsets, measure, split) -> dict[str, np.ndarray]:
-    """Measures again what is undecided, and a few images more to see how far the rest can be trusted."""
+    """Measures undecided images again, and some others to check how far the rest can be trusted."""
     undecided = attacks.undecided(cheap["estimate"], cheap["distance"], num_subsets)
     audited = ~undecided & (np.random.default_rng(0).random(len(split)) < AUDIT)
     measured = np.full(len(split), np.nan, np.float32)

@@ -19,7 +19,7 @@ from arada.training import lockstep, optimizers
 from arada.training.checkpoints import Checkpoints
 from arada.training.state import TrainState, fingerprint, init_state
 
-# By `config.run.members`: what `arada.models.ensemble.over_members` is told.
+# By `config.run.members`: the argument `unrolled` of `arada.models.ensemble.over_members`.
 UNROLLED = {"auto": None, "stacked": False, "unrolled": True}
 
 
@@ -29,13 +29,13 @@ def build_model(config: ml_collections.ConfigDict, **fields) -> nn.Module:
 
 
 def build_ranked(config: ml_collections.ConfigDict) -> nn.Module:
-    """The network as it is attacked: in float32, for bfloat16 cannot tell the logits of two close classes apart."""
+    """The network for attacks: in float32, because bfloat16 cannot separate the logits of two close classes."""
     return build_model(config, **({"dtype": "float32"} if "dtype" in config.model else {}))
 
 
 def num_members(config: ml_collections.ConfigDict) -> int:
-    """Networks that one run of this config trains: 1, or the members of an ensemble in lockstep."""
-    # Runs that are older than ensembles have no such fields.
+    """The number of networks that one run of this config trains: 1, or the members of an ensemble in lockstep."""
+    # Older runs have no such fields.
     ensemble = config.get("ensemble")
     return ensemble.members if ensemble and not ensemble.of else 1
 
@@ -59,19 +59,20 @@ def check_known(run_dir: epath.Path) -> None:
 
 
 def unrolled(config: ml_collections.ConfigDict) -> bool | None:
-    """Whether the members of a run follow one another in its programs; None where the platform decides."""
+    """Whether the members of a run are computed one after the other; None if the platform decides."""
     return UNROLLED[config.run.get("members", "auto")]
 
 
 def check_single(run_dir: epath.Path) -> None:
-    """Raises UserError if the run is an ensemble's: attacks look at one network."""
+    """Raises UserError if the run is an ensemble's: attacks take one network."""
     ensemble = workdirs.stored_config(run_dir).get("ensemble")
     if ensemble and (ensemble.of or ensemble.members > 1):
         raise UserError(f"{run_dir} is an ensemble, but attacks take one network; name a single run: vanilla/seed_0")
 
 
-# Of matrix products and convolutions where nothing is trained. A GPU's default takes float32 as TF32, with 10 bits of
-# mantissa, a TPU's as bfloat16, with 7; confidences would move in the third digit. Networks of dtype bfloat16 stay so.
+# The precision of matrix products and convolutions outside training. A GPU's default takes float32 as TF32, with 10
+# bits of mantissa, a TPU's as bfloat16, with 7; confidences would move in the third digit. Networks of dtype bfloat16
+# stay so.
 PRECISION = "float32"
 
 
@@ -87,7 +88,7 @@ def _precisely(f: Callable) -> Callable:
 
 
 def logits_fn(config: ml_collections.ConfigDict) -> Callable:
-    """The classifier of a run, (variables, images) -> logits [B, Z]; of an ensemble the log of its mean prediction.
+    """The classifier of a run, (variables, images) -> logits [B, Z]; for an ensemble, the log of its mean prediction.
 
     It computes at `PRECISION`.
     """
@@ -131,7 +132,7 @@ def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
 
 
 def is_finished(run_dir: epath.Path, config: ml_collections.ConfigDict) -> bool:
-    """Whether the run's last checkpoint is that of its last step; imported weights need no steps."""
+    """Whether the run's last checkpoint is from its last step; imported weights need no steps."""
     if not (run_dir / "checkpoints").exists():
         return False
     if workdirs.is_imported(run_dir):
@@ -143,7 +144,7 @@ def is_finished(run_dir: epath.Path, config: ml_collections.ConfigDict) -> bool:
 def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
     """A trained classifier as (logits_fn, variables): logits_fn(variables, images) -> logits [B, Z].
 
-    Images are uint8, or float in [0, 1]; the normalisation is inside. The weights are those of the newest checkpoint
+    Images are uint8, or float in [0, 1]; the normalisation is inside. The weights come from the newest checkpoint
     that can be read. An ensemble has the logarithm of its mean prediction for logits; its members' variables are
     stacked. Raises UserError if `run_dir` is not the folder of a run with a checkpoint.
     """
@@ -155,13 +156,13 @@ def load(run_dir: epath.PathLike) -> tuple[Callable, dict]:
         return logits_fn(config), _newest_state(run_dir).variables
     seeds = models.member_seeds(workdirs.stored(run_dir)["identity"]["seed"], ensemble.members)
     runs = [run_dir.parent.parent / ensemble.of / f"seed_{seed}" for seed in seeds]
-    # Once loaded, they are as if trained in lockstep.
+    # Once loaded, they work like members trained in lockstep.
     ensemble.of = ""
     return logits_fn(config), stacked_variables(runs)
 
 
 def stacked_variables(run_dirs: Sequence[epath.Path]) -> dict:
-    """The variables of several runs as those of members in lockstep: the newest that can be read of each."""
+    """The variables of several runs stacked like members in lockstep: from the newest readable checkpoint of each."""
     return lockstep.stack([_newest_state(run_dir) for run_dir in run_dirs]).variables
 
 
@@ -184,9 +185,9 @@ def initial_dir(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, se
 
 
 def initial_weights(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, seed: int) -> int:
-    """The fingerprint of the weights that a run starts from, of all members of an ensemble in lockstep.
+    """The fingerprint of the weights that a run starts from, for an ensemble in lockstep, of all members.
 
-    A finished run no longer needs them: its own record is taken.
+    A finished run no longer needs them: its own record counts.
     """
     run_dir = workdir.run(config.name, seed)
     if is_finished(run_dir, config):
@@ -196,7 +197,7 @@ def initial_weights(workdir: workdirs.Workdir, config: ml_collections.ConfigDict
 
 
 def final_variables(run_dir: epath.Path) -> dict:
-    """The variables of a run's last step, and of no other. Raises UserError if its checkpoint is broken."""
+    """The variables of a run's last step only. Raises UserError if its checkpoint is broken."""
     config = workdirs.stored_config(run_dir)
     check_known(run_dir)
     with _checkpoints(run_dir) as checkpoints:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains the runs of one config. What is compiled is compiled once for all seeds."""
+    """Trains the runs of one config. Programs are compiled once for all seeds."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Trainer:
                 state, supervision, window = restored
             with (
                 backend.fitting("lower training.batch_size, or raise training.accumulate"),
-                # What was logged later, of an open window too, comes again.
+                # Rows that were logged later, also in an open window, are logged again.
                 open_writer(run_dir, int(state.step) - len(window)) as writer,
                 profile.traced(self._train_step, config.run.profile, run_dir / "profile") as train_step,
             ):
@@ -150,7 +150,7 @@ class Trainer:
     def _after_epoch(
         self, name: str, seed: int, epoch: int, state: TrainState, supervision: Supervision
     ) -> tuple[Supervision, dict[str, float]]:
-        """Validates, lets the method learn from it, and ranks anew where the config says so."""
+        """Validates, updates the method, and ranks again if the config says so."""
         config = self._config
         of_images = streaming.over(
             self._validation_step,
@@ -171,7 +171,7 @@ class Trainer:
         def means(values):
             if unranked:
                 return np.full(num_subsets, np.mean(values, dtype=np.float64))
-            # Where members have ranks of their own, each has its subsets of validation images too.
+            # If members have their own ranks, each also has its own subsets of validation images.
             ranks = np.atleast_2d(supervision.validation_subset)
             return np.mean([metrics.subset_means(values, subset, num_subsets) for subset in ranks], axis=0)
 
@@ -196,13 +196,13 @@ class Trainer:
     def _refresh(
         self, name: str, seed: int, epoch: int, state: TrainState, supervision: Supervision
     ) -> tuple[Supervision, dict[str, float]]:
-        """Ranks by the run's weights of this moment: images change their subset, a subset keeps its soft label.
+        """Ranks by the run's current weights: images change their subset, a subset keeps its soft label.
 
-        A killed refresh goes on with the batches it lacks, for the run comes here again with the same weights.
+        A killed refresh continues with the missing batches, because the run returns here with the same weights.
         """
         directory = self._workdir.refreshed_ranking(self._config.name, seed, epoch + 1)
         identity = run_identity(self._config, seed, len(self._replicas))
-        # What other weights have left there (an earlier run, another number of devices) is no ranking of these.
+        # Results computed with other weights (an earlier run, another number of devices) are deleted.
         workdirs.claim_anew(directory, identity | {"weights": fingerprint(state.variables)}, self._config)
         logger.info("%s: ranking again after epoch %d", name, epoch + 1)
         scalars, subsets = {}, {}
@@ -218,7 +218,7 @@ class Trainer:
 
 def _warn_of_old_statistics(config: ml_collections.ConfigDict) -> None:
     """Warns where batch norm's running statistics, which validation uses, average more steps than an epoch has."""
-    # Networks of others may have no batch norm.
+    # Registered networks may have no batch norm.
     momentum, steps = config.model.get("batch_norm_momentum", 0.0), trained.steps_per_epoch(config)
     averaged = round(1 / (1 - momentum), 6)
     if averaged > steps:
@@ -235,7 +235,7 @@ def _warn_of_old_statistics(config: ml_collections.ConfigDict) -> None:
 def mapped_step(config: ml_collections.ConfigDict, replicas: Replicas) -> Callable:
     """A run's train step over all devices: step(state, batch, learnt, key) -> (state, metrics), see `train_step`.
 
-    Of an ensemble in lockstep it is that of all members. The old state's buffers are taken.
+    For an ensemble in lockstep it trains all members. It donates the old state's buffers.
     """
     step = steps.train_step(
         trained.build_model(config),

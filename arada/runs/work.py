@@ -1,4 +1,4 @@
-"""How much an experiment computes: images, and an attack's gradients and forward passes for each."""
+"""The amount of work of an experiment: images, and an attack's gradients and forward passes for each."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,7 +14,9 @@ _RAY, _AROUND = 3, 2
 
 
 def passes(by: str, attack: str, settings: Mapping[str, float]) -> tuple[float, float]:
-    """Gradients and forward passes an image of a ranking, without what first-order estimates leave in doubt."""
+    """Gradients and forward passes an image of a ranking, without the images that first-order estimates leave
+    undecided.
+    """
     if by != "attack":
         return 0, 1 if by == "confidence" else 0
     if attack == "cw":
@@ -40,9 +42,9 @@ class Images(NamedTuple):
 
 
 def images_of(config: ml_collections.ConfigDict, num_test: int = 0, *, alone: bool = True) -> Images:
-    """Of all stages: vanilla and its ranking, then each seed, trained, ranked anew where it is, and evaluated.
+    """Of all stages: vanilla and its ranking, then each seed, trained, ranked again if configured, and evaluated.
 
-    `num_test` is for data whose config does not say it. Sets from out of the distribution are left out, for their sizes
+    `num_test` is for data whose config does not say it. Out-of-distribution sets are left out, because their sizes
     are not in the config either. Where the experiment is not `alone` in its workdir, another one has trained vanilla
     and ranked the splits.
     """

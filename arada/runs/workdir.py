@@ -1,7 +1,7 @@
-"""Where everything of an experiment lies, and which configs may share it.
+"""The layout of an experiment's folder, and the configs that may share it.
 
-A workdir holds one data set and network, any number of methods and seeds. Beside each output lies the config that
-made it; a config that would have made something else is refused.
+A workdir holds one data set and network, any number of methods and seeds. Each output is stored with the config that
+made it; a config that would make something else is rejected.
 """
 
 import re
@@ -33,15 +33,15 @@ class Workdir:
         self.path = files.absolute(path)
 
     def create(self) -> None:
-        """Makes the folder. Raises UserError if nothing can be written there, or what is written could not be read."""
+        """Makes the folder. Raises UserError if the folder cannot be written or read again."""
         files.check_name(self.path, "--workdir")
         probe = self.path / ".writable"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe.write_text("")
-            # Jobs that begin together all look.
+            # All jobs that start together check.
             probe.unlink(missing_ok=True)
-        except Exception as error:  # an OSError of a folder; a store has kinds of its own
+        except Exception as error:  # an OSError for a folder; a store has its own exceptions
             reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"--workdir={self.path} cannot be written: {reason}; choose another") from None
 
@@ -85,7 +85,7 @@ class Workdir:
 
     @property
     def data(self) -> epath.Path:
-        """The digests of the images that all runs have in common."""
+        """The digests of the images that all runs share."""
         return self.path / "data.json"
 
     @property
@@ -108,8 +108,8 @@ def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.
 
 
 def check_claim(path: epath.Path, identity: Mapping[str, Any]) -> None:
-    """Raises UserError if `path` is claimed by another identity. A start looks first, reads its data, and claims when
-    they are right: what was refused owns nothing."""
+    """Raises UserError if `path` is claimed by another identity. A run checks first, reads its data, and claims when
+    they are right: a rejected run claims nothing."""
     if not (path / "config.json").exists():
         return
     if differing := differences(stored(path)["identity"], identity):
@@ -125,17 +125,17 @@ def _refused(path: epath.Path, differing: list[str], another: str = "") -> UserE
 
 
 def _registered(config: ml_collections.ConfigDict) -> dict[str, str]:
-    """The names in a config that are not the project's own, each with the file that registered it."""
+    """The names in a config that are not built in, each with the file that registered it."""
     used = {"model.name": config.model.name, "method.name": config.method.name, "data.source": config.data.source}
     files_of = {field: registry.FILES.get(field, {}) for field in used}
     return {f"{field} {name!r}": files_of[field][name] for field, name in used.items() if name in files_of[field]}
 
 
 def identity_of_run(path: epath.Path, config: ml_collections.ConfigDict, seed: int, num_devices: int) -> dict[str, Any]:
-    """The identity of the run in `path`: what `config` says, with what only the run itself knows.
+    """The identity of the run in `path`: from `config`, and from what only the run itself records.
 
     That is the number of devices it was trained on, which may be others than `num_devices` now, and the fingerprint of
-    the weights it started from, or which it was imported with: nothing that trains is part of that run's identity.
+    the weights it started from, or which it was imported with: an imported run's identity has no training fields.
     """
     there = stored(path)["identity"] if (path / "config.json").exists() else {}
     if "imported" in there:
@@ -145,7 +145,7 @@ def identity_of_run(path: epath.Path, config: ml_collections.ConfigDict, seed: i
 
 
 def claim_anew(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
-    """As `claim`, but what another identity has left there is deleted: it is of weights that are no more."""
+    """As `claim`, but results computed with another identity are deleted: their weights no longer exist."""
     with hosts.first_before_others(f"{path} is of these weights"):
         if (path / "config.json").exists() and stored(path)["identity"] != identity:
             path.rmtree()
@@ -198,9 +198,9 @@ def is_imported(path: epath.Path) -> bool:
 def claim_data(workdir: Workdir, sha256: Mapping[str, str]) -> None:
     """Writes data.json, a digest for each split, or checks that it holds the same. Raises UserError.
 
-    Configs tell one data set from another, not what has happened to the files of one.
+    Configs distinguish data sets, but do not notice changed files.
     """
-    # Without a run nothing depends yet on what was read.
+    # Without a run nothing depends on the data yet.
     if hosts.is_first() and not (workdir.data.exists() and workdir.identities()):
         files.write_json(workdir.data, {"sha256": dict(sha256)})
     hosts.wait(f"{workdir.data} is there")
@@ -233,14 +233,14 @@ def stored(path: epath.Path) -> dict[str, Any]:
 
 
 def _complete(identity: dict[str, Any]) -> None:
-    """Adds what runs of older versions do not hold, with the values they were made with."""
+    """Adds the fields that runs of older versions lack, with the values that they used."""
     for of in (identity, identity.get("source_run")):
         data = of.get("data") if isinstance(of, dict) else None
         if isinstance(data, dict) and data.get("source") == "imagenet":
             data.setdefault("resize", "tf2_bicubic")
         model = of.get("model") if isinstance(of, dict) else None
         network = models.BY_NAME.get(model.get("name")) if isinstance(model, dict) else None
-        # Older than these fields: all networks, and ResNet v1.
+        # Runs of all networks, and of ResNet v1, may be older than these fields.
         for field in ("batch_norm_momentum", "batch_norm_epsilon", "stride_on", "padding"):
             if hasattr(network, field) and network.__module__.startswith("arada."):
                 model.setdefault(field, getattr(network, field))

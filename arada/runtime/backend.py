@@ -1,4 +1,4 @@
-"""JAX's devices: what it is told before it opens them, and what a user is told when they fail."""
+"""JAX's devices: its settings before it opens them, and clear errors if they fail."""
 
 import contextlib
 import logging
@@ -14,16 +14,17 @@ from arada.runtime import files
 
 logger = logging.getLogger(__name__)
 
-# Leaves out the kernels whose bits differ from run to run, and fails where an operation has no other.
-# `xla_gpu_deterministic_ops` would switch autotuning off as well. Autotuning may choose another kernel in another
-# process, but not where that finds the compiled program, and they are kept in the workdir.
+# Leaves out kernels that are not deterministic, and fails if an operation has no other.
+# `xla_gpu_deterministic_ops` would also switch autotuning off. Autotuning may choose another kernel in each
+# process, unless it finds the compiled program; the workdir keeps compiled programs.
 DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true"
 
 
 def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
     """Applies `config.run` to JAX. Raises UserError if it is too late.
 
-    Runs are in float32, whatever JAX_ENABLE_X64 says: it would draw other numbers, and no run's identity names it.
+    Runs are in float32, whatever JAX_ENABLE_X64 says: it would change random numbers, and is not part of a run's
+    identity.
     """
     if jax.config.jax_enable_x64:
         logger.warning("JAX_ENABLE_X64 is set; it is switched off, because runs are in float32")
@@ -41,10 +42,12 @@ def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
 
 
 def devices() -> list[jax.Device]:
-    """All devices of all processes, those of one process side by side. Raises UserError if JAX cannot open them."""
+    """All devices of all processes; the devices of one process are neighbours. Raises UserError if JAX cannot open
+    them.
+    """
     try:
         return sorted(jax.devices(), key=lambda device: device.process_index)
-    except (RuntimeError, AssertionError) as error:  # the latter without a GPU's plugin
+    except (RuntimeError, AssertionError) as error:  # AssertionError without a GPU's plugin
         reason = " ".join(str(error).split()) or "no such platform is installed"
         raise UserError(
             f"JAX cannot open its devices ({reason[:300]}). Another process may hold them, or the driver is older than "
@@ -54,7 +57,7 @@ def devices() -> list[jax.Device]:
 
 @contextlib.contextmanager
 def fitting(remedy: str) -> Iterator[None]:
-    """Programs that find too little memory on the devices end in a UserError that says `remedy`."""
+    """Programs that find too little memory on the devices raise UserError with `remedy`."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

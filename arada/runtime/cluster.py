@@ -1,4 +1,4 @@
-"""Tasks as jobs of a cluster, through submitit: one array of jobs at a time, whose end is waited for."""
+"""Tasks as jobs of a cluster, through submitit: one array of jobs at a time; it waits for their end."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ Submit = Callable[[Callable[[Any, str], None], Sequence[Any]], None]
 
 
 def submitter(cluster: str, workdir: epath.PathLike, folder: str, parameters: Mapping[str, Any]) -> Submit:
-    """Runs tasks as jobs of `cluster` ("slurm" or "local"), whose logs lie in WORKDIR/`folder`/jobs.
+    """Runs tasks as jobs of `cluster` ("slurm" or "local"), with logs in WORKDIR/`folder`/jobs.
 
     `parameters` are submitit's, such as slurm_partition. Raises UserError.
     """
@@ -45,7 +45,7 @@ def submitter(cluster: str, workdir: epath.PathLike, folder: str, parameters: Ma
 
 
 def run_job(function: Callable[[Any, str], None], task: Any, workdir: str) -> None:
-    """A task in a process of its own, whose log is all that one sees of it."""
+    """Runs a task in its own process; only its log shows what it does."""
     console.start_logging()
     function(task, workdir)
 

@@ -1,4 +1,4 @@
-"""How the command lines speak: one line an event, on stderr."""
+"""The output of the commands: one line per event, on stderr."""
 
 import contextlib
 import logging
@@ -23,9 +23,11 @@ def show_any_text() -> None:
 
 
 def start_logging() -> None:
-    """Shows the project's own lines, with the time, and keeps libraries quiet; of several processes the first tells."""
+    """Shows the project's own lines, with the time, and keeps libraries quiet; of several processes only the first
+    one logs.
+    """
     show_any_text()
-    # TensorFlow reads data and writes event files here, and would greet at every start.
+    # TensorFlow reads data and writes event files here, and would log at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     handler = logging.StreamHandler()
@@ -35,9 +37,9 @@ def start_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # After a broken file tensorstore's threads go on for a moment, and would print tracebacks of no consequence.
+    # After a broken file tensorstore's threads go on for a moment, and would print irrelevant tracebacks.
     sys.unraisablehook = lambda unraisable: logger.debug("%s: %s", unraisable.err_msg, unraisable.exc_value)
-    # orbax tells of every file it touches, and prints the errors that it raises, with several tracebacks.
+    # orbax logs every file that it touches, and prints the errors that it raises, with several tracebacks.
     absl_logging.set_verbosity(absl_logging.FATAL)
 
 
@@ -61,14 +63,18 @@ def ending_in_one_line() -> Iterator[None]:
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    """What TensorFlow, which reaches gs://, raises for a store that fails or refuses; none where it is not in use."""
+    """The exceptions of TensorFlow, which reads gs://, for a store that fails or refuses; empty if it is not
+    imported.
+    """
     tensorflow = sys.modules.get("tensorflow")
     names = ("Unavailable", "Unauthenticated", "PermissionDenied", "NotFound", "ResourceExhausted", "DeadlineExceeded")
     return tuple(getattr(tensorflow.errors, f"{name}Error") for name in names) if tensorflow else ()
 
 
 def process_flags() -> Callable[[], None]:
-    """Defines the flags of a run by several processes; what is returned joins them (`arada.runtime.hosts.connect`)."""
+    """Defines the flags of a run by several processes; returns the function that joins them
+    (`arada.runtime.hosts.connect`).
+    """
     address = flags.DEFINE_string(
         "coordinator_address", "", "HOST:PORT of the first of several processes. Cloud TPU and Slurm need no flags."
     )
@@ -89,7 +95,7 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
             rest = flags.FLAGS(argv)
             if rest[1:]:
                 sys.exit(f"error: {rest[1]!r} is not a flag; flags begin with --, and values with spaces need quotes")
-            # A file that cannot be loaded shows itself at the first look.
+            # A file that cannot be loaded fails at the first access.
             config.value.keys()
             return rest
         except (AttributeError, KeyError) as error:
@@ -98,7 +104,7 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
                 what = what.args[0]
             sys.exit(f"error: the {config.name} has no such field: {' '.join(str(what).split())}")
         except (flags.Error, TypeError, ValueError, OSError) as error:
-            # ml_collections raises all of these, some with a traceback for a text: its last line tells.
+            # ml_collections raises all of these, some with a traceback as text: its last line is the message.
             lines = [line.strip() for line in str(error).splitlines()]
             told = lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
             for of_python, plain in (
@@ -112,6 +118,6 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
 
 
 def _check_is_python(flag: str, path: str) -> None:
-    # Any file would be run, the JSON of a workdir too.
+    # Otherwise any file would be run, even the JSON of a workdir.
     if not path.endswith(".py"):
         raise ValueError(f"--{flag}={path} is not a Python file; name one of configs/, such as configs/digits.py")

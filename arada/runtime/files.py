@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, on any store that etils.epath reaches; text is UTF-8 on every machine."""
+"""Files that are written whole or not at all, on any store that etils.epath reaches; text is UTF-8 on every machine."""
 
 import contextlib
 import fnmatch
@@ -21,20 +21,20 @@ from arada.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Seconds before each further attempt to read what a store did not deliver.
+# Seconds before each further attempt to read from a store that failed.
 WAITS = (1, 4, 15, 60)
-# Of this process: two that write the same file must not share its second name.
+# A name of this process: two processes that write the same file must not share the temporary name.
 _PROCESS = uuid.uuid4().hex[:8]
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path that does not depend on the current folder, as orbax wants it; gs:// and its like stay as they are."""
+    """The path that does not depend on the current folder, as orbax needs it; gs:// and its like stay as they are."""
     path = epath.Path(path)
     return path if "://" in str(path) else path.expanduser().resolve()
 
 
 def check_name(path: epath.Path, what: str) -> None:
-    """Raises UserError for a path that orbax and TFDS could write and never find again; `what` names its field."""
+    """Raises UserError for a path that orbax and TFDS could write but never find again; `what` names its field."""
     if pattern := sorted(set("*?[") & set(str(path))):
         raise UserError(
             f"{what}={path} has {' '.join(pattern)} in its name, which orbax and TFDS read as a pattern; rename the "
@@ -50,14 +50,16 @@ def shown(name: str) -> str:
 
 
 def entries(folder: epath.Path) -> list[epath.Path]:
-    """What lies in a folder, by name. epath's own list leaves out names that end in ~."""
+    """The entries of a folder, by name. epath's own list leaves out names that end in ~."""
     if "://" in str(folder):
         return sorted(folder.iterdir())
     return sorted(folder / name for name in os.listdir(folder))
 
 
 def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
-    """What lies below a folder under a pattern such as "*/seed_*"; nothing without it. Its own name is no pattern."""
+    """The paths below a folder that match a pattern such as "*/seed_*"; empty if it is missing. Its own name is no
+    pattern.
+    """
     found = [folder]
     for part in pattern.split("/"):
         inside = (path for parent in found if parent.is_dir() for path in entries(parent))
@@ -66,7 +68,7 @@ def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
 
 
 def read_bytes(path: epath.Path) -> bytes:
-    """The content of a file of a data set; a store that fails is asked again. Raises UserError, or OSError for a file
+    """The content of a file of a data set; a store that fails is tried again. Raises UserError, or OSError for a file
     that is not there or may not be read."""
     waits = iter(WAITS)
     while True:
@@ -91,21 +93,23 @@ def wait_to_retry(waits: Iterator[float], what: str, reason: str) -> None:
 
 
 def transient_errors() -> tuple[type[Exception], ...]:
-    """What TensorFlow, if it is in use, raises for a store that may work again: not for what is missing or broken."""
+    """The exceptions of TensorFlow, if it is imported, for a store that may work again: not for missing or broken
+    files.
+    """
     tensorflow = sys.modules.get("tensorflow")
     names = ("Unavailable", "DeadlineExceeded", "Aborted", "Internal", "Unknown", "ResourceExhausted", "Cancelled")
     return tuple(getattr(tensorflow.errors, f"{name}Error") for name in names) if tensorflow else ()
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes by way of a second name: a kill leaves the old file or the new one, never half. Raises UserError."""
+    """Writes to a temporary name first: a kill leaves the old file or the new one, never half. Raises UserError."""
     new = path.with_name(f"{path.name}.{_PROCESS}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new.write_bytes(content)
         new.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # half of it would take room that may be what is wanting
+        with contextlib.suppress(OSError):  # half of it would take space that may be missing
             new.unlink(missing_ok=True)
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}), and the file that was there is kept; when it can, "
@@ -114,7 +118,7 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes text; what came from a file name that is not UTF-8 is escaped."""
+    """Writes text; characters of file names that are not UTF-8 are escaped."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
@@ -129,13 +133,13 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def read_json(path: epath.Path) -> Any:
-    """Reads a JSON file. Raises UserError if it is none."""
+    """Reads a JSON file. Raises UserError if it is broken."""
     with _readable(path, "JSON"):
         return json.loads(read_text(path))
 
 
 def read_json_lines(path: epath.Path) -> list[Any]:
-    """Reads one JSON value a line; none if there is no such file. Raises UserError for anything else."""
+    """Reads one JSON value per line; empty if the file is missing. Raises UserError for anything else."""
     if not path.exists():
         return []
     with _readable(path, "JSON lines"):
@@ -150,20 +154,20 @@ def write_npz(path: epath.Path, arrays: Mapping[str, np.ndarray], *, compressed:
 
 
 def read_npz(path: epath.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of an npz file. Raises UserError if it is none, or holds pickles, which are never loaded."""
+    """Reads the arrays of an npz file. Raises UserError if it is broken, or holds pickles, which are never loaded."""
     with _readable(path, "npz"), np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-        # A member that is no array comes as bytes.
+        # A member that is not an array comes as bytes.
         return {key: np.asarray(value) for key, value in stored.items()}
 
 
 def npz_checksums(path: epath.Path) -> list[tuple[str, int, int]]:
-    """Name, CRC and size of each array of an npz file, from its directory alone. Raises UserError if it is none."""
+    """Name, CRC and size of each array of an npz file, from its directory alone. Raises UserError if it is broken."""
     with _readable(path, "npz"), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         return [(member.filename, member.CRC, member.file_size) for member in archive.infolist()]
 
 
 def read_npy(path: epath.Path) -> np.ndarray:
-    """Reads the array of an npy file. Raises UserError if it is none, or holds pickles, which are never loaded."""
+    """Reads the array of an npy file. Raises UserError if it is broken, or holds pickles, which are never loaded."""
     with _readable(path, "npy"):
         return np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
 
@@ -177,7 +181,7 @@ def check_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray], **needed: t
 
 @contextlib.contextmanager
 def _readable(path: epath.Path, kind: str) -> Iterator[None]:
-    # What json, zipfile, zlib and NumPy raise for bytes that are not theirs; nesting without end is the RecursionError.
+    # The exceptions of json, zipfile, zlib and NumPy for broken files; RecursionError is for endless nesting.
     reasons = ValueError, TypeError, AttributeError, RuntimeError, EOFError, OSError, MemoryError, SyntaxError, KeyError
     try:
         yield

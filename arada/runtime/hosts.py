@@ -1,4 +1,4 @@
-"""Several processes as one program: how they meet, who writes, and where they wait for one another.
+"""Several processes as one program: how they connect, which one writes, and where they wait for one another.
 
 Every process runs the same command on its own devices (`jax.distributed`). With one process nothing here does anything.
 """
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 def connect(
     coordinator_address: str = "", num_processes: int = 0, process_id: int = -1, timeout_seconds: int = 300
 ) -> None:
-    """Joins the other processes: those of the arguments, or those that Cloud TPU or Slurm name. Before JAX is used.
+    """Joins the other processes: given by the arguments, or by Cloud TPU or Slurm. Before JAX is used.
 
     Without arguments, outside of both, or with `num_processes=1`, a process is alone and nothing is tried. Raises
-    UserError if the first one cannot be reached. If one of the others stays away, XLA ends all after that time.
+    UserError if the first one cannot be reached. If one of the others stays away, XLA ends all after the same time.
     """
     given = bool(coordinator_address), num_processes != 0, process_id != -1
     slurm, tpu = _tasks_of_slurm() > 1, importlib.util.find_spec("libtpu") is not None
@@ -40,7 +40,7 @@ def connect(
             f"--coordinator_address is {coordinator_address!r}, --num_processes {num_processes} and --process_id "
             f"{process_id}; give all three, or none on Cloud TPU and Slurm"
         )
-    # Of processes on CPUs; other devices have their own.
+    # For processes on CPUs; other devices have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if not all(given):
         try:
@@ -70,14 +70,14 @@ def connect(
 
 
 def _tasks_of_slurm() -> int:
-    """Of the `srun` that this process is a task of; 1 elsewhere, a batch script among it."""
+    """The number of tasks of this process' `srun`; 1 elsewhere, also in a batch script."""
     return int(os.environ["SLURM_NTASKS"]) if {"SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= os.environ.keys() else 1
 
 
 def _devices_of_task() -> list[int] | None:
-    """The GPUs of a task, among those that it sees; None leaves it to JAX, which takes that of its number on the node.
+    """The GPUs of a task, among those that it sees; None leaves the choice to JAX, by the task's number on the node.
 
-    With --gpus-per-task each task sees its own alone, counted from 0, and JAX would look for one that is not there
+    With --gpus-per-task each task sees only its own, counted from 0, and JAX would look for a GPU that does not exist
     (jax#28194).
     """
     visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
@@ -113,8 +113,8 @@ def _check_address(address: str, process_id: int, timeout_seconds: float) -> Non
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what all have in common, and that speaks."""
-    # Not asking JAX, which would open its devices, where there is but one.
+    """Whether this process writes shared files and messages."""
+    # Does not ask JAX, which would open its devices, if there is only one process.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
@@ -124,26 +124,26 @@ def several() -> bool:
 
 
 def wait(where: str) -> None:
-    """Returns when all processes have come here. For whoever reads next what the first one has written."""
+    """Returns when all processes have called it. Use it before reading what the first one has written."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
 
 
 @contextlib.contextmanager
 def first_before_others(where: str) -> Iterator[None]:
-    """The body runs in the first process, then in the others, which find what it has left on disk."""
+    """The body runs in the first process, then in the others, which find its files on disk."""
     if not is_first():
         wait(where)
     try:
         yield
-    finally:  # a mistake shows itself in every process
+    finally:  # every process raises the mistake
         if is_first():
             wait(where)
 
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """A UserError of one process becomes one of all, so that none waits for another that has ended."""
+    """A UserError in one process is raised in all, so that none waits for another that has ended."""
     if jax.process_count() == 1:
         yield
         return

@@ -1,7 +1,7 @@
 """One process at a time in a folder, without locks, which object stores lack: a file that its owner keeps renewing.
 
-An owner that was killed on this host is known to be gone, and another takes its place at once. One of another host is
-gone when it has not renewed the file for `STALE` seconds.
+A killed owner on this host is detected at once, and another process takes its place. An owner on another host is
+gone if it has not renewed the file for `STALE` seconds.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from arada.runtime import files, hosts
 
 logger = logging.getLogger(__name__)
 
-# Seconds. Clocks of hosts may differ by what lies between the two.
+# Seconds. The clocks of two hosts may differ by up to STALE - HEARTBEAT.
 HEARTBEAT, STALE = 15.0, 120.0
 
 # token of each folder that this process holds
@@ -31,9 +31,9 @@ _held: dict[epath.Path, str] = {}
 
 @contextlib.contextmanager
 def held(directory: epath.Path) -> Iterator[None]:
-    """Makes this process the one that writes in `directory`. Raises UserError if another is at work there.
+    """Makes this process the only writer in `directory`. Raises UserError if another one is writing there.
 
-    Of several processes of one run the first one holds it, and all are refused together.
+    In a run of several processes the first one holds it, and all are refused together.
     """
     file = directory / "owner.json"
     me = {
@@ -57,7 +57,7 @@ def held(directory: epath.Path) -> Iterator[None]:
 
     def renew() -> None:
         while not ended.wait(HEARTBEAT):
-            # What fails here will fail in the main thread too, which tells.
+            # What fails here also fails in the main thread, which reports it.
             with contextlib.suppress(UserError, OSError):
                 if _token(file) == me["token"]:
                     files.write_json(file, me | {"time": time.time()})
@@ -76,12 +76,12 @@ def held(directory: epath.Path) -> Iterator[None]:
 
 
 def check() -> None:
-    """To be called before a write: raises UserError if a folder that this process holds is no longer its own."""
+    """Call it before a write: raises UserError if this process has lost a folder that it held."""
     for directory, token in _held.items():
         file = directory / "owner.json"
         if not file.exists():
             raise UserError(f"{directory} has vanished while it was written to; put it back, or start again")
-        # What cannot be read at this moment is nobody else's.
+        # A file that cannot be read at this moment does not mean another owner.
         owner = _read(file)
         if owner and owner["token"] != token:
             raise UserError(f"{directory} was taken over by {_name(owner)}, which goes on there; this process stops")
@@ -96,7 +96,7 @@ def _wait_until_free(directory: epath.Path, file: epath.Path) -> None:
                 f"{directory} is being written by {_name(owner)}, and two writers would corrupt it; wait until it has "
                 f"ended or stop it, then the same command goes on"
             )
-        # By this clock too: that of its host may be ahead.
+        # Also by this clock: the clock of the owner's host may be ahead.
         if time.monotonic() - begin > STALE:
             return
         if owner is first:
@@ -112,12 +112,12 @@ def _gone(owner: dict[str, Any]) -> bool:
 
 
 def _here(owner: dict[str, Any]) -> bool:
-    """Whether process ids of the owner mean the same here."""
+    """Whether process ids of the owner are valid here."""
     return (owner["host"], owner["process_space"]) == (socket.gethostname(), _process_space())
 
 
 def _process_space() -> str:
-    """Tells containers of one host apart."""
+    """An id of the container: distinguishes containers of one host."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -125,7 +125,7 @@ def _process_space() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks since boot, "" if it has ended: numbers are given again."""
+    """When a process began, in ticks since boot, "" if it has ended: process ids are reused."""
     try:
         # After the name, which may hold anything: the state is first, the start the twentieth.
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -153,7 +153,7 @@ def _token(file: epath.Path) -> str | None:
 
 
 def _read(file: epath.Path) -> dict[str, Any] | None:
-    """The owner, None where there is none or the file is not one of these."""
+    """The owner; None if there is none or the file is invalid."""
     types = {"host": str, "process_space": str, "pid": int, "started": str, "token": str, "time": float}
     try:
         owner = files.read_json(file) if file.exists() else None

@@ -1,16 +1,16 @@
-"""What the host has and how it is set up: memory, cores, and glibc's way with large blocks."""
+"""The host's memory, cores, and glibc's settings for large blocks."""
 
 import os
 import platform
 
 from etils import epath
 
-# What `launch/environment.sh` sets, see there.
+# The settings of `launch/environment.sh`, explained there.
 _KEEPS = "glibc.malloc.trim_threshold"
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free or can be freed; 0 where the system does not say (it is not Linux)."""
+    """Bytes of memory that are free or can be freed; 0 if the system does not say (not Linux)."""
     meminfo = epath.Path("/proc/meminfo")
     if not meminfo.exists():
         return 0
@@ -29,5 +29,5 @@ def can_keep_memory() -> bool:
 
 
 def keeps_memory() -> bool:
-    """Whether it does: `keep_memory` of launch/environment.sh was called before this process."""
+    """Whether it does: `keep_memory` of launch/environment.sh ran before this process."""
     return _KEEPS in os.environ.get("GLIBC_TUNABLES", "")

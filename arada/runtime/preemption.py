@@ -1,4 +1,4 @@
-"""A stop on request: what is under way is finished and kept, and the process ends with exit code 0.
+"""A stop on request: current work is finished and kept, and the process ends with exit code 0.
 
 Schedulers send SIGTERM some 30 seconds before they kill; Ctrl-C asks for the same.
 """
@@ -15,16 +15,16 @@ _asked = threading.Event()
 
 
 class Stopped(Exception):
-    """The process was asked to stop; the message says what is kept and how to go on."""
+    """The process was asked to stop; the message says what is kept and how to continue."""
 
 
 def listen() -> None:
     """From now on SIGTERM and Ctrl-C ask for a stop; a second Ctrl-C interrupts. Only in the main thread."""
-    # JAX's own handler tells all hosts.
+    # JAX's own handler informs all hosts.
     if not jax.distributed.is_initialized():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _ask)
-        # When the interpreter is taken down nothing is left to be stopped, and the exit code is to stay.
+        # At interpreter shutdown nothing is left to stop, and the exit code must stay.
         atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -32,14 +32,14 @@ def _ask(number, _) -> None:
     if _asked.is_set() and number == signal.SIGINT:
         raise KeyboardInterrupt
     _asked.set()
-    # Not by logging, in whose middle this may be.
+    # Not by logging, which the signal may have interrupted.
     os.write(2, b"asked to stop: what is under way is finished first\n")
 
 
 def is_last(step: int) -> bool:
-    """Whether to stop after this training step. To be called after each step by every host: all stop at the same one.
+    """Whether to stop after this training step. Every host must call it after each step: all stop at the same one.
 
-    Hosts agree on a step ahead of them. If that comes after the end of a run, they do not stop, and a kill it is.
+    Hosts agree on a step ahead of them. If that comes after the end of a run, they do not stop, and the kill comes.
     """
     if jax.distributed.is_initialized():
         return multihost_utils.reached_preemption_sync_point(step)
@@ -47,7 +47,7 @@ def is_last(step: int) -> bool:
 
 
 def stop_if_asked(doing: str) -> None:
-    """Raises `Stopped` if a stop was asked for: where nothing is under way, but `doing` would be next.
+    """Raises `Stopped` if a stop was requested. Call it between jobs; `doing` names the next one.
 
     Never on several hosts, which could not agree on this place: there the kill comes, which part files survive.
     """

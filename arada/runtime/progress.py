@@ -1,4 +1,4 @@
-"""Lines that tell what a long job is doing: how far, how fast, how long still."""
+"""Progress lines of a long job: how far, how fast, how much time is left."""
 
 import logging
 import time
@@ -7,7 +7,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts images and says so every few seconds: `vanilla/seed_0: step 40/320, 412 images/s, 0:42 left`."""
+    """Counts images and logs a line every few seconds: `vanilla/seed_0: step 40/320, 412 images/s, 0:42 left`."""
 
     def __init__(self, job: str, unit: str, total: int, images_per_unit: float, every_seconds: float = 5.0):
         self._job, self._unit, self._total, self._images = job, unit, total, images_per_unit

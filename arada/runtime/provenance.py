@@ -1,4 +1,4 @@
-"""What made a result: the commit, the hardware and the versions."""
+"""The origin of a result: the commit, the hardware and the versions."""
 
 import importlib.metadata
 import pathlib
@@ -13,7 +13,7 @@ PACKAGES = ("arada", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 def commit() -> str:
     """The commit of a checkout, with a plus if files differ from it; "unknown" for an installed package.
 
-    Not those in docs/, which decide no number and where studies leave their results.
+    Files in docs/ do not count: they decide no number, and studies write their results there.
     """
     here = pathlib.Path(__file__)
 
@@ -32,8 +32,8 @@ def commit() -> str:
 
 
 def made_with() -> dict[str, Any]:
-    """What lies beside every result. `precision` is that of float32 matrix products and convolutions: what JAX's
-    default means differs by platform (TF32 on a GPU, bfloat16 on a TPU)."""
+    """The record beside every result. `precision` is the precision of float32 matrix products and convolutions: JAX's
+    default differs by platform (TF32 on a GPU, bfloat16 on a TPU)."""
     return {
         "commit": commit(),
         "hardware": hardware(),

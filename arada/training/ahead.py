@@ -1,4 +1,4 @@
-"""Reading ahead: a thread makes the next batch while the devices compute on this one."""
+"""Reading ahead: a thread prepares the next batch while the devices compute on this one."""
 
 import concurrent.futures
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ _END = object()
 
 
 class Ahead(Iterator[T]):
-    """The items of an iterable in their order, always one ahead; the first is read at once.
+    """The items of an iterable in their order, always one ahead; the first is read immediately.
 
     An error in the thread is raised where its item would have come. `close` it, or use it in a `with`.
     """

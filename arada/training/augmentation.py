@@ -1,4 +1,4 @@
-"""Random image transformations that run inside the train step, one key an example."""
+"""Random image transformations that run inside the train step, one key per example."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def shift_by(image: jax.Array, offset: jax.Array, outside: str = "nearest") -> jax.Array:
-    """Reads image [H, W, C] at its pixels plus `offset` float[2], bilinear; as in keras, what it shows moves the other
+    """Reads image [H, W, C] at its pixels plus `offset` float[2], bilinear; as in keras, the content moves the other
     way. `outside` the image its edge is repeated ("nearest"), or all is 0 ("zero").
 
     Two products with matrices that have two entries a row: unlike gathers these are fast everywhere.
@@ -47,7 +47,7 @@ def _shift_and_flip(key, image):
 
 
 def _crop_and_flip(key, image):
-    # edward2 enlarges an image of 32 by 4 in all.
+    # edward2 enlarges an image of 32 pixels by 4 in total.
     crop_key, flip_key = jax.random.split(key)
     return random_flip(flip_key, random_crop(crop_key, image, 2))
 
@@ -59,8 +59,8 @@ BY_NAME = {
     "shift_and_flip": _shift_and_flip,
     "crop_and_flip": _crop_and_flip,
 }
-# Those that see raw pixels, as edward2 does: what moves in is black. The others see normalised images, as in keras:
-# what moves in is a copy of the mean-free edge.
+# These see raw pixels, as in edward2: pixels that move in are black. The others see normalised images, as in keras:
+# pixels that move in copy the mean-free edge.
 _BEFORE_NORMALIZATION = ("crop_and_flip",)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: everything that a run needs to go on as if it had never stopped."""
+"""Checkpoints by orbax: everything that a run needs to continue as if it had never stopped."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from arada.training.state import Supervision, TrainState, fingerprint
 
 logger = logging.getLogger(__name__)
 
-# What orbax writes into a checkpoint last but its name.
+# The last file that orbax writes into a checkpoint before it names it.
 _METADATA = "_CHECKPOINT_METADATA"
 
 
@@ -38,7 +38,7 @@ class Checkpoints:
                 self._directory, options=options, item_names=("state", "supervision", "run")
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # orbax looks at those of all checkpoints, and is content with what is no JSON.
+            # orbax reads this file of all checkpoints, and accepts broken JSON.
             raise UserError(
                 f"a {_METADATA} in {self._directory} is not what orbax writes ({_told(error)}); delete the folder that "
                 f"it is in, and the checkpoint before it is used"
@@ -46,7 +46,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that were committed, newest first."""
-        # orbax takes any folder with a number for a name as a checkpoint.
+        # orbax treats any folder with a number as its name as a checkpoint.
         committed = (step for step in self._manager.all_steps() if (self._directory / str(step) / _METADATA).exists())
         return sorted(committed, reverse=True)
 
@@ -77,7 +77,7 @@ class Checkpoints:
         self, state: TrainState, supervision: Supervision
     ) -> tuple[TrainState, Supervision, list[dict[str, np.float32]]] | None:
         """The newest checkpoint that can be read, in the shape of the arguments, with the metrics of the steps that
-        are not logged yet; None if there is none at all.
+        are not logged yet; None if there is no checkpoint.
 
         A broken checkpoint is named in a warning, deleted, and the one before it is used. Raises UserError if there
         are checkpoints and none can be read, or if they are of another network.
@@ -98,7 +98,7 @@ class Checkpoints:
         return restored["state"]
 
     def drop_after(self, step: int) -> None:
-        """Deletes what lies there for later steps: broken, or they would have been restored."""
+        """Deletes checkpoints of later steps: they are broken, or they would have been restored."""
         if hosts.is_first():
             for broken in self._manager.all_steps():
                 if broken > step:
@@ -107,7 +107,7 @@ class Checkpoints:
         self._manager.reload()
 
     def _newest(self, **templates):
-        """The newest checkpoint that can be read, as (step, items); (None, {}) if there is none at all."""
+        """The newest checkpoint that can be read, as (step, items); (None, {}) if there is no checkpoint."""
         for step in self.steps():
             try:
                 return step, self._read(step, templates)
@@ -126,7 +126,7 @@ class Checkpoints:
     def _read(self, step: int, templates: dict) -> dict[str, Any]:
         """Items of one checkpoint. orbax does not notice a changed bit in an array: the sums do."""
         beside = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-        # Checkpoints that are older than the sums have none.
+        # Older checkpoints have no sums.
         crc32, known = beside.pop("crc32", None), beside.get("arrays", {})
         if known and crc32 != _crc32_of_json(beside):
             raise ValueError("what is kept beside the arrays has changed since it was written")
@@ -144,7 +144,7 @@ class Checkpoints:
         return {name: restored[name] for name in templates} | {"run": beside}
 
     def close(self) -> None:
-        """Waits for what is being saved. To be called before the process ends. Raises UserError if it cannot be."""
+        """Waits for the save in progress. Call it before the process ends. Raises UserError if it cannot be."""
         with self._writing():
             self._manager.close()
 
@@ -166,7 +166,7 @@ class Checkpoints:
 
 
 def _told(error: Exception) -> str:
-    """In one line, without what tensorstore adds by the thousand letters: the way to the error, and all settings."""
+    """The error in one line, without the source locations and settings that tensorstore adds."""
     lines = str(error).partition(" [")[0].splitlines() or [type(error).__name__]
     return ": ".join(lines[0].split(": ")[-2:])
 

@@ -11,12 +11,12 @@ from arada.data.splits import Batch, Examples
 from arada.models.ensemble import member_seeds, over_members
 from arada.training.state import TrainState
 
-# What has a leading axis [M]; members take the same steps on data that are normalised alike.
+# The fields with a leading axis [M]; members take the same steps on data with the same normalisation.
 STATE_AXES = TrainState(step=None, params=0, batch_stats=0, normalization=None, opt_state=0)
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
-    """The states of M members as one, see `STATE_AXES`; that of a single one stays as it is."""
+    """The states of M members as one, see `STATE_AXES`; a single state stays as it is."""
     if len(states) == 1:
         return states[0]
     return jax.tree.map(
@@ -28,9 +28,9 @@ def stack(states: Sequence[TrainState]) -> TrainState:
 
 
 def lockstep(step: Callable, members: int, *, unrolled: bool | None = None) -> Callable:
-    """The train step of one member as that of M: (state, batch, learnt, key) -> (state, metrics).
+    """Turns the train step of one member into a step of M: (state, batch, learnt, key) -> (state, metrics).
 
-    `state` as `stack` makes it, batch [B, M, ...] of `MemberOrders`, key [M]; what is learnt is shared. Metrics are
+    `state` as `stack` makes it, batch [B, M, ...] of `MemberOrders`, key [M]; `learnt` is shared. Metrics are
     means over the members.
     """
     each = over_members(step, (STATE_AXES, 1, None, 0), (STATE_AXES, 0), members=members, unrolled=unrolled)
@@ -44,7 +44,7 @@ def lockstep(step: Callable, members: int, *, unrolled: bool | None = None) -> C
 
 @dataclasses.dataclass(frozen=True)
 class MemberOrders:
-    """A training split in the orders of M members, each that of its own seed."""
+    """A training split in the orders of M members, each by its own seed."""
 
     split: Examples
     members: int
@@ -60,7 +60,7 @@ class MemberOrders:
     def epoch(
         self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:
-        """As `Split.epoch`, with the members' batches side by side: image [B, M, H, W, C], label [B, M] ..."""
+        """Like `Split.epoch`, with the members' batches side by side: image [B, M, H, W, C], label [B, M] ..."""
         orders = (
             self.split.epoch(batch_size, seed=member, epoch=epoch, skip=skip, share=share)
             for member in member_seeds(seed, self.members)

@@ -9,7 +9,7 @@ from arada.runtime import files
 
 
 def logged(path: epath.Path) -> list[dict[str, float]]:
-    """The rows that a run has logged, none if it has not begun. Raises UserError if they are not such."""
+    """The rows that a run has logged, empty before its start. Raises UserError if they are broken."""
     rows = files.read_json_lines(path / "metrics.jsonl")
     numbers = all(isinstance(row, dict) and all(type(x) in (int, float) for x in row.values()) for row in rows)
     steps = [0, *(row.get("step") for row in rows)] if numbers else []

@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class Writer(Protocol):
-    """What takes the metrics of a run."""
+    """The interface of a writer of a run's metrics."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds scalars to those of `step`."""
 
     def flush(self) -> None:
-        """Makes sure that what was written survives a kill."""
+        """After it, everything written survives a kill."""
 
     def close(self) -> None:
-        """As `flush`, at the end."""
+        """Flushes and ends."""
 
 
 class JsonLinesWriter:
@@ -41,20 +41,17 @@ class JsonLinesWriter:
         self._rows: dict[int, dict[str, float]] = {}
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """As of `Writer`."""
         self._rows.setdefault(step, {"step": step}).update({key: float(value) for key, value in scalars.items()})
 
     def flush(self) -> None:
-        """As of `Writer`."""
         files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows.values()))
 
     def close(self) -> None:
-        """As of `Writer`."""
         self.flush()
 
 
 class EventsWriter:
-    """TensorBoard's event file, by its own protos and records: clu's writer would open TensorFlow, GPUs included.
+    """TensorBoard's event file, by its own protos and records: clu's writer would open TensorFlow and its GPUs.
 
     `opened` closes the file. Raises ImportError where `tensorboard` is not installed.
     """
@@ -71,7 +68,6 @@ class EventsWriter:
         self._write(file_version="brain.Event:2")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """As of `Writer`."""
         for tag, value in scalars.items():
             self._write(step=step, summary=self._scalar_pb(tag, value))
 
@@ -79,11 +75,9 @@ class EventsWriter:
         self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
 
     def flush(self) -> None:
-        """As of `Writer`."""
         self._records.flush()
 
     def close(self) -> None:
-        """As of `Writer`."""
         self.flush()
 
 
@@ -108,7 +102,7 @@ class _Writers:
 
 @contextlib.contextmanager
 def open_writer(directory: epath.PathLike, resumed_step: int) -> Iterator[Writer]:
-    """The writer of a run, with what it had written up to `resumed_step`; closed with all rows, also on an error.
+    """The writer of a run, with the rows up to `resumed_step`; closed with all rows, also on an error.
 
     The first process writes; the others' writers do nothing.
     """

@@ -56,16 +56,16 @@ def train(
       state, supervision: fresh or restored; a state at the end of an epoch goes with the supervision of the next.
       split: the training images.
       seed: of the data order, which is a function of (seed, epoch).
-      key: of everything random inside a step.
+      key: of all random numbers inside a step.
       after_epoch: called once after every epoch.
-      log_every_steps: metrics are means over so many steps, and over what is left at the end of an epoch.
-      checkpoint_every_steps: at the first logged step that is at least so many steps after the last checkpoint.
-      run: what to keep beside the arrays (config, seed).
-      window: what the checkpoint holds of the steps whose mean is not logged yet; of a whole window at the end of an
+      log_every_steps: metrics are means over this many steps, and over the rest at the end of an epoch.
+      checkpoint_every_steps: at the first logged step that is at least this many steps after the last checkpoint.
+      run: stored beside the arrays (config, seed).
+      window: the checkpoint's metrics of steps whose mean is not logged yet; after a whole window at the end of an
         epoch, `after_epoch` is still due.
 
     Raises UserError if a loss or gradient is not finite; the last checkpoint is then the one before. Raises
-    `preemption.Stopped` if asked to stop, with a checkpoint of that very step.
+    `preemption.Stopped` if asked to stop, with a checkpoint of that step.
     """
     steps_per_epoch = len(split) // batch_size
     total = epochs * steps_per_epoch
@@ -104,7 +104,7 @@ def train(
         if window_start:
             seconds = time.monotonic() - window_start
             writer.write_scalars(last, {"images_per_second": len(window) * batch_size / seconds})
-        # Validation, logs and checkpoints are no part of a step's speed, nor is the first compilation.
+        # A step's speed does not include validation, logs, checkpoints or the first compilation.
         window_start = time.monotonic()
 
     def save() -> None:
@@ -123,7 +123,7 @@ def train(
         return preemption.Stopped(f"{name}: stopped at step {step} of {total}; the same command goes on from there")
 
     first = (step - bool(window)) // steps_per_epoch
-    # It goes on with the next epoch while this one is validated.
+    # The thread reads the next epoch while this one is validated.
     with Ahead(batches_of_epochs(first, step - first * steps_per_epoch)) as batches:
         for epoch in range(first, epochs):
             learnt, end = replicas.replicate(supervision.learnt), (epoch + 1) * steps_per_epoch
@@ -170,7 +170,7 @@ def train(
 
 
 def subset_of(supervision: Supervision, at: np.ndarray) -> np.ndarray:
-    """The subset of the training images at positions `at` int[B], or [B, M] of M members, who may rank differently."""
+    """The subset of the training images at positions `at` int[B], or [B, M] of M members, whose ranks may differ."""
     subset = supervision.train_subset
     return subset[at] if subset.ndim == 1 else subset[np.arange(len(subset)), at]
 
@@ -178,7 +178,7 @@ def subset_of(supervision: Supervision, at: np.ndarray) -> np.ndarray:
 def _means(name: str, window: list[dict], last: int) -> dict[str, float]:
     window = jax.device_get(window)
     means = {f"train/{key}": float(np.mean([metrics[key] for metrics in window])) for key in window[0]}
-    # The loss is that before an update; a gradient that is not finite spoils the weights after it.
+    # The loss is from before the update; a gradient that is not finite breaks the weights after it.
     broken = [key for key, value in means.items() if not math.isfinite(value)]
     if broken:
         raise UserError(

@@ -31,7 +31,7 @@ def build(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Grad
         # Keras' epsilon.
         return optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-7)
     if config.name == "sgd":
-        # Keras has the learning rate inside the velocity, unlike optax.sgd: what was gathered before a decay keeps its
+        # Keras has the learning rate inside the velocity, unlike optax.sgd: velocity from before a decay keeps its
         # length after it.
         return optax.chain(
             optax.scale_by_learning_rate(schedule), optax.trace(decay=config.momentum, nesterov=config.nesterov)
@@ -42,7 +42,7 @@ def build(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Grad
 # The values of `config.optimizer.l2_on`: which parameters, by path and value, the l2 term counts.
 L2_TARGETS = {
     "convolutions": lambda path, value: path[-1].key == "kernel" and value.ndim == 4,
-    # edward2's ImageNet script: all that it calls a kernel or a bias, which leaves out batch norm.
+    # edward2's ImageNet script: all parameters named kernel or bias, which leaves out batch norm.
     "kernels_and_biases": lambda path, value: (
         path[-1].key == "kernel" or (path[-1].key == "bias" and not path[-2].key.startswith("BatchNorm"))
     ),
@@ -51,7 +51,7 @@ L2_TARGETS = {
 
 
 def l2_penalty(params: dict, coefficient: float, targets: str) -> jax.Array:
-    """coefficient * sum of w^2, without the half, as Keras has it: the gradient is 2 * coefficient * w."""
+    """coefficient * sum of w^2, without the half, as in Keras: the gradient is 2 * coefficient * w."""
     counted = [
         jnp.sum(jnp.square(value))
         for path, value in jax.tree_util.tree_leaves_with_path(params)

@@ -18,7 +18,7 @@ _BEFORE = 2
 
 @contextlib.contextmanager
 def traced(step: Callable, steps: int, directory: epath.Path) -> Iterator[Callable]:
-    """`step`, of whose calls `steps` are traced by `jax.profiler` into `directory`; those of the first process."""
+    """`step`, with `steps` calls traced by `jax.profiler` into `directory`; only in the first process."""
     if not steps or not hosts.is_first():
         yield step
         return

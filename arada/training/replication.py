@@ -2,10 +2,10 @@
 
 A per-device function is written once, with collectives over the axis `BATCH_AXIS`, and mapped by `jax.pmap` or by
 `jax.jit(jax.shard_map)`. Arguments with axis None are replicated, those with axis 0 are batches whose leading axis is
-cut among the devices; callers see no device axis.
+divided among the devices; callers see no device axis.
 
 Where several processes map one function together, each calls it with its share of the batch, and holds arrays on its
-own devices alone: both mappings tie them into arrays over all devices and back, without a copy.
+own devices only: both mappings combine them into arrays over all devices and back, without a copy.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ MAPPINGS = ("pmap", "shard_map")
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A batch that lies on the devices, cut among them: `Replicas.place` makes it, a mapped function takes it."""
+    """A batch on the devices, divided among them: `Replicas.place` makes it, a mapped function takes it."""
 
     arrays: Any
 
 
 class Replicas:
-    """An explicit list of devices and the way to map over them; those of one process are neighbours, equally many.
+    """Devices and the way to map over them; those of one process are neighbours, equally many for each process.
 
     `share` is (k, n): of every batch this process holds the k-th of n equal parts.
     """
@@ -50,7 +50,7 @@ class Replicas:
 
     @functools.cached_property
     def own(self) -> "Replicas":
-        """Those of this process alone, for passes that it makes through other batches than the others."""
+        """The devices of this process only, for passes over batches that differ by process."""
         if self.share[1] == 1:
             return self
         return Replicas([d for d in self.devices if d.process_index == jax.process_index()], self.mapping)
@@ -105,7 +105,7 @@ class Replicas:
         def call(*args):
             return mapped(*cut(args))
 
-        # For those who ask what is compiled, in a single process.
+        # For tests of the compiled program, in a single process.
         call.lower = lambda *args: mapped.lower(*cut(args))
         return call
 
@@ -117,7 +117,7 @@ class Replicas:
         return host
 
     def _over_processes(self, mapped: Callable, in_specs: tuple, out_specs) -> Callable:
-        """As pmap has it: host-local arrays in, host-local arrays out."""
+        """As in pmap: host-local arrays in, host-local arrays out."""
 
         def call(*args):
             inputs = multihost_utils.host_local_array_to_global_array(args, self._mesh, in_specs)

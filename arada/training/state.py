@@ -1,4 +1,4 @@
-"""What a run is at one moment: weights and optimizer on one side, supervision on the other."""
+"""The state of a run: weights and optimizer on one side, supervision on the other."""
 
 import functools
 import zlib
@@ -24,13 +24,13 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """What the logits function takes (`arada.models.logits_fn`)."""
+        """The variables that the logits function takes (`arada.models.logits_fn`)."""
         return {"params": self.params, "batch_stats": self.batch_stats, "normalization": self.normalization}
 
 
 @flax.struct.dataclass
 class Supervision:
-    """What training has learnt from the validation set, and the subset of every image, by ascending id.
+    """The state learnt from the validation set, and the subset of every image, by ascending id.
 
     `learnt` is the method's own pytree (`arada.methods`), R soft labels for most of them. train_subset int32[N] and
     validation_subset int32[V] hold values in 0..R-1; with a leading axis [M] where the members of an ensemble have
@@ -66,7 +66,7 @@ def init_state(
 
 
 def fingerprint(tree) -> int:
-    """A CRC-32 that tells the arrays of `tree` from others, the last bit included."""
+    """A CRC-32 of the arrays of `tree`, every bit included."""
     return functools.reduce(
         lambda sum_, leaf: zlib.crc32(np.ascontiguousarray(leaf), sum_), jax.tree.leaves(jax.device_get(tree)), 0
     )

@@ -27,15 +27,15 @@ def train_step(
 
     Args:
       model: the network.
-      method: what turns a batch into losses (`arada.methods`); `learnt` is what it has learnt.
+      method: what turns a batch into losses (`arada.methods`); `learnt` is its state.
       augment: (key, example_id [B], images in [0, 1], normalise) -> normalised images.
       optimizer: an optax transformation.
       penalty: params -> scalar, added to the mean loss.
       accumulate: parts of a batch that go through the network one after the other, for less memory: of A parts the
         k-th has the examples at the places k, k + A, k + 2A ... of the global batch, whatever the number of devices.
-        The gradient is the mean of theirs. Each part has batch statistics of its own, whose mean is kept, and is the
-        batch for all that methods do between examples (mixup's partner, CCAT's odd places). What is drawn once a step
-        is drawn once for all of them.
+        The gradient is the mean of the parts' gradients. Each part has batch statistics of its own, whose mean is kept,
+        and is the batch for all that methods do between examples (mixup's partner, CCAT's odd places). What is drawn
+        once per step is drawn once for all of them.
 
     `key` is the run's; the key of step t is folded in from it, so that a resumed run draws the same numbers.
     `metrics` are of the global batch: mean loss (with the penalty), accuracy, and the norm of the gradient.
@@ -79,7 +79,7 @@ def train_step(
 
 
 def _mean_of_parts(f: Callable, batch, count: int):
-    """The mean of f over `count` parts of a batch, each of every so-many-th example, one after the other."""
+    """The mean of f over `count` parts of a batch, each of every count-th example, one after the other."""
     if count == 1:
         return f(batch)
     parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -90,7 +90,7 @@ def _mean_of_parts(f: Callable, batch, count: int):
 
 
 def validation_step(logits_fn: Callable) -> Callable:
-    """Builds step(variables, batch) -> {"confidence", "correct", "loss"}, each [B]: what calibration needs.
+    """Builds step(variables, batch) -> {"confidence", "correct", "loss"}, each [B], for calibration.
 
     logits_fn: (variables, raw images) -> logits [B, Z], of a network or of an ensemble.
     """

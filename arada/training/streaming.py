@@ -1,8 +1,8 @@
 """Applies a mapped function to every example of a split, once each, in padded batches.
 
-A batch is what one device takes at a time, so its number means the same examples whatever the machine; as many as there
-are devices go through the program together. Several processes share the batches: each makes its own on its own devices
-and all get the outputs of all. They need not keep in step, nor have equally many.
+A batch is the input of one device, so its number means the same examples on every machine; as many as there
+are devices go through the program together. Several processes share the batches: each computes its own on its own
+devices and all get the outputs of all. They need not run in step, nor have equally many.
 """
 
 import collections
@@ -36,7 +36,7 @@ def batches_over(
 
 
 def _over_runs(mapped, runs, split, *, batch_size, replicas, batches) -> Iterator[list[dict[str, np.ndarray]]]:
-    """As `batches_over`, for the variables of several runs: each batch is read once for all of them."""
+    """Like `batches_over`, for the variables of several runs: each batch is read once for all of them."""
     pending: collections.deque = collections.deque()
 
     def fetched():
@@ -62,7 +62,7 @@ def _over_runs(mapped, runs, split, *, batch_size, replicas, batches) -> Iterato
 
 
 def _together(batches: Iterator[Batch], devices: int) -> Iterator[tuple[list[Batch], Batch]]:
-    """Up to `devices` batches, and the one that they make up together: of one size always, by copies of the last."""
+    """Up to `devices` batches, and their concatenation, filled to a fixed size with copies of the last."""
     while parts := list(itertools.islice(batches, devices)):
         full = parts + parts[-1:] * (devices - len(parts))
         yield (
@@ -74,7 +74,7 @@ def _together(batches: Iterator[Batch], devices: int) -> Iterator[tuple[list[Bat
 def over(mapped: Callable, variables, split: Examples, *, batch_size: int, replicas: Replicas) -> dict[str, np.ndarray]:
     """The outputs of mapped(variables, batch) for a whole split, [N, ...], by ascending id, on every process.
 
-    `replicas` are the process' own; `batch_size` is that of one device.
+    `replicas` are the process' own; `batch_size` is per device.
     """
     (whole,) = over_runs(mapped, [variables], split, batch_size=batch_size, replicas=replicas)
     return whole
@@ -83,15 +83,15 @@ def over(mapped: Callable, variables, split: Examples, *, batch_size: int, repli
 def over_runs(
     mapped: Callable, runs: Sequence, split: Examples, *, batch_size: int, replicas: Replicas
 ) -> list[dict[str, np.ndarray]]:
-    """As `over`, for the variables of several runs: examples are read, and decoded, once for all of them."""
+    """Like `over`, for the variables of several runs: examples are read and decoded once for all of them."""
     own = of_process(-(-len(split) // batch_size))
-    # Who has no batch must know the outputs to exchange them, and repeats the first.
+    # A process without a batch must know the shapes of the outputs, and repeats the first batch.
     parts = list(_over_runs(mapped, runs, split, batch_size=batch_size, replicas=replicas, batches=own or [0]))
     return [joined(list(of_run), split, batch_size) for of_run in zip(*parts, strict=True)]
 
 
 def of_process(batches: int) -> range:
-    """The numbers of the batches that this process makes: neighbours, so that it reads no files of the others."""
+    """The numbers of the batches that this process makes: neighbours, so that it does not read the others' files."""
     each = _most(batches)
     return range(jax.process_index() * each, min((jax.process_index() + 1) * each, batches))
 
@@ -113,7 +113,7 @@ def _exchanged(parts: list[dict[str, np.ndarray]], count: int, size: int) -> lis
     """The parts of all processes in order, from those of this one (see `of_process`)."""
     if jax.process_count() == 1:
         return parts
-    # Of one shape everywhere; all but the last batch are full, and what is too much is behind them.
+    # The same shape everywhere; all but the last batch are full, and padding is at the end.
     examples = size * _most(-(-count // size))
 
     def padded(key):

@@ -314,7 +314,7 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(run, whole, tmp_path,
             monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
         return softened(epoch, state, supervision)
 
-    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\), and what was"):
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\), and the file"):
         run(tmp_path, hook=hook)
     monkeypatch.undo()
     assert saved_steps(tmp_path) == [6, 9]

@@ -1,14 +1,14 @@
 """The common corruptions of Hendrycks & Dietterich (2019, arXiv:1903.12261): 19 types at five severities.
 
-They are written anew from the published descriptions and parameters, for uint8 images [N, H, W, 3] (RGB). Every example
-has its own random numbers, seeded by (type, severity, example id), so the result does not depend on the batch. The
-published sets were drawn without a seed: ours follow the same distribution and are not the same pictures.
+They are our own implementation of the published descriptions and parameters, for uint8 images [N, H, W, 3] (RGB). Every
+example has its own random numbers, seeded by (type, severity, example id), so the result does not depend on the batch.
+The published sets were drawn without a seed: ours follow the same distribution and are not the same pictures.
 
-Results are cut down to whole grey levels, as the published generator does, except where a docstring says rounded. The
-published ImageNet-C has also been through JPEG at quality 85, which `corrupt` leaves to whoever stores the images.
+Results are cut down to whole grey levels, as the published generator does, except where a docstring says "rounded". The
+published ImageNet-C has also been through JPEG at quality 85, which `corrupt` does not apply.
 Lengths are pixels of 32 x 32 or 224 x 224 images and are not scaled to other sizes.
 
-What is a library's: random numbers of NumPy; blurs, correlation, labels and distances of scipy.ndimage, scipy.fft and
+From libraries: random numbers of NumPy; blurs, correlation, labels and distances of scipy.ndimage, scipy.fft and
 scipy.sparse; JPEG and box resizing of Pillow; the pictures of frost, from the package imagecorruptions.
 """
 
@@ -44,7 +44,7 @@ FUNCTIONS = {
     "saturate": digital.saturate,
 }
 
-# The lists of the AR-AdaLS paper: 19 for CIFAR-10-C, 17 for CIFAR-100-C, 15 for ImageNet-C.
+# The types of the AR-AdaLS paper: 19 for CIFAR-10-C, 17 for CIFAR-100-C, 15 for ImageNet-C.
 CIFAR10_TYPES = tuple(FUNCTIONS)
 CIFAR100_TYPES = tuple(name for name in CIFAR10_TYPES if name not in ("motion_blur", "snow"))
 IMAGENET_TYPES = CIFAR10_TYPES[:15]

@@ -58,7 +58,7 @@ def glass_blur(images: np.ndarray, strength: tuple[float, int, int], rngs: Gener
 
 
 def motion_blur(images: np.ndarray, strength: tuple[int, float], rngs: Generators) -> np.ndarray:
-    """ImageMagick's motion blur of (radius, sigma) pixels at an angle from U(-45, 45) degrees, anew; rounded."""
+    """ImageMagick's motion blur of (radius, sigma) pixels at an angle from U(-45, 45) degrees; rounded."""
     return motion_blurred(images, *strength, draws(rngs, lambda rng: rng.uniform(-45, 45)))
 
 

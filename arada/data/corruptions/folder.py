@@ -1,7 +1,7 @@
 """Corrupted images on disk in the layout that CIFAR-10-C was published in.
 
-`<type>.npy` is uint8 [5 N, H, W, 3]: N images of severity 1 in the order given, then those of severity 2, and so on.
-`labels.npy` is [5 N], the labels five times over. `source.json` is ours: it says what the images were made from.
+`<type>.npy` is uint8 [5 N, H, W, 3]: N images of severity 1 in the order given, then N of severity 2, and so on.
+`labels.npy` is [5 N], the labels five times over. `source.json` is ours: it records the source of the images.
 """
 
 import concurrent.futures
@@ -28,7 +28,7 @@ _CHUNK = 512  # images a job: 1.5 MB of CIFAR
 
 
 def _write_npy(path: epath.Path, parts: Iterator[np.ndarray], shape: tuple[int, ...]) -> None:
-    """Writes uint8 `parts` one after the other as one array, which is in memory only once."""
+    """Writes uint8 `parts` one after the other as one array, which is held in memory only once."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     content = bytearray(header.tell() + math.prod(shape))
@@ -42,7 +42,7 @@ def _write_npy(path: epath.Path, parts: Iterator[np.ndarray], shape: tuple[int, 
 
 
 def digest(images: np.ndarray, labels: np.ndarray, example_id: np.ndarray) -> str:
-    """SHA-256 of what a folder is made from."""
+    """SHA-256 of the images, labels and ids that a folder is made from."""
     hashed = hashlib.sha256(np.ascontiguousarray(images))
     for numbers in (labels, example_id):
         hashed.update(np.asarray(numbers, np.int64).tobytes())
@@ -62,10 +62,10 @@ def write(
     """Writes whatever is missing of the folder, each file whole or not at all.
 
     Args:
-      images: uint8[N, H, W, 3]; a memory map will do. The memory needed is that of one file, 5 N images.
+      images: uint8[N, H, W, 3]; a memory map will do. It needs the memory of one file, 5 N images.
       labels: int[N].
       example_id: int[N], which seeds the corruptions; None for the images' positions.
-      parameters: as of `corrupt`.
+      parameters: see `corrupt`.
       workers: processes. More than one are spawned, so a script needs its `if __name__ == "__main__":`.
 
     Returns:

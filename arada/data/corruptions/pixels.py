@@ -1,4 +1,4 @@
-"""What several corruptions share: random fields, grey levels, blurs and resampling of image batches."""
+"""Helpers of several corruptions: random fields, grey levels, blurs and resampling of image batches."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ Generators = Sequence[np.random.Generator]
 
 
 def draws(rngs: Generators, draw: Callable[[np.random.Generator], np.ndarray]) -> np.ndarray:
-    """One draw from each example's own generator, stacked along a first axis."""
+    """One draw from the generator of each example, stacked along a first axis."""
     return np.stack([draw(rng) for rng in rngs])
 
 
@@ -60,7 +60,7 @@ def zoomed(images: np.ndarray, factors: tuple[float, ...]) -> np.ndarray:
 def motion_blurred(images: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) -> np.ndarray:
     """Grey levels [N, H, W, C] blurred from one side along an angle a sample, rounded to uint8.
 
-    As ImageMagick documents its motion blur, written anew: 2 * radius + 1 samples at whole pixels along the angle
+    As ImageMagick documents its motion blur: 2 * radius + 1 samples at whole pixels along the angle
     (0 points right, 90 down) weighted by one half of a Gaussian; beyond the border the nearest pixel counts.
     """
     height, width = images.shape[1:3]

@@ -1,6 +1,6 @@
 """The published parameters of every type at severities 1 to 5, for 32 x 32 and for 224 x 224 images.
 
-Hendrycks & Dietterich (2019); what each number is, the function of the type says.
+Hendrycks & Dietterich (2019); the function of each type explains its numbers.
 """
 
 CIFAR = {

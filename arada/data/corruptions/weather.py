@@ -10,7 +10,7 @@ from scipy import ndimage
 from arada.data.corruptions.pixels import Generators, draws, gaussian, motion_blurred, truncated, zoomed
 from arada.errors import UserError
 
-# The five that the published generator draws from; it never uses the sixth.
+# The published generator draws from these five; it never uses the sixth.
 _FROST_FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 _PALE_TURQUOISE = np.array([175, 238, 238])
 _BROWN = np.array([63, 42, 20])
@@ -37,7 +37,7 @@ def snow(images: np.ndarray, strength: tuple[float, ...], rngs: Generators) -> n
 
 def frost_pictures() -> pathlib.Path | None:
     """The folder of the frost pictures that the installed package imagecorruptions ships; None without it."""
-    spec = importlib.util.find_spec("imagecorruptions")  # finds it without importing it and its dependencies
+    spec = importlib.util.find_spec("imagecorruptions")  # finds the package without importing it and its dependencies
     folders = spec.submodule_search_locations if spec else None
     folder = pathlib.Path(folders[0]) / "frost" if folders else None
     return folder if folder and all((folder / name).exists() for name in _FROST_FILES) else None

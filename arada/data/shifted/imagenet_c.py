@@ -2,10 +2,10 @@
 
 The folder of the group may be missing. Images are decoded when a batch asks for them.
 
-The join with ImageNet of TFDS: an example id is the position in TFDS' files, which are shuffled, so the file's number
-is what both sides know. TFDS keeps it as `file_name`, and `position_of` makes it the position in the published order of
-the validation set, from 0: `Dataset.published_position` is `[position_of(name) for name in file_names]`. A class is the
-rank of its wnid among all sorted, in TFDS' labels as well; that both sides' labels agree is checked.
+The join with ImageNet of TFDS: an example id is the position in TFDS' files, which are shuffled, so only the file's
+number is known on both sides. TFDS keeps it as `file_name`, and `position_of` makes it the position in the published
+order of the validation set, from 0: `Dataset.published_position` is `[position_of(name) for name in file_names]`. A
+class is the rank of its wnid among all sorted, in TFDS' labels as well; that both sides' labels agree is checked.
 """
 
 import concurrent.futures
@@ -100,7 +100,7 @@ class Tree:
         return {path.name: path for path in (*second, *first) if any((path / str(s)).exists() for s in range(1, 6))}
 
     def absent(self, names: Iterable[str], severities: Iterable[int]) -> dict[str, str]:
-        """As of `ShiftSource`. The labels of the first type's first severity are checked."""
+        """Also checks the labels of the first type's first severity."""
         names, severities = tuple(names), tuple(severities)
         if not self._folders:
             raise UserError(
@@ -116,7 +116,6 @@ class Tree:
         return {name: f"{self.directory} has no folder {name}" for name in names if name not in self._folders}
 
     def shifted(self, name: str, severity: int) -> Split:
-        """As of `ShiftSource`."""
         images = JpegImages(self._sources(name, severity), self.crop)
         return Split(images, self.test.label, self.test.example_id)
 

@@ -20,13 +20,13 @@ from arada.data.splits import Split, check_labels
 from arada.errors import UserError
 from arada.runtime import files
 
-# What TFDS calls two types; ImageNet's are called as everywhere.
+# TFDS' names of two types of CIFAR-10; its ImageNet types have the usual names.
 _TFDS_NAMES = {"cifar10": {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}, "imagenet2012": {}}
 TFDS_DATA_SETS = tuple(_TFDS_NAMES)
 
 
 def existing(directory: str) -> epath.Path:
-    """The folder that `run.published_dir` names. Raises UserError if there is none, or nothing in it."""
+    """The folder that `run.published_dir` names. Raises UserError if it is missing or empty."""
     path = files.absolute(directory)
     if not path.is_dir() or not any(path.iterdir()):
         state = "is empty" if path.is_dir() else "is no folder"
@@ -50,7 +50,7 @@ class NpyFolder:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """The labels of one severity, int64[N]. Raises UserError if there are none or severities differ."""
+        """The labels of one severity, int64[N]. Raises UserError if they cannot be read or severities differ."""
         path = self.directory / "labels.npy"
         if not path.exists():
             raise self._error(path, "does not exist: images without labels.npy belong to no known data set")
@@ -66,7 +66,7 @@ class NpyFolder:
         return by_severity[0]
 
     def start_of(self, name: str) -> int:
-        """The offset of the first image in bytes. Raises UserError if the file is not what its place says."""
+        """The offset of the first image in bytes. Raises UserError if the file is not the expected array."""
         path = self.directory / f"{name}.npy"
         with path.open("rb") as file:
             try:
@@ -109,7 +109,6 @@ class Published:
     num_classes: int
 
     def absent(self, names: Iterable[str], severities: Iterable[int]) -> dict[str, str]:
-        """As of `ShiftSource`."""
         labels, directory = self.npy.labels, self.npy.directory
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise UserError(
@@ -124,13 +123,12 @@ class Published:
         return {name: f"{directory} has no {name}.npy" for name in there if not there[name]}
 
     def shifted(self, name: str, severity: int) -> Split:
-        """As of `ShiftSource`."""
         images = self.npy.images(name, severity, self.position)
         return Split(images, self.test.label, self.test.example_id)
 
 
 def _check_join(where: str, labels: np.ndarray, position: np.ndarray, test: Split) -> None:
-    """Raises UserError unless `labels`, in the published order, has those of the test images at `position`."""
+    """Raises UserError unless `labels`, in the published order, equal the test labels at `position`."""
     if position.max() >= len(labels):
         raise UserError(
             f"{where} has {len(labels)} images per severity, but the test split has one at position "
@@ -142,7 +140,7 @@ def _check_join(where: str, labels: np.ndarray, position: np.ndarray, test: Spli
 def hashed_order(keys: Iterable[str], split: str) -> list[str]:
     """The keys of a TFDS builder's examples in the order of its files, which is that of their MD5, salted.
 
-    Nothing else is left of the key, a number, in `cifar10_corrupted`.
+    `cifar10_corrupted` stores nothing else of the key, a number.
     """
     return sorted(keys, key=lambda key: hashlib.md5(f"{split}{key}".encode()).digest())
 
@@ -158,7 +156,6 @@ class Tfds:
     crop: bool
 
     def absent(self, names: Iterable[str], severities: Iterable[int]) -> dict[str, str]:
-        """As of `ShiftSource`."""
         names, severities, reasons = tuple(names), tuple(severities), {}
         for name in names:
             missing = [at for at in severities if not tfds_data.is_prepared(*self._builder(name, at))]
@@ -172,7 +169,6 @@ class Tfds:
         return reasons
 
     def shifted(self, name: str, severity: int) -> Split:
-        """As of `ShiftSource`."""
         builder, split = self._builder(name, severity)
         where = f"{builder.info.full_name} in {builder.data_path}"
         if "file_name" in builder.info.features:

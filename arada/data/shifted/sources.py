@@ -1,9 +1,9 @@
-"""Where shifted test images come from. No mean mixes two sources: contrast is a type of every one, and not the same.
+"""Where shifted test images come from. No mean mixes two sources: each has its own contrast, for example.
 
 "simple": the six of `arada.data.shifts`, for any images. "generated": the published types, made here by
 `arada.data.corruptions` and kept on disk. "published": the authors' files of CIFAR-10-C, CIFAR-100-C or ImageNet-C.
 "tfds": `cifar10_corrupted`, which repackages the authors' files, and `imagenet2012_corrupted`, which does not: TFDS
-corrupts ImageNet anew.
+corrupts ImageNet itself.
 """
 
 import dataclasses
@@ -48,9 +48,9 @@ class ShiftSource(Protocol):
     """Shifted versions of one test split."""
 
     def absent(self, names: Iterable[str], severities: Iterable[int]) -> dict[str, str]:
-        """The types that are not there, each with why and the way out.
+        """The types that are missing, each with the reason and the way out.
 
-        Raises UserError for what is there and cannot be right: broken, incomplete, or of other images.
+        Raises UserError for files that are broken, incomplete, or made of other images.
         """
 
     def shifted(self, name: str, severity: int) -> Split:
@@ -58,14 +58,14 @@ class ShiftSource(Protocol):
 
 
 def types(evaluation: ml_collections.ConfigDict) -> list[str]:
-    """The types that `evaluation.shifts` names, by themselves or as lists, each once."""
+    """The types that `evaluation.shifts` names, singly or as lists, each once."""
     unrolled = (LISTS.get(name, (name,)) for name in evaluation.shifts)
     return list(dict.fromkeys(itertools.chain.from_iterable(unrolled)))
 
 
 def stored_name(evaluation: ml_collections.ConfigDict, name: str, severity: int) -> str:
-    """What a shifted set is called on disk. It tells all that decides the images, so that nobody takes it for another
-    source's, or for one of another number of images."""
+    """The name of a shifted set on disk. It holds all that decides the images, so that it differs for another
+    source and for another number of images."""
     source = "" if evaluation.shift_source == "simple" else f"{evaluation.shift_source}_"
     cropped = "cropped_" if evaluation.crop_shifted else ""
     limit = f"_of_{evaluation.max_examples_per_shift}" if evaluation.max_examples_per_shift else ""
@@ -73,7 +73,9 @@ def stored_name(evaluation: ml_collections.ConfigDict, name: str, severity: int)
 
 
 def build(config: ml_collections.ConfigDict, dataset: "Dataset", test: Split, workdir: epath.PathLike) -> ShiftSource:
-    """The source that `config.evaluation` names, for the test images it counts. Raises UserError if it cannot be."""
+    """The source that `config.evaluation` names, for the test images it counts. Raises UserError for a
+    source that cannot serve them.
+    """
     evaluation, run = config.evaluation, config.run
     if 0 < evaluation.max_examples_per_shift < len(test):
         test = test.take(*partition(len(test), (evaluation.max_examples_per_shift,), _LIMIT_SEED))
@@ -119,7 +121,7 @@ class _Nowhere:
 
 @dataclasses.dataclass(frozen=True)
 class _Generated:
-    """Corruptions kept in one folder a test split, named by its images, labels and ids."""
+    """Generated corruptions, kept in one folder per test split, named by a digest of its images, labels and ids."""
 
     test: Split
     directory: epath.Path

@@ -2,7 +2,7 @@
 
 The ids are not those of TFDS, which shuffles what it prepares.
 
-The "python version" is a pickle. Nothing in it is ever called: what the files name of NumPy is replaced by a record of
+The "python version" is a pickle. Nothing in it is ever called: the NumPy names in the files are replaced by a record of
 its arguments, any other name is an error, and the array is made here from the bytes and the shape on record.
 """
 
@@ -82,7 +82,7 @@ TARS = {
 
 
 def how_to_get(name: str, data_dir: str) -> str:
-    """What to fetch by hand, and where to put it."""
+    """Says what to download by hand, and where to put it."""
     tar = TARS[LAYOUTS[name].binary]
     return f"fetch {URL}{tar} into {data_dir or 'a folder DIR'} (no need to unpack it)"
 
@@ -96,11 +96,10 @@ class CifarArchive:
 
     @property
     def where(self) -> str:
-        """As of `Source`."""
         return f"run.data_dir={self.path}"
 
     def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """As of `Source`: uint8 [N, 32, 32, 3]."""
+        """Images are uint8 [N, 32, 32, 3]."""
         if self.name not in LAYOUTS:
             raise UserError(f"data.name is {self.name!r}; data.source='cifar_archive' has {' and '.join(LAYOUTS)}")
         layout, root = LAYOUTS[self.name], files.absolute(self.path)
@@ -129,11 +128,11 @@ class CifarArchive:
         }
 
     def published_position(self, test: Split) -> np.ndarray:
-        """As of `Dataset`: the order of the files is the published one."""
+        """The order of the files is the published order."""
         return test.example_id.astype(np.int64)
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`, from the file beside those of the images; none without it, or where it cannot be read."""
+        """From the file of names beside the images; empty if it is missing or cannot be read."""
         layout, root = LAYOUTS[self.name], files.absolute(self.path)
         for folder, file in ((layout.binary, layout.binary_names), (layout.python, layout.python_names)):
             try:
@@ -195,7 +194,7 @@ def _from_python(content: bytes, count: int, layout: Layout) -> tuple[np.ndarray
         rows = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if by_columns else "C")
         if dtype.arguments[0] not in ("u1", b"u1"):
             raise ValueError(f"pixels are {dtype.arguments[0]}")
-    # What a pickle can raise has no end.
+    # A broken pickle can raise anything.
     except Exception as error:
         raise ValueError(f"is not the expected pickle ({type(error).__name__}: {error})") from None
     if rows.shape != (count, _PIXELS) or labels.shape != (count,) or labels.dtype.kind != "i":
@@ -208,7 +207,7 @@ def _images(rows: np.ndarray) -> np.ndarray:
 
 
 class _Record:
-    """Stands for what a pickle would have called: keeps the arguments and the state, and does nothing."""
+    """Replaces what a pickle would call: keeps the arguments and the state, and does nothing."""
 
     def __init__(self, *arguments: Any):
         self.arguments, self.state = arguments, None

@@ -24,7 +24,7 @@ SIZE = 8
 
 @functools.cache
 def _signals() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn import datasets  # a second that other data sets need not wait
+    from sklearn import datasets  # takes a second that other data sets need not wait
 
     digits = datasets.load_digits()
     return (digits.images[..., None] / 16).astype(np.float32), digits.target.astype(np.int32)
@@ -64,7 +64,9 @@ class Digits:
         return np.clip(0.5 + self.contrast * (noisy - 0.5), 0, 1).astype(np.float32)
 
     def splits(self) -> dict[str, Split]:
-        """The three splits; all that is not train or validation is test. Raises UserError if nothing is left for it."""
+        """The three splits; the images that are not in train or validation are test. Raises UserError if nothing is
+        left for it.
+        """
         signals, labels = _signals()
         wanted = self.num_train + self.num_validation
         if wanted >= len(labels):
@@ -90,17 +92,16 @@ class Digits:
         raise UserError("evaluation.shift_source must be 'simple' for digits: no shifted digits are published")
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`."""
         return list("0123456789")
 
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
-        """As of `Dataset`; there are photographs, always."""
+        """The photographs are always available."""
         if name != "photographs":
             raise UserError(f"evaluation.out_of_distribution must be 'photographs' for digits, not {name!r}")
         return ""
 
     def out_of_distribution(self, name: str) -> Split:
-        """Photograph crops through the same camera; their labels are -1, for they have none of the ten classes."""
+        """Photograph crops through the same camera; their labels are -1, because they show none of the ten classes."""
         self.why_absent(name, ())
         images = self._camera(_photograph_crops(), 1)
         count = len(images)

@@ -1,7 +1,7 @@
 """Images by class in folders: `<class>/*.png`, or `train/<class>/*.png` beside `test/<class>/*.png`.
 
-Classes are labelled by the order of their names, images of a class are in the order of theirs; an id is the position in
-this order, so a file that comes or goes renames those after it.
+Classes are labelled by the order of their names, images of a class are in the order of their names; an id is the
+position in this order, so adding or removing a file changes the ids after it.
 """
 
 import concurrent.futures
@@ -16,7 +16,7 @@ from arada.errors import UserError
 from arada.runtime import files
 
 ENDINGS = (".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".webp")
-# What Windows and macOS leave in folders and archives; names that begin with a dot are passed over too.
+# What Windows and macOS leave in folders and archives; names that begin with a dot are skipped too.
 LEFT_BY_SYSTEMS = ("Thumbs.db", "desktop.ini", "__MACOSX")
 _MODES = {1: "L", 3: "RGB"}
 
@@ -25,10 +25,10 @@ def decode(content: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
     """An image file as uint8 `image_shape`, of one channel (luminance) or three (RGB). Raises ValueError.
 
     It is turned as its EXIF says, cut to the shape's proportions about the centre (a square for a square), and brought
-    to size by Pillow's bicubic filter, which smooths what it shrinks. What is transparent becomes white; of 16 bits
+    to size by Pillow's bicubic filter, which smooths what it shrinks. Transparent pixels become white; of 16 bits
     the upper eight are kept.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError  # a moment that other data sets need not wait
+    from PIL import Image, ImageOps, UnidentifiedImageError  # takes a moment that other data sets need not wait
 
     height, width, channels = image_shape
     try:
@@ -76,11 +76,10 @@ class Folder:
 
     @property
     def where(self) -> str:
-        """As of `Source`."""
         return f"run.data_dir={self.path}"
 
     def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """As of `Source`: uint8 of `image_shape`."""
+        """Images are uint8 of `image_shape`."""
         if len(self.image_shape) != 3 or self.image_shape[-1] not in _MODES:
             raise UserError(f"data.image_shape is {self.image_shape}; it must be (height, width, 1 or 3)")
         root, parts = self._parts()
@@ -101,7 +100,7 @@ class Folder:
         )
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`: the names of the folders, escaped where they are not UTF-8."""
+        """The names of the folders, escaped if they are not UTF-8."""
         root, parts = self._parts()
         return [files.shown(name) for name in self._classes(parts.get("train", root))]
 

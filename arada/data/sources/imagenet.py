@@ -32,7 +32,7 @@ def train_crop(jpeg, key, size: int, resize: str):
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
-    # As the script has it, also for a box that was drawn as large as the image.
+    # The script does this, even if the box is as large as the image.
     is_whole = tf.reduce_all(extent[:2] == shape[:2])
     box = tf.where(is_whole, _centre(shape), tf.concat([begin[:2], extent[:2]], axis=0))
     return tf.image.stateless_random_flip_left_right(_cut(jpeg, box, size, resize), flip_key)
@@ -118,21 +118,21 @@ class ImageNet:
         return {name: whole.take(part) for name, part in zip(sizes, positions, strict=True)}
 
     def shifted(self, test: StreamedSplit, name: str, severity: int) -> StreamedSplit:
-        """There are none: the simple shifts are made for images in memory. Raises UserError."""
+        """Raises UserError: the simple shifts need images in memory."""
         raise UserError(f"evaluation.shift_source is 'simple', but {name!r} is for data in memory; use another")
 
     def published_position(self, test: StreamedSplit) -> np.ndarray:
-        """Where each image of the test split stands in the published order, by its file's name: int64[N]."""
+        """The position of each test image in the published order, from its file's name: int64[N]."""
         return np.array([position_of(name) for name in test.file_name])
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`: wnids."""
+        """The wnids."""
         return label_names(self.name, self.data_dir)
 
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
-        """There are none. Raises UserError."""
+        """Raises UserError: ImageNet has no out-of-distribution set here."""
         raise UserError(f"evaluation.out_of_distribution names {name!r}, but ImageNet has none here; set it to ()")
 
     def out_of_distribution(self, name: str) -> StreamedSplit:
-        """There are none. Raises UserError."""
+        """Raises UserError: ImageNet has no out-of-distribution set here."""
         raise UserError(f"evaluation.out_of_distribution names {name!r}, but ImageNet has none here; set it to ()")

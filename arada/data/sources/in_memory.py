@@ -16,7 +16,7 @@ class Source(Protocol):
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
     def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """{"train": (images, labels)}, and "test" where a test part is published. Raises UserError.
@@ -33,10 +33,10 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-    """Train and validation are random parts of the source's `train`; test is one of its `test`, or of the rest of
-    `train` where nothing is published for tests.
+    """Train and validation are random parts of the source's `train`; test is a part of its `test`, or of the rest of
+    `train` if there is no `test`.
 
-    The images take N x H x W x C bytes, twice that while they are read. `elsewhere_dir` is where TFDS keeps
+    The images take N x H x W x C bytes, twice as much while they are read. `elsewhere_dir` is the folder of TFDS'
     out-of-distribution sets, "" for its own default.
     """
 
@@ -72,15 +72,13 @@ class InMemory:
         return dataclasses.replace(test, image=images)
 
     def published_position(self, test: Split) -> np.ndarray:
-        """As of `Dataset`."""
         return self.source.published_position(test)
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`."""
         return self.source.class_names()
 
     def why_absent(self, name: str, image_shape: tuple[int, ...]) -> str:
-        """As of `Dataset`; reads no image."""
+        """Reads no image."""
         return tfds.why_absent(name, self.elsewhere_dir, image_shape)
 
     def out_of_distribution(self, name: str) -> Split:
@@ -90,7 +88,7 @@ class InMemory:
 
 
 def _checked(where: str, image: np.ndarray, label: np.ndarray) -> Split:
-    """Arrays as a source gave them, as a split. Raises UserError for what training could not use."""
+    """The arrays of a source as a split. Raises UserError for arrays that training cannot use."""
     if label.ndim != 1 or label.dtype.kind not in "iu" or not np.array_equal(label.astype(np.int32), label):
         save = "label.ravel()" if label.ndim == 2 and label.shape[1] == 1 else "label"
         raise UserError(

@@ -31,11 +31,9 @@ class Npz:
 
     @property
     def where(self) -> str:
-        """As of `Source`."""
         return f"run.data_dir={self.path}"
 
     def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """As of `Source`."""
         path = files.absolute(self.path)
         if not path.is_file():
             raise UserError(f"{self.where} is not a file; data.source='npz' needs one")
@@ -45,7 +43,7 @@ class Npz:
             for layout in LAYOUTS:
                 if keys.issuperset(key for pair in layout.values() for key in pair):
                     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                        # A member that is no array comes as bytes.
+                        # A member that is not an array comes as bytes.
                         read = {key: np.asarray(arrays[key]) for pair in layout.values() for key in pair}
                     return {part: (_channels(read[image]), read[label]) for part, (image, label) in layout.items()}
         # NumPy raises a ValueError for objects, which would have to be unpickled; zip and zlib theirs for half a file.
@@ -58,7 +56,7 @@ class Npz:
         )
 
     def published_position(self, test: Split) -> np.ndarray:
-        """As of `Dataset`. Raises UserError without `test_position`."""
+        """Raises UserError without `test_position`."""
         position = self._column("test_position", "iu")
         if position is None:
             raise UserError(
@@ -70,12 +68,12 @@ class Npz:
         return position.astype(np.int64)[test.example_id]
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`; none without `class_name`."""
+        """Empty without `class_name`."""
         names = self._column("class_name", "U")
         return [] if names is None else names.tolist()
 
     def _column(self, key: str, kinds: str) -> np.ndarray | None:
-        """A further array of one axis, None if it is not there. Raises UserError if it is something else."""
+        """An optional array of one axis; None if it is missing. Raises UserError if it is something else."""
         with files.absolute(self.path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if key not in arrays:
                 return None
@@ -93,7 +91,7 @@ def _channels(images: np.ndarray) -> np.ndarray:
 
 
 def arrays_of(source) -> dict[str, np.ndarray]:
-    """What `Npz` reads, of any `Source` of `arada.data.sources.in_memory`: every example keeps its id.
+    """The arrays that `Npz` reads, from any `Source`: every example keeps its id.
 
     Raises UserError.
     """

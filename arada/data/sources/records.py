@@ -15,9 +15,10 @@ from arada.errors import UserError
 from arada.runtime import files as stored_files
 from arada.runtime import hosts
 
-# Part of a run's identity, for it decides the order of training: raised whenever the lines below change that.
+# Part of a run's identity, because it decides the order of training: raise it whenever a change below changes that
+# order.
 ORDER = 2
-# Files that each stream has open in training, and records that are taken from each in turn, as TFDS has it. A host with
+# Files that each stream holds open in training, and records taken from each in turn, as in TFDS. A host with
 # eight streams keeps 128 reads of 8 MB under way, which a bucket needs: one file at a time comes at some 50 MB/s.
 _OPEN_FILES = 16
 _IN_TURN = 16
@@ -46,7 +47,7 @@ class RecordFiles:
         return self.paths[int(np.searchsorted(np.cumsum(self.lengths), example_id, side="right"))]
 
     def check(self) -> None:
-        """Reads all files, which takes minutes for 140 GB. Raises UserError naming the first that is not whole."""
+        """Reads all files, which takes minutes for 140 GB. Raises UserError naming the first broken file."""
         tf = import_tensorflow()
         for path, length in zip(self.paths, self.lengths, strict=True):
             try:
@@ -67,17 +68,18 @@ class RecordFiles:
 class StreamedSplit:
     """The examples `example_id` (int32[N], ascending) of TFRecord files with a JPEG `image` and a `label` each.
 
-    Offers what `arada.data.splits.Split` offers. Images are uint8: the attacks see multiples of 1/255 in [0, 1], which
-    is what the JPEGs held before they were resized, and a batch takes a quarter of the memory and of the way to the
+    Has the interface of `arada.data.splits.Split`. Images are uint8: attacks see multiples of 1/255 in [0, 1], which
+    is what the JPEGs held before the resize, and a batch takes a quarter of the memory and of the way to the
     devices.
 
     Args:
-      files: where the examples lie.
-      image_shape: (H, W, 3), what the two crops return.
+      files: the files with the examples.
+      image_shape: (H, W, 3), the shape that both crops return.
       num_classes: labels are below it.
       shuffle_buffer: records that wait in a random order, still compressed: 0.11 MB each on ImageNet.
-      streams: parts of an epoch that are read apart, each in a random order of its own. Batches are taken from all of
-        them alike. Hosts that share an epoch have some of them each, so that none reads what another one trains on.
+      streams: parts of an epoch that are read apart, each in a random order of its own. Batches take equally from all
+      of
+        them. Hosts that share an epoch divide the streams, so that none reads what another one trains on.
       train_crop: (jpeg, key int64[2]) -> image uint8, of an epoch. A TensorFlow function, random by its key alone.
       plain_crop: jpeg -> image uint8, of everything else.
     """
@@ -96,17 +98,17 @@ class StreamedSplit:
 
     @property
     def label_range(self) -> tuple[int, int]:
-        """What the files may hold; looking at all labels would read them all."""
+        """The allowed range; the true one would need all files to be read."""
         return 0, self.num_classes - 1
 
     @functools.cached_property
     def label(self) -> np.ndarray:
-        """The labels int32[N], at the price of reading all files. Training and evaluation get them with each batch."""
+        """The labels int32[N]; this reads all files. Training and evaluation get them with each batch."""
         return self._column("label").astype(np.int32)
 
     @functools.cached_property
     def file_name(self) -> list[str]:
-        """What each image was called when it was published, at the same price."""
+        """The published file name of each image; this reads all files."""
         return [name.decode() for name in self._column("file_name")]
 
     def fingerprint(self) -> str:
@@ -124,7 +126,7 @@ class StreamedSplit:
         self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:
         """As `Split.epoch`. The order comes from that of the files, reading several at once and the shuffle buffer;
-        crops are a function of (seed, epoch, example id). What is skipped is read but not decoded.
+        crops are a function of (seed, epoch, example id). Skipped batches are read but not decoded.
         """
         tf = import_tensorflow()
         steps, batch_size = len(self) // batch_size, batch_size // share[1]
@@ -225,7 +227,7 @@ class StreamedSplit:
     def _run(self, records, decode: Callable, batch_size: int) -> Iterator[Batch]:
         """The batches of `records`, the last one as short as it is, decoded on threads of their own.
 
-        A store that fails is asked again, after longer and longer waits; the batches are the same.
+        A store that fails is tried again after longer and longer waits; the batches stay the same.
         """
         tf = import_tensorflow()
         options = tf.data.Options()
@@ -256,7 +258,7 @@ class StreamedSplit:
             yield batch
 
     def _check_labels(self, batch: Batch) -> None:
-        # One-hot, a label beyond the classes is a row of zeros, which trains without a word.
+        # One-hot, a label beyond the classes is a row of zeros, which would train without an error.
         label = batch["label"]
         for at in np.flatnonzero((label < 0) | (label >= self.num_classes))[:1]:
             example_id = int(batch["example_id"][at])
@@ -266,7 +268,7 @@ class StreamedSplit:
             )
 
     def _tell_undecodable(self, records, decode: Callable, error: Exception) -> None:
-        """Raises UserError naming the example of `records` that `decode` cannot take, or the file that breaks off."""
+        """Raises UserError naming the example of `records` that `decode` rejects, or the truncated file."""
         tf = import_tensorflow()
         try:
             for example_id, record in records:
@@ -278,11 +280,11 @@ class StreamedSplit:
                         f"decoded ({_reason(broken)}); copy or prepare the data set again"
                     ) from None
         except tf.errors.OpError:
-            pass  # not an example but a file
+            pass  # a file is broken, not an example
         self._tell_broken(_reason(error))
 
     def _tell_broken(self, what: str) -> None:
-        if hosts.several():  # the others would wait for hours, without a word
+        if hosts.several():  # the other processes would wait for hours without a message
             raise UserError(f"run.data_dir: {what}; python -m arada.prepare --check finds the broken file")
         self.files.check()
         raise UserError(f"run.data_dir: {what}, although {self.files.paths[0]} and the files after it are whole")
@@ -295,6 +297,6 @@ def _parse(record) -> dict:
 
 
 def _reason(error) -> str:
-    # TensorFlow puts the place in its own graph and pipeline around what happened.
+    # TensorFlow wraps the cause in the position in its own graph and pipeline.
     message = error.message.split("}} ")[-1].split(" [Op:")[0].split("\n")[0]
     return re.sub(r"^Error in user-defined function passed to \S+ transformation with iterator: \S+: ", "", message)

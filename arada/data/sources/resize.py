@@ -1,4 +1,4 @@
-"""The resizes of ImageNet images: as the paper's script has it, today's TensorFlow, and torchvision's."""
+"""The resizes of ImageNet images: of the paper's script, of today's TensorFlow, and of torchvision."""
 
 from arada.data.sources.tfds import import_tensorflow
 
@@ -8,7 +8,7 @@ from arada.data.sources.tfds import import_tensorflow
 #   "tf1_bicubic": TF1's `tf.image.resize_bicubic`, which edward2's script calls. Keys' kernel with a = -3/4; pixel i of
 #       the result lies at i * scale of the source.
 #   "tf2_bicubic": TF2's `tf.image.resize`. a = -1/2; pixel i lies at (i + 1/2) * scale - 1/2.
-#   "bilinear": with smoothing, as torchvision has it.
+#   "bilinear": with smoothing, as in torchvision.
 RESIZES = ("tf1_bicubic", "tf2_bicubic", "bilinear")
 
 

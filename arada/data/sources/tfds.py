@@ -11,7 +11,7 @@ from arada.data.splits import Split
 from arada.errors import UserError
 from arada.runtime import files
 
-# What TFDS calls the images nobody trains on, by preference.
+# The TFDS names of splits that nobody trains on, by preference.
 HELD_OUT = ("test", "validation")
 _BATCH = 1024
 
@@ -40,7 +40,7 @@ def import_tensorflow():
 
 
 def import_tfds():
-    """tensorflow_datasets, with TensorFlow as `import_tensorflow` has it."""
+    """tensorflow_datasets, with TensorFlow imported by `import_tensorflow`."""
     import_tensorflow()
     import tensorflow_datasets as tfds
 
@@ -52,7 +52,7 @@ HOW_TO_PREPARE = "prepare it with `python -m arada.prepare --config=...` or poin
 
 def builder(name: str, data_dir: str, field: str = "data.name"):
     """The TFDS builder of `name`; `data_dir=""` means TFDS' own default. Raises UserError, naming `field`, for an
-    unknown name, configuration or version, and for files that say they are something else."""
+    unknown name, configuration or version, and for files of another data set."""
     if data_dir:
         data_dir = files.absolute(data_dir)
         files.check_name(data_dir, "run.data_dir")
@@ -73,7 +73,7 @@ def builder(name: str, data_dir: str, field: str = "data.name"):
 
 
 def is_prepared(source, split: str) -> bool:
-    """Whether the files of a builder's split are there."""
+    """Whether the files of a builder's split exist."""
     return source.data_path.exists() and split in source.info.splits
 
 
@@ -83,7 +83,7 @@ def in_order(source, split: str, **options) -> dict[str, np.ndarray]:
 
 
 def one_by_one(source, split: str):
-    """As `in_order`, one example at a time, images as the bytes that are stored."""
+    """Like `in_order`, but one example at a time, with images as the stored bytes."""
     tfds = import_tfds()
     return tfds.as_numpy(_dataset(source, split, decoders={"image": tfds.decode.SkipDecoding()}))
 
@@ -95,7 +95,7 @@ def _dataset(source, split: str, **options):
 
 
 def prepared(name: str, data_dir: str):
-    """The builder of `name`. Raises UserError unless its data set lies prepared in `data_dir`."""
+    """The builder of `name`. Raises UserError unless its data set is prepared in `data_dir`."""
     source = builder(name, data_dir)
     if source.data_path.exists():
         if not source.info.splits:
@@ -109,7 +109,7 @@ def prepared(name: str, data_dir: str):
 
 
 def _keys(info) -> tuple[str, str]:
-    """What a data set calls its images and its labels."""
+    """The names of a data set's features for image and label."""
     keys = info.supervised_keys
     return keys if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys) else ("image", "label")
 
@@ -162,12 +162,12 @@ def _held_out(source) -> str | None:
 
 
 def held_out(name: str, data_dir: str) -> np.ndarray:
-    """The images of the `test` or else `validation` split of a data set that is there. Raises UserError."""
+    """The images of the `test` or else `validation` split of a prepared data set. Raises UserError."""
     return _read(name, _held_out(prepared(name, data_dir)) or "test", data_dir)[0]
 
 
 def why_absent(name: str, data_dir: str, image_shape: tuple[int, ...]) -> str:
-    """Why the images of `held_out` cannot be had, as of `Dataset`; reads none."""
+    """Why the images of `held_out` cannot be read; "" if they can. Reads no image."""
     if why := why_unreadable():
         return why
     field = "evaluation.out_of_distribution"
@@ -195,11 +195,9 @@ class Tfds:
 
     @property
     def where(self) -> str:
-        """As of `Source`."""
         return self.name
 
     def read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """As of `Source`."""
         source = prepared(self.name, self.data_dir)
         if "train" not in (splits := source.info.splits):
             raise UserError(f"data.name: {self.name!r} has no train split, but {', '.join(splits)}; choose another")
@@ -207,7 +205,7 @@ class Tfds:
         return {part: _read(self.name, split, self.data_dir) for part, split in parts.items() if split}
 
     def published_position(self, test: Split) -> np.ndarray:
-        """As of `Dataset`: TFDS, which shuffled, keeps it as the example's "id", such as test_04171."""
+        """TFDS shuffles, but keeps the position as the example's "id", such as test_04171."""
         source = prepared(self.name, self.data_dir)
         if "id" not in source.info.features or "test" not in source.info.splits:
             raise UserError(
@@ -218,5 +216,4 @@ class Tfds:
         return np.array([int(name.decode().rpartition("_")[2]) for name in ids])[test.example_id]
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`."""
         return label_names(self.name, self.data_dir)
