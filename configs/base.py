@@ -1,4 +1,4 @@
-"""What all configs share: every field with its meaning, and the methods as presets.
+"""The base of all configs: every field with its meaning, and the methods as presets.
 
 A preset is a name behind the config's path, several are joined by commas: `configs/cifar10.py:ar_adals,laptop`.
 Size presets change the data set's own fields and are applied first, then the method's. `finetune` comes last: it makes
@@ -12,21 +12,21 @@ import ml_collections
 
 Overrides = Mapping[str, Any]
 
-# Methods of others that are a loss of their own, by the names of arada/methods.
-# By preset, the share of the epochs that fine-tuning takes.
+# Published methods with their own loss, by the names of arada/methods.
+# By preset, the share of the epochs used by fine-tuning.
 FINETUNING = {"finetune": 0.1, "finetune_quarter": 0.25}
 RIVALS = ("mixup", "ccat", "focal", "adafocal", "dual_focal", "mbls", "acls")
 
 
 def config() -> ml_collections.ConfigDict:
-    """The fields of an experiment. Those that are None-like here ("", 0) are set by each data set's file."""
+    """The fields of an experiment. Each data set's file sets those that are empty here ("", 0)."""
     return ml_collections.ConfigDict(
         {
-            # The method's name: the folder of its runs.
+            # The method's name, and the folder of its runs.
             "name": "vanilla",
             # Independent runs: each seed decides initial weights, data order and augmentation.
             "seeds": (0,),
-            # The data set; fields depend on `source` (arada/data). split_seed is apart from the seeds: all runs of a
+            # The data set; fields depend on `source` (arada/data). split_seed is not one of the seeds: all runs of a
             # workdir share one split.
             "data": {},
             "model": {
@@ -35,10 +35,10 @@ def config() -> ml_collections.ConfigDict:
                 "width": 16,
                 # "global" (statistics of the whole batch) or "per_device".
                 "batch_norm": "global",
-                # Running statistics are a mean over about the last 1 / (1 - momentum) steps; keep those below an epoch,
-                # for soft labels learn from validation, which uses them. Keras' for this network is 0.99.
+                # Running statistics average about the last 1 / (1 - momentum) steps; keep this below an epoch,
+                # because soft labels learn from validation, which uses them. Keras uses 0.99 for this network.
                 "batch_norm_momentum": 0.99,
-                # Of the arithmetic, "float32" or "bfloat16"; rankings are float32 always.
+                # Of the arithmetic, "float32" or "bfloat16"; rankings are always float32.
                 "dtype": "float32",
             },
             "optimizer": {
@@ -57,13 +57,13 @@ def config() -> ml_collections.ConfigDict:
             },
             "training": {
                 "epochs": 0,
-                # Global: divided among the devices. The last partial batch of an epoch is dropped (Keras keeps it).
+                # Global; divided among the devices. The last partial batch of an epoch is dropped (Keras keeps it).
                 "batch_size": 0,
                 # Parts of a batch that go through the network one after the other, for a batch that does not fit.
                 # Batch norm then takes the statistics of each part.
                 "accumulate": 1,
                 # The run of this workdir whose final weights a run starts from, such as "vanilla/seed_0", or
-                # "vanilla/seed_{seed}" for each seed its own; "" for fresh weights.
+                # "vanilla/seed_{seed}" for one run per seed; "" for fresh weights.
                 "init_from": "",
                 # "none", "flip", "shift_and_flip" (Keras), "crop_and_flip" (2 black pixels around, edward2).
                 # ImageNet's random crops and flips are part of its data.
@@ -81,12 +81,12 @@ def config() -> ml_collections.ConfigDict:
                 "adaptive": False,
                 # ((first epoch, alpha), ...).
                 "alpha": ((0, 0.005),),
-                # How much subsets share what validation says (arada/soft_labels.py, `shrink`): 0 is the paper's rule,
-                # 1 shrinks their gaps towards the common one by what sampling explains of their spread.
+                # How much subsets share their gaps (arada/soft_labels.py, `shrink`): 0 is the paper's rule,
+                # 1 shrinks the gaps towards their mean by the part of their spread that sampling explains.
                 "shrinkage": 0.0,
             },
-            # What turns a batch into a loss (arada/methods, whose classes explain the fields). All use the soft labels
-            # above: mixup mixes them, CCAT fades them, focal losses weigh their cross-entropy.
+            # The loss of a batch (arada/methods, whose classes explain the fields). All methods use the soft labels
+            # above: mixup mixes them, CCAT makes them more uniform, focal losses weight their cross-entropy.
             "method": {
                 # "cross_entropy" (vanilla, label smoothing, AdaLS and AR-AdaLS), "mixup", "ccat", "focal", "adafocal",
                 # "dual_focal", "mbls", "acls".
@@ -94,7 +94,7 @@ def config() -> ml_collections.ConfigDict:
                 # The paper's beta, for the lowest calibration error.
                 "mixup": {"beta": 0.2, "per_example": False},
                 # The paper's radius, step size and steps, and CCAT's own rho. The step size is not the length of a
-                # step: arada/methods/ccat.py says how it is read.
+                # step, see arada/methods/ccat.py.
                 "ccat": {"radius": 0.01, "step_size": 0.025, "steps": 10, "rho": 10.0},
                 "focal": {"gamma": 3.0},
                 # The settings of its authors.
@@ -111,40 +111,40 @@ def config() -> ml_collections.ConfigDict:
                 "mbls": {"margin": 10.0, "weight": 0.1},
                 "acls": {"margin": 10.0, "weight": 0.1, "on_predicted": 1.0, "on_others": 0.1},
             },
-            # Several networks whose probabilities are averaged.
+            # An ensemble: several networks whose probabilities are averaged.
             "ensemble": {
                 "members": 1,
-                # The method whose runs are averaged, those of the seeds s * members ... of the ensemble's seed s; "" to
-                # train the members in lockstep, with the soft labels that their mean prediction asks for.
+                # The method whose runs are averaged: seeds s * members ... for the ensemble's seed s; "" to
+                # train the members in lockstep, with the soft labels learnt from their mean prediction.
                 "of": "",
-                # In lockstep: "shared" (all have the ranks of `ranking.source`) or "per_member" (each has those of the
-                # vanilla run of its own seed). The paper does not say.
+                # In lockstep: "shared" (all use the ranks of `ranking.source`) or "per_member" (each uses the ranks of
+                # the vanilla run of its own seed). The paper does not say.
                 "ranks": "shared",
             },
             "ranking": {
                 # The run whose ranks are used: "vanilla/seed_0" for all methods and seeds of a workdir, or
-                # "vanilla/seed_{seed}", each run those of the vanilla run of its own seed (the paper does not say which
+                # "vanilla/seed_{seed}", the vanilla run of the same seed (the paper does not say which
                 # it did). Or a folder with train.npz and validation.npz.
                 "source": "vanilla/seed_0",
                 # "attack", or one of two controls: "confidence" (of the source run, least confident first), "random"
                 # (drawn by the seed of the source).
                 "by": "attack",
-                # A second attack on the same source needs a folder of its own below the first's.
+                # A second attack on the same source needs its own folder below the first one's.
                 "folder": "",
                 # "fmn", "cw" (the paper's), "sdf" or "first_order". docs/attacks.md has the study that chose.
                 "attack": "fmn",
-                # Subsets in the files and figures, and those between which "first_order" decides what to measure
-                # again; the training's own number is soft_labels.num_subsets.
+                # The number of subsets in files and figures, and for "first_order"'s choice of images to measure
+                # again; training uses soft_labels.num_subsets.
                 "num_subsets": 10,
-                # On the fly: training and validation images are ranked anew, by the weights at that moment, after
-                # these epochs, counted from 1, and after every so many (0: never). Learnt soft labels stay with their
-                # subset; images move.
+                # On the fly: training and validation images are ranked again, by the current weights, after
+                # these epochs, counted from 1, and after every refresh_every epochs (0: never). Soft labels stay with
+                # their subset; images move.
                 "refresh_epochs": (),
                 "refresh_every": 0,
                 # The attack of a refresh, or "estimate": the distance to the linearised boundary by one gradient, which
                 # ranks, but finds no adversarial image. "" for `attack`.
                 "refresh_attack": "",
-                # The ranks before the first refresh, on which the paper is silent: "precomputed" (those of `source`),
+                # The ranks before the first refresh (the paper does not say): "precomputed" (the ranks by `source`),
                 # or "one_subset" (all images share one soft label, as in AdaLS; every subset starts from it).
                 "before_refresh": "precomputed",
                 # The paper's settings (A.4); initial_const, confidence and abort_early are cleverhans' defaults but
@@ -160,7 +160,7 @@ def config() -> ml_collections.ConfigDict:
                 "fmn": {"steps": 10},
                 # rounds * (steps * candidates + 1) gradients an image.
                 "sdf": {"rounds": 3, "steps": 3, "candidates": 1},
-                # One gradient a candidate; images whose subset it leaves in doubt get `refine_steps` of fmn (0: none).
+                # One gradient per candidate; images with an undecided subset get `refine_steps` of fmn (0: none).
                 "first_order": {"candidates": 1, "refine_steps": 0},
                 "estimate": {"candidates": 1},
             },
@@ -169,50 +169,50 @@ def config() -> ml_collections.ConfigDict:
                 "num_bins": 15,
                 # Which probability the variance over runs takes (arada/metrics/stability.py). The paper's formula
                 # has one number a run and example. With each run's own maximum it could not reach the 0.116 of the
-                # paper's Table 5, for maxima of one image seldom differ by more than a half; with one class fixed for
-                # all runs it can.
+                # paper's Table 5, because maxima of one image seldom differ by more than a half; with one class fixed
+                # for all runs it can.
                 "variance_of": "predicted_class",
                 # Where shifted images come from (arada/data/shifted/sources.py): "simple", "generated", "published" or
-                # "tfds". Their predictions lie side by side; evaluation.json holds those of one.
+                # "tfds". Their predictions are stored side by side; evaluation.json holds the metrics of one.
                 "shift_source": "simple",
                 # Types, or a list of them: "simple" (six), and the paper's "cifar10" (19), "cifar100" (17) and
                 # "imagenet" (15).
                 "shifts": ("simple",),
                 "severities": (1, 2, 3, 4, 5),
-                # Test images of each shifted set, drawn by a seed of their own; 0 for all.
+                # Test images of each shifted set, drawn by a separate seed; 0 for all.
                 "max_examples_per_shift": 0,
                 # ImageNet-C is cropped to 224 pixels before it is corrupted. The paper's script crops once more, which
                 # enlarges it; whether the paper did is not known.
                 "crop_shifted": False,
-                # What is stored of shifted predictions: "logits", or "summaries" (arada/evaluation/compact.py), an
-                # eighteenth of the space for 1,000 classes. From these no calibrator can be fitted anew, variances take
+                # The stored form of shifted predictions: "logits", or "summaries" (arada/evaluation/compact.py), an
+                # eighteenth of the space for 1,000 classes. They cannot fit another calibrator, variances take
                 # each image's 20 largest probabilities, and an ensemble's need a pass over all its members.
                 "store_shifted": "logits",
-                # Whose ranking of the test images gives the robustness subsets of reports: "source" (of
-                # `ranking.source`, alike for all methods), or "own" (each single run attacks them itself, as much work
-                # as a ranking of the test split a run). The paper does not say.
+                # The ranking of the test images that gives the robustness subsets of reports: "source" (of
+                # `ranking.source`, the same for all methods), or "own" (each single run attacks them itself, as much
+                # work as a ranking of the test split a run). The paper does not say.
                 "subsets_of": "source",
-                # The method from which all others' differences are told, with paired intervals.
+                # The method that all others are compared with, by paired differences and their intervals.
                 "reference": "vanilla",
                 # The metric of the validation set that a sweep chooses by, the lowest mean over seeds: "nll", "ece"
                 # (the paper's), "ece_debiased" or "brier". An ECE of few images is mostly noise (500 of them give a
-                # perfect network 3 to 5 %, as much as good settings differ by), and it has no say in how useful the
+                # perfect network 3 to 5 %, as much as good settings differ by), and it does not measure how useful the
                 # confidences are. The NLL is a mean over images without bins, and lowest for the true probabilities.
                 "choose_by": "nll",
                 # "photographs" for digits, else names of TFDS such as "cifar100", "svhn_cropped" or
-                # "imagenet_resized/32x32". What is not prepared is left out, and evaluation.json says so.
+                # "imagenet_resized/32x32". Sets that are not prepared are left out, and evaluation.json says so.
                 "out_of_distribution": (),
             },
             # Nothing here changes a result: paths, devices, cadences, batch sizes of passes without gradients on
-            # weights. A run may be resumed with other values, but for num_devices where batch_norm is "per_device".
+            # weights. A run may be resumed with other values, except num_devices if batch_norm is "per_device".
             "run": {
-                # Where TFDS data lie; "" for TFDS' default (TFDS_DATA_DIR, ~/tensorflow_datasets). For the sources
+                # The folder of TFDS data; "" for TFDS' default (TFDS_DATA_DIR, ~/tensorflow_datasets). For the sources
                 # "folder", "npz" and "cifar_archive": the folder or the file; TFDS' default then holds
                 # out-of-distribution sets.
                 "data_dir": "",
                 # An unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C, for the shift source "published".
                 "published_dir": "",
-                # Where the shift source "generated" keeps its images: 2.9 GB for 19 types of 10,000 CIFAR images; ""
+                # The folder of images of the shift source "generated": 2.9 GB for 19 types of 10,000 CIFAR images; ""
                 # for the workdir.
                 "generated_dir": "",
                 # 0 for all, of all processes.
@@ -220,10 +220,10 @@ def config() -> ml_collections.ConfigDict:
                 # "pmap" or "shard_map".
                 "mapping": "pmap",
                 # Members in lockstep on one device: "stacked" by vmap, "unrolled" in one program, whose activations
-                # need not be there all at once, or "auto": stacked on a TPU alone, for stacked kernels become grouped
+                # need not exist all at once, or "auto": stacked only on a TPU, because stacked kernels become grouped
                 # convolutions, which are slow on CPUs and backward on GPUs.
                 "members": "auto",
-                # Images that each device takes at a time where nothing is trained.
+                # Images per device and batch outside training.
                 "evaluation_batch_size": 512,
                 "ranking_batch_size": 256,
                 "log_every_steps": 50,
@@ -231,10 +231,10 @@ def config() -> ml_collections.ConfigDict:
                 # A folder, or gs://..., that keeps compiled programs from one process to the next; "" for
                 # JAX_COMPILATION_CACHE_DIR, or else WORKDIR/compiled.
                 "compilation_cache": "",
-                # Steps of each run that jax.profiler traces, behind those that compile, into RUN/profile; 0 for none.
+                # Steps of each run that jax.profiler traces, after compilation, into RUN/profile; 0 for none.
                 "profile": 0,
                 # On a GPU: only kernels that give the same bits each time, which are slower. A run that was killed
-                # then ends with the same numbers, as on a CPU in any case, if it finds its compiled programs again.
+                # then ends with the same numbers if it finds its compiled programs again. CPUs always do so.
                 "deterministic": False,
             },
         }
@@ -249,7 +249,7 @@ def methods(
     *, label_smoothing: float, adals: float, ar_adals: float, refresh_epochs: tuple[int, ...], members: int
 ) -> dict[str, Overrides]:
     """The method presets of a data set: the smoothing of label smoothing, the alpha of AdaLS and of AR-AdaLS, the
-    epochs after which AR-AdaLS on the fly ranks anew, and the members of ensembles. Two are controls, AR-AdaLS without
+    epochs after which AR-AdaLS on the fly ranks again, and the members of ensembles. Two are controls, AR-AdaLS without
     an attack."""
 
     def adaptive(num_subsets: int, alpha: float) -> Overrides:

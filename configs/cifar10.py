@@ -22,7 +22,7 @@ from configs import base
 
 # The paper refreshes ranks after 65 and 130 epochs for WRN-28-10; its ResNet-29 was ranked beforehand.
 METHODS = base.methods(label_smoothing=0.02, adals=0.05, ar_adals=0.005, refresh_epochs=(65, 130), members=5)
-# A fifth of the epochs, so fewer updates of the soft labels, and far more over-confidence to mend.
+# A fifth of the epochs, so fewer updates of the soft labels, and far more over-confidence to correct.
 LAPTOP_METHODS = base.methods(label_smoothing=0.05, adals=0.1, ar_adals=0.1, refresh_epochs=(13, 26), members=3)
 
 SIZES = {

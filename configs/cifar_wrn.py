@@ -66,7 +66,7 @@ def config(name: str, num_classes: int) -> ml_collections.ConfigDict:
 
 
 def methods(label_smoothing: float) -> dict[str, base.Overrides]:
-    """The paper's settings; it ranked anew after 65 and 130 epochs."""
+    """The paper's settings; it ranked again after 65 and 130 epochs."""
     rates = {"label_smoothing": label_smoothing, "adals": 0.005, "ar_adals": 0.005}
     return base.methods(**rates, refresh_epochs=(65, 130), members=4)
 

@@ -8,7 +8,7 @@ the statistics of each device's images, 512 of them on eight devices and 256 on 
 
 Hours, estimated by `python -m launch.benchmarks.roofline` at 30 % of peak and never measured: a training 2 to 4 on
 eight A100, 4 to 13 on a v4-8's four chips, the more the less XLA fuses; a ranking of all 1,331,167 images by the
-default attack, in float32, 5 and 4. `launch/benchmarks/loader.py` tells whether the host's cores can keep up. The
+default attack, in float32, 5 and 4. `launch/benchmarks/loader.py` shows whether the host's cores can keep up. The
 preset makes one vanilla run, its ranking and five runs of its own.
 
 Paper: accuracy of vanilla 77.7 %. Mean ECE on ImageNet-C, in %: vanilla 10.7, label smoothing 8.1, AdaLS 8.0,

@@ -10,7 +10,7 @@ says what it finds there.
 
 Hardware: a CPU for some thousands of images of 32 x 32, less than an hour for 4,000 on two cores; a GPU for more. What
 accuracy and ECE to expect, your data decide. The network and its recipe are those of `configs/cifar10.py:laptop`, the
-methods' settings too: no data set of yours has chosen them. Take those of the lowest validation ECE.
+methods' settings too: no data set of yours has chosen them. Choose the settings with the lowest validation ECE.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@
 set -euo pipefail
 from=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# A run that is told to stop ends without an error, and the next one would begin.
+# A run that is asked to stop ends without an error, and the next one would start.
 trap 'exit 130' INT
 trap 'exit 143' TERM
 workdir=${1:-$PWD/workdir/digits}

@@ -14,7 +14,7 @@
 # for older drivers), TFDS_DATA_DIR, DOCTOR=0 (no look), ESTIMATE=0 (no hours).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# A run that is told to stop ends without an error, and the next one would begin.
+# A run that is asked to stop ends without an error, and the next one would start.
 trap 'exit 130' INT
 trap 'exit 143' TERM
 name='' methods=() overrides=()

@@ -8,7 +8,7 @@
 # Usage, from the project's folder, which all nodes see:
 #   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/imagenet.py:ar_adals \
 #     --workdir=DIR --config.data.streams=16
-# Two minutes before its time is up Slurm sends a signal: the run is told to stop, which it has 90 seconds for (GRACE in
+# Two minutes before its time is up Slurm sends a signal: the run is asked to stop, and has 90 seconds for it (GRACE in
 # the environment), and the job queues itself again, until the run is done. `bash launch/slurm.sh --dry-run ...` prints
 # the commands. A sweep needs no script, for `arada.sweep` submits its points and seeds as one array, each task on one
 # node:
@@ -35,7 +35,7 @@ of_config=()
 for word in "$@"; do case $word in --config*) of_config+=("$word") ;; esac; done
 estimate ${of_config[@]+"${of_config[@]}"} --devices="${SLURM_NTASKS:-1}"
 # The signal comes to this script alone and ends its 'wait'. It is not SIGTERM, by which scancel cancels a job: that one
-# would be queued again. The tasks are told by scancel, for srun answers a SIGTERM of its own by killing them.
+# would be queued again. scancel signals the tasks, because srun kills them when it gets a SIGTERM itself.
 asked='' code=0
 trap 'asked=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 # srun does not inherit the cores of a task.
@@ -55,5 +55,5 @@ if [ -n "$asked" ]; then
 elif [ "$code" -ne 0 ]; then
   exit "$code"
 fi
-# Its last word. A run that was told to stop ends without it.
+# The run's last line. A run that was asked to stop ends without it.
 grep -q '^Done: ' "$output" || run scontrol requeue "${SLURM_JOB_ID:-JOB}"

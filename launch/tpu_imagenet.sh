@@ -113,7 +113,7 @@ trap 'exit 130' INT # whatever gcloud makes of it
 while true; do
   await_slice
   if install && train | tee "$output"; then
-    # The run's last word, perhaps behind the host's name; one that was told to stop ends without it, as does a dry run.
+    # The run's last line, perhaps after the host's name; a run that was asked to stop ends without it, as does a dry run.
     if [ -n "${DRY_RUN:-}" ] || grep -Eq '(Done|Page): ' "$output"; then break; fi
   else
     sleep 60 # until a preemption shows in the state

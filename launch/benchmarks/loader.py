@@ -2,8 +2,8 @@
 
     python -m launch.benchmarks.loader --config=configs/imagenet.py
 
-Each figure comes from a process of its own that is tied to so many cores (Linux only). Images per second of a core's
-time are what a busy machine disturbs least.
+Each figure comes from its own process, which is pinned to the given number of cores (Linux only). Images per second of
+a core's time are what a busy machine disturbs least.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ _CORES = flags.DEFINE_multi_integer("cores", (1, 2), "Cores to measure with.", l
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "Seconds of each measurement.", lower_bound=0.1)
 
 BATCH = 128
-# A small sample is read over and over, as if it were so many images: a pipeline that starts anew is slow.
+# A small sample is read repeatedly, as if it were a larger one: restarting a pipeline is slow.
 LEAST_IMAGES = 20_000
 # 10^9 multiply-adds of a forward pass at 224 x 224. A training step has three times as many, each two operations.
 GIGA_MACS = {50: 4.1, 101: 7.8, 152: 11.5}

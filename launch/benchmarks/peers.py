@@ -26,7 +26,7 @@ class Conv(nn.Conv2d):
 
 
 class Twin(nn.Module):
-    """Keeps layers in the order in which they are called, which is that of flax's names."""
+    """Keeps layers in the order in which they are called, which is the order of flax's names."""
 
     # The fields of the module in `arada.models` that the constructor takes, after the number of channels.
     fields = ("num_classes", "depth", "width")

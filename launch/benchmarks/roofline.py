@@ -5,8 +5,8 @@
 The train step, one input gradient and one forward pass are lowered as for a TPU, with stock convolutions. XLA's cost
 analysis counts their operations, and the bytes that they move once fused, by XLA:CPU in float32: a TPU or GPU fuses
 more, so bytes and hours are rather too many. It counts the body of a loop once; an attack is therefore that many
-gradients and passes. Each program is counted at two batch sizes, which tells what grows with the batch from what does
-not.
+gradients and passes. Each program is counted at two batch sizes, which separates what grows with the batch from what
+does not.
 
 Assumed: a share of the peak of arithmetic and of memory bandwidth (`--utilisation`, `--bandwidth`), half the bytes an
 image in bfloat16, and no wait for data, for other devices or for the host. Prices are about what Google Cloud asked for

@@ -3,7 +3,7 @@
     python -m launch.benchmarks.scaling                                       # digits, on one core and on two
     python -m launch.benchmarks.scaling --config=configs/cifar10.py --presets=adals,laptop --cores=1,2,4
 
-Runs `arada.main` itself: so many virtual devices in one process, and so many processes of one device each that talk
+Runs `arada.main` itself: several virtual devices in one process, and several processes of one device each that talk
 through jax.distributed, every device tied to a core of its own (Linux only) with a batch of its own. The figures are
 the runs' images a second, from their logs, the first epoch left out. An epoch is measured as
 `launch.benchmarks.speed` does.
@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """So many processes with so many virtual devices each."""
+    """A number of processes, and of virtual devices of each."""
 
     processes: int
     devices: int
@@ -97,7 +97,7 @@ def images_per_second(layout: Layout, arguments: argparse.Namespace) -> float:
 
 
 def table(figures: dict[Layout, list[float]], batch_per_device: int) -> str:
-    """Medians, and the share of what as many single devices would do."""
+    """Medians, and their share of the speed of as many single devices."""
     lines = ["| processes x devices | cores | batch | images/s, median (min - max) | of ideal, % |", "|---" * 5 + "|"]
     single = statistics.median(next(iter(figures.values())))
     for layout, of in figures.items():

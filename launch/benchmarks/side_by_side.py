@@ -29,7 +29,7 @@ class Skipped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A contestant by name, and how to build it. The fastest of those of one name stands for it in the table."""
+    """A contestant by name, and how to build it. The table shows the fastest entry of each name."""
 
     name: str
     build: Callable[..., Contestant]

@@ -3,7 +3,7 @@
     python -m launch.benchmarks.speed                           # all rows but `ranking`; about an hour on two cores
     python -m launch.benchmarks.speed --rows=train_resnet29,gradients --repeats=3
     python -m launch.benchmarks.speed --rows=ranking --run=WORKDIR/runs/vanilla/seed_0 --study=FILE
-    python -m launch.benchmarks.speed --markdown                # the tables of what --output holds; measures nothing
+    python -m launch.benchmarks.speed --markdown                # the tables of --output; measures nothing
     python -m launch.benchmarks.speed --page=docs/benchmarks.md --output=docs/benchmark.json    # puts them into a page
 
 Contestants take turns, repeat by repeat, each in a process of its own and after a warm-up; a measurement repeats its
