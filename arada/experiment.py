@@ -95,8 +95,8 @@ class Experiment:
         configs = self.config, vanilla_config(self.config)
         of_config, of_vanilla = (run_identity(config, 0, len(self.replicas)) for config in configs)
         if self.config.name == "vanilla" and (differing := differences(of_vanilla, of_config)):
-            told = "; ".join(differing).replace(" there and ", " in vanilla training and ")
-            raise UserError(f"name is 'vanilla', but {told}; name the method by --config.name, or use its preset")
+            fault = "; ".join(differing).replace(" there and ", " in vanilla training and ")
+            raise UserError(f"name is 'vanilla', but {fault}; name the method by --config.name, or use its preset")
 
     def run(self, stage: str = "all") -> None:
         """Runs one stage, or all of them."""

@@ -57,7 +57,7 @@ def variables(tensors: Mapping[str, np.ndarray], depth: int) -> dict[str, np.nda
 
 def check_names(needed: set[str], given: set[str]) -> None:
     """Raises ValueError that counts the missing and the unknown names, and lists five of each."""
-    told = [
+    faults = [
         f"{len(names)} of {of} names {what}: {', '.join(sorted(names)[:5])}{' ...' if len(names) > 5 else ''}"
         for names, of, what in (
             (needed - given, len(needed), "are missing"),
@@ -65,8 +65,8 @@ def check_names(needed: set[str], given: set[str]) -> None:
         )
         if names
     ]
-    if told:
-        raise ValueError("; ".join(told))
+    if faults:
+        raise ValueError("; ".join(faults))
 
 
 def _turned(value: np.ndarray, place: str) -> np.ndarray:

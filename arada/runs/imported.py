@@ -28,9 +28,9 @@ COLLECTIONS = ("params", "batch_stats", "normalization")
 
 def read(path: epath.Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name: .safetensors, .msgpack (flax), or a folder of orbax. Raises UserError."""
-    told = f"--weights={path}"
+    field = f"--weights={path}"
     if not path.exists():
-        raise UserError(f"{told} does not exist")
+        raise UserError(f"{field} does not exist")
     try:
         if path.is_dir():
             tree = ocp.StandardCheckpointer().restore(path)
@@ -40,7 +40,7 @@ def read(path: epath.Path) -> dict[str, np.ndarray]:
             tree = flax.serialization.msgpack_restore(path.read_bytes())
         else:
             raise UserError(
-                f"{told} is not a .safetensors or .msgpack file or an orbax folder. A .pth holds pickles, which are "
+                f"{field} is not a .safetensors or .msgpack file or an orbax folder. A .pth holds pickles, which are "
                 "never loaded: "
                 f"convert it where you trust it, safetensors.torch.save_file(network.state_dict(), FILE)"
             )
@@ -49,13 +49,13 @@ def read(path: epath.Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # each library has its own exception for foreign bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{told} cannot be read ({reason}); copy it again") from None
+        raise UserError(f"{field} cannot be read ({reason}); copy it again") from None
 
 
-def variables(config: ml_collections.ConfigDict, arrays: Mapping[str, np.ndarray], told: str) -> dict[str, np.ndarray]:
+def variables(config: ml_collections.ConfigDict, arrays: Mapping[str, np.ndarray], field: str) -> dict[str, np.ndarray]:
     """By path, the arrays of the config's network: `params/...`, `batch_stats/...`, and `normalization/...` if given.
 
-    Raises UserError, which begins with `told`, for names or shapes of another network.
+    Raises UserError, which begins with `field`, for names or shapes of another network.
     """
     shapes = flax.traverse_util.flatten_dict(dict(trained.state_shapes(config).variables), sep="/")
     ours = {name: np.asarray(value) for name, value in arrays.items() if name.split("/")[0] in COLLECTIONS}
@@ -69,7 +69,7 @@ def variables(config: ml_collections.ConfigDict, arrays: Mapping[str, np.ndarray
         else:
             found = _of_torchvision(config, arrays)
     except ValueError as error:
-        raise UserError(f"{told}: {error}") from None
+        raise UserError(f"{field}: {error}") from None
     differing = [name for name, value in found.items() if name not in shapes or value.shape != shapes[name].shape]
     if differing:
         heads = [name for name in differing if name == "params/Dense_0/bias"]
@@ -77,11 +77,11 @@ def variables(config: ml_collections.ConfigDict, arrays: Mapping[str, np.ndarray
         expected = list(shapes[name].shape) if name in shapes else "no such array"
         classes = f", data.num_classes of them: {config.data.num_classes}" if heads else ""
         raise UserError(
-            f"{told}: {len(differing)} of {len(found)} arrays have other shapes than the config's network; {name} is "
+            f"{field}: {len(differing)} of {len(found)} arrays have other shapes than the config's network; {name} is "
             f"{list(found[name].shape)} there and {expected} here{classes}"
         )
     if broken := [name for name, value in found.items() if not np.isfinite(value).all()]:
-        raise UserError(f"{told}: {len(broken)} arrays hold NaN or infinity, the first is {broken[0]}")
+        raise UserError(f"{field}: {len(broken)} arrays hold NaN or infinity, the first is {broken[0]}")
     return {name: value.astype(np.float32) for name, value in found.items()}
 
 

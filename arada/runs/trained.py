@@ -104,8 +104,8 @@ def member_logits_fn(config: ml_collections.ConfigDict) -> Callable:
     model, count = build_model(config), num_members(config)
     if count > 1:
         return _precisely(models.member_logits_fn(model, count, unrolled=unrolled(config)))
-    of_one = models.logits_fn(model)
-    return _precisely(lambda variables, images: of_one(variables, images)[None])
+    single = models.logits_fn(model)
+    return _precisely(lambda variables, images: single(variables, images)[None])
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
@@ -125,8 +125,8 @@ def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
     normalization = empty_moments(config.training.normalization, image_shape)
 
     def state() -> TrainState:
-        of_one = init_state(build_model(config), optimizer, normalization, image_shape, jax.random.key(0))
-        return lockstep.stack([of_one] * num_members(config))
+        state = init_state(build_model(config), optimizer, normalization, image_shape, jax.random.key(0))
+        return lockstep.stack([state] * num_members(config))
 
     return jax.eval_shape(state)
 
@@ -169,18 +169,18 @@ def stacked_variables(run_dirs: Sequence[epath.Path]) -> dict:
 def initial_dir(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, seed: int) -> epath.Path:
     """The folder of the run that a network with `seed` starts from (`training.init_from`). Raises UserError."""
     name, of_seed = initial_run(config, seed)
-    run_dir, told = workdir.run(name, of_seed), f"training.init_from names {name}/seed_{of_seed}"
+    run_dir, prefix = workdir.run(name, of_seed), f"training.init_from names {name}/seed_{of_seed}"
     if not (run_dir / "config.json").exists():
         there = ", ".join(f"{name}/seed_{seed}" for name, seed in workdir.runs()) or "none"
-        raise UserError(f"{told}, but {workdir.path} has no such run (there: {there}); train or import it first")
+        raise UserError(f"{prefix}, but {workdir.path} has no such run (there: {there}); train or import it first")
     source = workdirs.stored_config(run_dir)
     if not is_finished(run_dir, source):
-        raise UserError(f"{told}, which has not finished training; run its own command first")
+        raise UserError(f"{prefix}, which has not finished training; run its own command first")
     if num_members(source) > 1 or source.get("ensemble", {}).get("of"):
-        raise UserError(f"{told}, which is an ensemble; name a single run")
+        raise UserError(f"{prefix}, which is an ensemble; name a single run")
     ours, theirs = config.training.normalization, source.training.normalization
     if ours != theirs:
-        raise UserError(f"{told}, whose training.normalization is {theirs!r}, not {ours!r}; set it to the same")
+        raise UserError(f"{prefix}, whose training.normalization is {theirs!r}, not {ours!r}; set it to the same")
     return run_dir
 
 
@@ -193,7 +193,7 @@ def initial_weights(workdir: workdirs.Workdir, config: ml_collections.ConfigDict
     if is_finished(run_dir, config):
         return workdirs.stored(run_dir)["identity"].get("init_weights")
     seeds = network_seeds(config, seed)
-    return fingerprint([final_variables(initial_dir(workdir, config, of_one)) for of_one in seeds])
+    return fingerprint([final_variables(initial_dir(workdir, config, member)) for member in seeds])
 
 
 def final_variables(run_dir: epath.Path) -> dict:

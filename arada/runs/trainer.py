@@ -142,7 +142,7 @@ class Trainer:
                 for name in rankings.TRAINED_ON
             ]
             if len(sources) == 1:
-                subsets = [of_one for (of_one,) in subsets]
+                subsets = [subset for (subset,) in subsets]
         else:
             subsets = [np.zeros(len(self._splits[name]), np.int32) for name in rankings.TRAINED_ON]
         return Supervision(jax.device_get(self._method.init()), *subsets)

@@ -58,8 +58,8 @@ def ending_in_one_line() -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, (OSError, *_store_errors())):
             raise
-        told = str(error).partition("\n")[0]
-        sys.exit(f"error: {told}; when this is fixed, the same command goes on from what is saved")
+        reason = str(error).partition("\n")[0]
+        sys.exit(f"error: {reason}; when this is fixed, the same command goes on from what is saved")
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
@@ -106,13 +106,15 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
         except (flags.Error, TypeError, ValueError, OSError) as error:
             # ml_collections raises all of these, some with a traceback as text: its last line is the message.
             lines = [line.strip() for line in str(error).splitlines()]
-            told = lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
+            reason = (
+                lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
+            )
             for of_python, plain in (
                 (r"invalid literal for int\(\) with base \d+: .*", "it must be a whole number, such as 10"),
                 (r"could not convert string to float: .*", "it must be a number, such as 0.1"),
             ):
-                told = re.sub(of_python, plain, told)
-            sys.exit(f"error: {told.removeprefix('ValueError: ')}")
+                reason = re.sub(of_python, plain, reason)
+            sys.exit(f"error: {reason.removeprefix('ValueError: ')}")
 
     return parse
 

@@ -131,10 +131,10 @@ class Checkpoints:
         if known and crc32 != _crc32_of_json(beside):
             raise ValueError("what is kept beside the arrays has changed since it was written")
         for name, template in templates.items():
-            if known and (told := _differences(known[name]["fields"], _fields(template))):
+            if known and (differing := _differences(known[name]["fields"], _fields(template))):
                 raise UserError(
                     f"checkpoint {self._directory / str(step)} is of another network, optimizer or method, or was "
-                    f"written by another version of them: {told}. Use those, or another --workdir"
+                    f"written by another version of them: {differing}. Use those, or another --workdir"
                 )
         args = {name: ocp.args.StandardRestore(template) for name, template in templates.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
@@ -182,8 +182,8 @@ def _fields(tree) -> dict[str, str]:
 
 def _differences(stored: dict[str, str], new: dict[str, str]) -> str:
     differing = [key for key in sorted(stored.keys() | new.keys()) if stored.get(key) != new.get(key)]
-    told = [f"{key} is {stored.get(key, 'absent')} there and {new.get(key, 'absent')} here" for key in differing[:3]]
-    return "; ".join(told) + (f", and {len(differing) - 3} more" if len(differing) > 3 else "")
+    fields = [f"{key} is {stored.get(key, 'absent')} there and {new.get(key, 'absent')} here" for key in differing[:3]]
+    return "; ".join(fields) + (f", and {len(differing) - 3} more" if len(differing) > 3 else "")
 
 
 def _crc32_of_json(value: dict) -> int:

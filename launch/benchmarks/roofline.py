@@ -241,12 +241,12 @@ def table(config: ml_collections.ConfigDict, of: Programs, assumed: Assumed) -> 
         "|---" * 10 + "|",
     ]
     for device in DEVICES:
-        of_one = estimate(config, of, device, assumed)
-        parts = of_one.training, of_one.ranking, of_one.papers_ranking, of_one.evaluation, of_one.hours
-        rates = (assumed.devices * rate for rate in of_one[:3])
+        estimated = estimate(config, of, device, assumed)
+        parts = estimated.training, estimated.ranking, estimated.papers_ranking, estimated.evaluation, estimated.hours
+        rates = (assumed.devices * rate for rate in estimated[:3])
         numbers = *rates, *(hours / assumed.devices for hours in parts)
         cells = [f"{number:,.0f}" if number >= 100 else f"{number:.2g}" for number in numbers]
-        lines.append(f"| {device.name} | {' | '.join(cells)} | {of_one.hours * device.price:,.0f} |")
+        lines.append(f"| {device.name} | {' | '.join(cells)} | {estimated.hours * device.price:,.0f} |")
     lines += [
         "",
         f"Estimates at {assumed.utilisation:.0%} of peak arithmetic or {assumed.bandwidth:.0%} of peak bandwidth, "

@@ -88,7 +88,7 @@ def ranking(arguments) -> list[Comparison]:
     if not (arguments.run and arguments.study):
         raise Skipped("needs --run=DIR (a trained run) and --study=FILE (agreement.json of arada.agreement)")
     chosen = cheapest(read_study(arguments.study))
-    images, of_what = _training_images(arguments.run)
+    images, kind = _training_images(arguments.run)
     network, few = Network(run=arguments.run), images[:SHORT_IMAGES]
     amount = papers_images(len(few), SHORT_STEPS)
     settings = {"network": network, "images": images, "amount": len(images), "batch_size": SHORT_IMAGES}
@@ -101,7 +101,7 @@ def ranking(arguments) -> list[Comparison]:
         Entry(f"arada {extrapolated}", contestants.arada_attack, shared | _carlini_wagner(SHORT_STEPS)),
         *_in_layouts(f"foolbox {extrapolated}", contestants.torch_attack, by_foolbox),
     )
-    title = f"Ranking {len(images)} {of_what} with the network of {arguments.run}"
+    title = f"Ranking {len(images)} {kind} with the network of {arguments.run}"
     return [Comparison(title, "s", entries, seconds_for=len(images))]
 
 
@@ -231,9 +231,9 @@ def made_with(cpus: int) -> dict:
 
 def keep_memory() -> None:
     """The allocator settings of `launch/environment.sh` for all contestants, which are processes that start later."""
-    told = 'source launch/environment.sh && keep_memory && printf %s "$GLIBC_TUNABLES"'
+    script = 'source launch/environment.sh && keep_memory && printf %s "$GLIBC_TUNABLES"'
     root = pathlib.Path(__file__).resolve().parents[2]
-    done = subprocess.run(["bash", "-c", told], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", script], cwd=root, capture_output=True, text=True, check=True)
     os.environ["GLIBC_TUNABLES"] = done.stdout
 
 

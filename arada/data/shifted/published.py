@@ -29,7 +29,7 @@ def existing(directory: str) -> epath.Path:
     """The folder that `run.published_dir` names. Raises UserError if it is missing or empty."""
     path = files.absolute(directory)
     if not path.is_dir() or not any(path.iterdir()):
-        state = "is empty" if path.is_dir() else "is no folder"
+        state = "is empty" if path.is_dir() else "is not a folder"
         raise UserError(
             f"run.published_dir={path} {state}; name the folder of an unpacked CIFAR-10-C, CIFAR-100-C or ImageNet-C, "
             f"or '' for none"

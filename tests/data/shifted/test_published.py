@@ -95,7 +95,7 @@ def test_what_is_there_and_broken_is_an_error(directory, test, name, content, me
 
 def test_a_folder_that_is_not_there_or_empty(tmp_path):
     with pytest.raises(
-        UserError, match=r"run.published_dir=.*/nowhere is no folder; name the folder of an unpacked CIFAR-10-C"
+        UserError, match=r"run.published_dir=.*/nowhere is not a folder; name the folder of an unpacked"
     ):
         published.existing(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="is empty"):

@@ -141,7 +141,7 @@ def test_generated_shifts_take_bytes(build, test):
 def test_no_folder_is_nothing_and_a_wrong_one_an_error(build, tmp_path):
     absent = build("published").absent(["fog", "snow"], (1,))
     assert absent == dict.fromkeys(("fog", "snow"), "set run.published_dir to the folder of the published files")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         build("published", published_dir=str(tmp_path / "nowhere"))
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "readme.txt").write_text("")
