@@ -17,7 +17,7 @@ from arada.runtime import files, lease
 HOLDER = """
 import sys, time
 from etils import epath
-from arada import lease
+from arada.runtime import lease
 with lease.held(epath.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

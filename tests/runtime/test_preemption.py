@@ -20,7 +20,7 @@ COMMAND = (
 STEPS = """
 import os, signal, sys, time
 import jax
-from arada import preemption
+from arada.runtime import preemption
 address, number = sys.argv[1], int(sys.argv[2])
 jax.distributed.initialize(address, num_processes=2, process_id=number)
 preemption.listen()
