@@ -200,7 +200,7 @@ def answer(figure: Figure, values: Mapping[str, Mapping[str, tuple]]) -> None:
     handles = [
         Line2D([], [], marker="o", label="as trained", **looks),
         Line2D([], [], marker="o", markerfacecolor="none", label="after temperature scaling", **looks),
-        Line2D([], [], marker="|", markersize=9, label="floor: calibrated networks on average", **looks),
+        Line2D([], [], marker="|", markersize=9, label="floor: chance alone", **looks),
     ]
     _legend(figure, handles)
 

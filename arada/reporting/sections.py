@@ -54,14 +54,10 @@ def build(evaluation: dict, workdir: epath.Path) -> list[Section | tables.Table]
 def _answer(evaluation: dict) -> list[Section]:
     """The main figure; nothing where there is nothing to draw."""
     drawn = answer.panel(evaluation)
-    caption = (
-        "Filled: as trained. Hollow: after temperature scaling on the validation set. The further left the better."
-    )
-    bars = (
-        "Bars: 95 % intervals over seeds. " if any(len(of["runs"]) > 1 for of in evaluation["methods"].values()) else ""
-    )
+    seeds = any(len(of["runs"]) > 1 for of in evaluation["methods"].values())
+    caption = "The further left the better." + seeds * " Bars: 95 % intervals over seeds."
     said = [
-        bars + f"Under shift: {tables.shift_mean(evaluation)}.",
+        f"Temperature scaling is fitted on the validation set. Under shift: {tables.shift_mean(evaluation)}.",
         definitions.ece(evaluation),
         definitions.floor(evaluation),
     ]
