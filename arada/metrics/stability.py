@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
 from arada import inputs
 from arada.inputs import Array
@@ -67,7 +66,9 @@ def auroc(score: Array, is_positive: Array) -> float:
     score, is_positive = _detection(score, is_positive)
     if not parts.known(score[is_positive], score[~is_positive]):
         return np.nan
-    return float(sklearn_metrics.roc_auc_score(is_positive, stats.rankdata(score)))  # inf has a rank
+    from sklearn.metrics import roc_auc_score  # a second that those who import `arada` need not wait
+
+    return float(roc_auc_score(is_positive, stats.rankdata(score)))  # inf has a rank
 
 
 def false_positive_rate(score: Array, is_positive: Array, true_positive_rate: float = 0.95) -> float:
