@@ -57,4 +57,4 @@ def test_flags_override_fields_of_every_kind(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "mapped by shard_map" in result.stderr
     assert result.stdout == "Done: vanilla\n"
-    assert (tmp_path / "runs/vanilla/seed_0/checkpoints/4").exists()
+    assert (tmp_path / "runs/vanilla/seed_5/checkpoints/4").exists()
