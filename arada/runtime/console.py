@@ -96,7 +96,8 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
             if rest[1:]:
                 sys.exit(f"error: {rest[1]!r} is not a flag; flags begin with --, and values with spaces need quotes")
             # A file that cannot be loaded fails at the first access.
-            config.value.keys()
+            if config.value is not None:  # a command may do without
+                config.value.keys()
             return rest
         except (AttributeError, KeyError) as error:
             what = error
