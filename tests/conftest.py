@@ -98,7 +98,7 @@ THOROUGH = (
     *("data/sources/test_tfds.py", "evaluation/test_added.py", "evaluation/test_exported.py", "launch", "machines"),
     *("reporting/test_browser.py", "runs/test_finetuning.py", "runs/test_imported.py", "runs/test_ranking_hosts.py"),
     *("runs/test_refresh.py", "runtime/test_hosts.py", "runtime/test_kill.py", "stages", "studies"),
-    *("test_agreement.py", "test_doctor.py", "test_fuzz.py", "test_inputs.py", "test_lowering.py", "test_packaging.py"),
+    *("odd_input", "test_agreement.py", "test_doctor.py", "test_fuzz.py", "test_lowering.py", "test_packaging.py"),
     *("test_registry.py", "test_study.py", "test_sweep.py", "test_without_tensorflow.py"),
     *("training/test_accumulation.py", "training/test_bfloat16.py", "training/test_lockstep.py"),
 )
