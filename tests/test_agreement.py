@@ -151,7 +151,7 @@ def test_mistakes_are_told(run_dir, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--batch_size is 6, which cannot be divided among 4 devices"):
         agreement.Study(run_dir, examples=20, batch_size=6)
     monkeypatch.setattr(agreement.trained, "is_finished", lambda folder, config: False)
-    with pytest.raises(UserError, match=r"seed_0 is not trained to its end"):
+    with pytest.raises(UserError, match=r"seed_0 has not finished training"):
         agreement.Study(run_dir, examples=20, batch_size=4)
     with pytest.raises(UserError, match=r"holds no run"):
         agreement.Study(tmp_path, examples=20, batch_size=4)

@@ -80,7 +80,7 @@ class PredictionJob:
             if run_dir.exists():
                 workdirs.claim(run_dir, identity, config)
             if not trained.is_finished(run_dir, config):
-                raise UserError(f"{run_dir} is not trained to its end; run --stage=train first")
+                raise UserError(f"{run_dir} has not finished training; run --stage=train first")
             variables = trained.final_variables(run_dir)
             workdirs.claim_anew(directory, identity | {"weights": fingerprint(variables)}, config)
             if predictions.missing(directory, config.evaluation) - left_out:

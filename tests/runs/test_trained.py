@@ -152,9 +152,9 @@ def test_a_broken_newest_checkpoint_is_passed_over(once, run_dir, caplog):
 def test_nothing_is_ranked_or_predicted_with_half_trained_weights(once, copy):
     workdir = copy(once)
     shutil.rmtree(workdir.run("vanilla", 0) / "checkpoints" / str(STEPS))
-    with pytest.raises(UserError, match=r"vanilla/seed_0 is not trained to its end; run --stage=vanilla first"):
+    with pytest.raises(UserError, match=r"vanilla/seed_0 has not finished training; run --stage=vanilla first"):
         Experiment(tiny(), workdir.path).run("rank")
-    with pytest.raises(UserError, match=r"vanilla/seed_0 is not trained to its end; run --stage=train first"):
+    with pytest.raises(UserError, match=r"vanilla/seed_0 has not finished training; run --stage=train first"):
         Experiment(tiny(), workdir.path).run("evaluate")
     assert not (workdir.path / "robustness").exists()
     assert not (workdir.path / "predictions").exists()
