@@ -226,7 +226,11 @@ def use(workdir):
 
 
 def evaluate(workdir):
-    json.dumps(summary.summarize(workdir, CONFIG), allow_nan=False)
+    try:
+        json.dumps(summary.summarize(workdir, CONFIG), allow_nan=False)
+    finally:
+        # What it keeps for the next time: each damage meets a first evaluation.
+        shutil.rmtree(workdir.path / "evaluation", ignore_errors=True)
 
 
 def assert_taken_or_refused(using, workdir, which, change):
