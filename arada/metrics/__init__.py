@@ -26,6 +26,8 @@ from arada.metrics.floors import (
     classwise_calibration_floor,
     debiased_calibration_error,
     debiased_error,
+    sweep_calibration_error,
+    sweep_error,
 )
 from arada.metrics.scores import accuracy, brier_score, confidence_and_correct, negative_log_likelihood, subset_means
 from arada.metrics.stability import (
@@ -66,4 +68,6 @@ __all__ = [
     "smooth_calibration_error",
     "smooth_error",
     "subset_means",
+    "sweep_calibration_error",
+    "sweep_error",
 ]

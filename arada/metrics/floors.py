@@ -154,3 +154,42 @@ def debiased_error(
     z = gap / np.where(error > 0, error, 1)
     folded = error * np.sqrt(2 / np.pi) * np.exp(-np.square(z) / 2) + gap * (2 * special.ndtr(z) - 1)
     return float(count @ (2 * np.abs(gap) - np.where(error > 0, folded, np.abs(gap))) / len(scores))
+
+
+def sweep_calibration_error(probabilities: Array, labels: Array, *, norm: int = 1) -> float:
+    """The calibration error in as many bins of equal mass as keep accuracy rising with confidence: see `sweep_error`."""
+    return sweep_error(*parts.confidence_and_correct(probabilities, labels), norm=norm)
+
+
+def sweep_error(scores: Array, outcomes: Array, *, norm: int = 1) -> float:
+    """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}, in bins that the data choose.
+
+    Bins of equal mass, one more at a time, up to the last number before the mean outcome first falls from one bin to
+    the next. Equal scores share their mean outcome. NaN where a score is NaN or there is none.
+
+    Args:
+      scores: float[N].
+      outcomes: [N] in [0, 1].
+      norm: 1 for the mean gap, 2 (the default of the source) for the root of the mean squared gap.
+
+    Source: Roelofs et al. 2022, ECE_sweep, and their code.
+    """
+    if norm not in (1, 2):
+        raise ValueError(f"norm must be 1 or 2, not {norm!r}")
+    scores, outcomes, _ = inputs.scores_and_outcomes(scores, outcomes)
+    scores, outcomes = np.asarray(scores, np.float64), np.asarray(outcomes, np.float64)
+    if not parts.known(scores, outcomes):
+        return np.nan
+    values, ties, count = np.unique(scores, return_inverse=True, return_counts=True)
+    shared = (np.bincount(ties, outcomes) / count)[np.sort(ties)]
+    sums = np.stack([np.cumsum(np.concatenate([[0], rows])) for rows in (np.repeat(values, count), shared)])
+    total, chosen = len(scores), None
+    for num_bins in range(1, max(total, 2)):  # fewer bins than examples, as in their code
+        edges = -(-np.arange(num_bins + 1) * total // num_bins)
+        size = np.diff(edges)
+        confidence, accuracy = np.diff(sums[:, edges]) / size
+        # Cumulative sums round: equal accuracies may seem to fall.
+        if np.any(np.diff(accuracy) < -1e-9):
+            break
+        chosen = (size @ np.abs(confidence - accuracy) ** norm / total) ** (1 / norm)
+    return float(chosen)
