@@ -157,7 +157,7 @@ def debiased_error(
 
 
 def sweep_calibration_error(probabilities: Array, labels: Array, *, norm: int = 1) -> float:
-    """The calibration error in as many bins of equal mass as keep accuracy rising with confidence: see `sweep_error`."""
+    """Calibration error in as many bins of equal mass as keep accuracy rising with confidence: see `sweep_error`."""
     return sweep_error(*parts.confidence_and_correct(probabilities, labels), norm=norm)
 
 

@@ -1,5 +1,7 @@
 """The calibration error whose number of bins the data choose, by hand, by a loop and by its authors' code."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ def by_loops(scores, outcomes, norm):
     for num_bins in range(1, max(len(scores), 2)):
         bins = [[i for row, i in enumerate(order) if row * num_bins // len(order) == b] for b in range(num_bins)]
         accuracies = [sum(outcomes[i] for i in members) / len(members) for members in bins]
-        if any(later < earlier - 1e-9 for earlier, later in zip(accuracies, accuracies[1:], strict=False)):
+        if any(later < earlier - 1e-9 for earlier, later in itertools.pairwise(accuracies)):
             break
         gaps = [abs(sum(scores[i] - outcomes[i] for i in members) / len(members)) for members in bins]
         error = (sum(len(b) * gap**norm for b, gap in zip(bins, gaps, strict=True)) / len(scores)) ** (1 / norm)
