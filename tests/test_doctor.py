@@ -63,6 +63,13 @@ def test_a_device_that_does_not_exist_ends_in_one_line():
     assert done.stderr.count("\n") == 1
 
 
+def test_a_precision_that_does_not_exist_ends_in_one_line():
+    done = run(JAX_DEFAULT_MATMUL_PRECISION="banana")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: JAX refuses an environment variable: Invalid value")
+    assert done.stderr.endswith("jax_default_matmul_precision; correct it or unset it\n")
+
+
 def test_a_gpu_that_jax_does_not_see_is_wrong(monkeypatch, tmp_path):
     (tmp_path / "nvidiactl").touch()
     monkeypatch.setattr(installed, "ACCELERATORS", {str(tmp_path / "nvidiactl"): ("gpu", "jax[cuda13]")})
