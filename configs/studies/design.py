@@ -75,5 +75,8 @@ def outcomes(part: str) -> dict[str, dict[str, str]]:
         "shift_accuracy": one("(d) accuracy under shift", f"shift.{part}.accuracy", "higher"),
         "shift_nll": one("(d) NLL under shift", f"shift.{part}.nll"),
         "shift_brier": one("(d) Brier score under shift", f"shift.{part}.brier"),
+        "nll_tempered": one("(d) NLL after temperature scaling, clean", f"{tempered}.test.nll"),
+        "shift_nll_tempered": one("(d) NLL under shift after temperature scaling", f"{tempered}.shift.{part}.nll"),
+        "shift_brier_tempered": one("(d) Brier score under shift after it", f"{tempered}.shift.{part}.brier"),
         "auroc": one("(f) AUROC of the confidence, out-of-distribution images", "ood.auroc_confidence", "higher"),
     }

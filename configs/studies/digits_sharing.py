@@ -4,8 +4,8 @@
 
 Stated on 2026-11-26, before its first run. Ten subsets of 50 validation images have gaps with a sampling error of about
 6 points each, as much as their true gaps differ, and eq. (3) adds that error up over epochs. `soft_labels.shrinkage`
-takes it out (arada/soft_labels.py, `shrink`). One alpha of 0.1 for all; each seed ranked by its own vanilla run, by
-FMN, which is cheaper than the attack of configs/digits.py. Also with 30 subsets, of 16 images each.
+takes it out (arada/soft_labels.py, `shrink`). One alpha of 0.1 for all; each seed ranked by its own vanilla run. Also
+with 30 subsets, of 16 images each.
 
 Seven arms of 20 seeds are half an hour of two cores.
 """
@@ -15,12 +15,7 @@ import ml_collections
 from configs import digits
 from configs.studies import design
 
-OVERRIDES = {
-    "soft_labels.alpha": ((0, 0.1),),
-    "ranking.source": "vanilla/seed_{seed}",
-    "ranking.attack": "fmn",
-    "ranking.fmn.steps": 15,
-}
+OVERRIDES = {"soft_labels.alpha": ((0, 0.1),)}
 # The arms by their preset and number of subsets.
 ARMS = {
     "vanilla": ("vanilla", 1),
