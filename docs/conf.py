@@ -19,6 +19,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "arada"
+html_show_copyright = False
 templates_path = []
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
@@ -28,7 +29,7 @@ nb_execution_mode = "off"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "show-inheritance": False}
-suppress_warnings = ["mystnb.unknown_mime_type", "myst.xref_missing"]
+suppress_warnings = ["mystnb.unknown_mime_type"]
 
 
 def setup(app):
