@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+import tabulate
 
 from arada import attacks, data, metrics
 from arada.errors import UserError
@@ -209,7 +210,7 @@ def table(study: dict[str, Any]) -> str:
         ("gap off by, %", "gap_difference", 100, ".1f"),
     )
     names = ["ranking", "gradients", *(column[0] for column in columns), "images/s"]
-    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    lines = []
     for row in study["candidates"]:
         cells = [row["name"], f"{row['gradients']:.4g}" if row["attack"] else "-"]
         for _, key, scale, spec in columns:
@@ -217,9 +218,9 @@ def table(study: dict[str, Any]) -> str:
             cells.append("-" if None in of_splits else " / ".join(format(scale * value, spec) for value in of_splits))
         speed = row["images_per_second"]
         cells.append("-" if not speed else f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells)
     note = f"Two numbers in a cell: {study['examples']} training and {study['examples']} validation images."
-    return "\n".join([*lines, "", note, ""])
+    return f"{tabulate.tabulate(lines, names, 'pipe', disable_numparse=True)}\n\n{note}\n"
 
 
 def run(study: Study, examples: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import tabulate
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -209,12 +210,15 @@ def of_study(study: ml_collections.ConfigDict, assumed: Assumed) -> str:
             known[network] = programs(vanilla)
         for device in DEVICES:
             hours[device] += estimate(config, known[network], device, assumed, alone=number == 0).hours
-    lines = [f"{study.name}: {len(study.arms)} arms, {len(study.seeds)} seeds", "", "| | h | $ |", "|---|---|---|"]
-    lines += [
-        f"| {assumed.devices} x {device.name} | {of / assumed.devices:,.2g} | {of * device.price:,.0f} |"
+    rows = [
+        (f"{assumed.devices} x {device.name}", f"{of / assumed.devices:,.2g}", f"{of * device.price:,.0f}")
         for device, of in hours.items()
     ]
-    return "\n".join(lines)
+    return f"{study.name}: {len(study.arms)} arms, {len(study.seeds)} seeds\n\n{_markdown(rows, ['', 'h', '$'])}"
+
+
+def _markdown(rows: list[tuple[str, ...]], headings: list[str]) -> str:
+    return tabulate.tabulate(rows, headings, "pipe", disable_numparse=True)
 
 
 def table(config: ml_collections.ConfigDict, of: Programs, assumed: Assumed) -> str:
@@ -222,32 +226,40 @@ def table(config: ml_collections.ConfigDict, of: Programs, assumed: Assumed) -> 
     ranking, counts = config.ranking, images_of(config)
     by = ranking.attack if ranking.by == "attack" else ranking.by
     runs_ = len(config.seeds) + (config.name != "vanilla")
-    lines = [
-        f"{config.name}, {config.model.name} of depth {config.model.depth}, {config.model.dtype}: {runs_} trainings of "
-        f"{config.training.epochs} epochs, {counts.ranked + counts.refreshed:,.0f} images ranked by {by} in float32, "
-        f"{counts.evaluated:,.0f} evaluated",
-        "",
-        "| program | GFLOP an image | MB an image, float32 | MB a batch |",
-        "|---|---|---|---|",
+    work_of = [
+        (name, f"{work.flops / 1e9:.4g}", f"{work.bytes / 1e6:.4g}", f"{max(work.fixed_bytes, 0) / 1e6:.4g}")
+        for name, work in zip(("train step", "input gradient", "forward pass"), of, strict=True)
     ]
-    for name, work in zip(("train step", "input gradient", "forward pass"), of, strict=True):
-        lines.append(
-            f"| {name} | {work.flops / 1e9:.4g} | {work.bytes / 1e6:.4g} | {max(work.fixed_bytes, 0) / 1e6:.4g} |"
-        )
-    lines += [
-        "",
-        f"| {assumed.devices} devices | training, images/s | by arithmetic alone | ranking, images/s | training, h | "
-        "ranking, h | by Carlini-Wagner 3x500, h | evaluation, h | in all, h | $ |",
-        "|---" * 10 + "|",
-    ]
+    estimates = []
     for device in DEVICES:
         estimated = estimate(config, of, device, assumed)
         parts = estimated.training, estimated.ranking, estimated.papers_ranking, estimated.evaluation, estimated.hours
         rates = (assumed.devices * rate for rate in estimated[:3])
         numbers = *rates, *(hours / assumed.devices for hours in parts)
         cells = [f"{number:,.0f}" if number >= 100 else f"{number:.2g}" for number in numbers]
-        lines.append(f"| {device.name} | {' | '.join(cells)} | {estimated.hours * device.price:,.0f} |")
-    lines += [
+        estimates.append((device.name, *cells, f"{estimated.hours * device.price:,.0f}"))
+    lines = [
+        f"{config.name}, {config.model.name} of depth {config.model.depth}, {config.model.dtype}: {runs_} trainings of "
+        f"{config.training.epochs} epochs, {counts.ranked + counts.refreshed:,.0f} images ranked by {by} in float32, "
+        f"{counts.evaluated:,.0f} evaluated",
+        "",
+        _markdown(work_of, ["program", "GFLOP an image", "MB an image, float32", "MB a batch"]),
+        "",
+        _markdown(
+            estimates,
+            [
+                f"{assumed.devices} devices",
+                "training, images/s",
+                "by arithmetic alone",
+                "ranking, images/s",
+                "training, h",
+                "ranking, h",
+                "by Carlini-Wagner 3x500, h",
+                "evaluation, h",
+                "in all, h",
+                "$",
+            ],
+        ),
         "",
         f"Estimates at {assumed.utilisation:.0%} of peak arithmetic or {assumed.bandwidth:.0%} of peak bandwidth, "
         f"whichever is slower; prices of about 2025. In all: with the ranking by {by}.",

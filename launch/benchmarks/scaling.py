@@ -23,6 +23,8 @@ import tempfile
 if __package__ in (None, ""):  # run as a file
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+import tabulate
+
 from launch.benchmarks import side_by_side, speed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -98,13 +100,14 @@ def images_per_second(layout: Layout, arguments: argparse.Namespace) -> float:
 
 def table(figures: dict[Layout, list[float]], batch_per_device: int) -> str:
     """Medians, and their share of the speed of as many single devices."""
-    lines = ["| processes x devices | cores | batch | images/s, median (min - max) | of ideal, % |", "|---" * 5 + "|"]
+    rows = []
     single = statistics.median(next(iter(figures.values())))
     for layout, of in figures.items():
         median, batch = statistics.median(of), batch_per_device * layout.cores
-        cells = f"{layout}", f"{layout.cores}", f"{batch}", f"{median:,.0f} ({min(of):,.0f} - {max(of):,.0f})"
-        lines.append(f"| {' | '.join(cells)} | {100 * median / (layout.cores * single):.0f} |")
-    return "\n".join(lines)
+        speed = f"{median:,.0f} ({min(of):,.0f} - {max(of):,.0f})"
+        rows.append((f"{layout}", layout.cores, batch, speed, f"{100 * median / (layout.cores * single):.0f}"))
+    headings = ("processes x devices", "cores", "batch", "images/s, median (min - max)", "of ideal, %")
+    return tabulate.tabulate(rows, headings, "pipe", disable_numparse=True)
 
 
 def main(argv: list[str]) -> int:

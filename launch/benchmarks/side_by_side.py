@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import tabulate
 
 from launch.benchmarks.contestants import Contestant
 
@@ -224,8 +225,7 @@ def markdown(results: list[dict]) -> str:
     lines = []
     for result in results:
         faster = f"{result['contestants'][0]['name']} is x times as fast"
-        lines += [f"**{result['title']}**", "", f"| | {result['unit']} | {faster} | goal | first call, s | peak, GiB |"]
-        lines += ["|---|---|---|---|---|---|"]
+        rows = []
         for place, one in enumerate(standings(result)):
             label = f"{one['name']} ({one['variant']})" if one["variant"] else one["name"]
             ratio, goal = one["speedup"], result["goals"].get(one["name"])
@@ -237,8 +237,9 @@ def markdown(results: list[dict]) -> str:
                 f"{one['first_seconds']:.1f}",
                 f"{one['peak_bytes'] / 2**30:.2f}",
             ]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+            rows.append(cells)
+        headings = ["", result["unit"], faster, "goal", "first call, s", "peak, GiB"]
+        lines += [f"**{result['title']}**", "", tabulate.tabulate(rows, headings, "pipe", disable_numparse=True), ""]
     return "\n".join(lines)
 
 

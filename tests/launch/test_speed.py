@@ -70,12 +70,11 @@ def test_of_seconds_the_fewer_are_better():
 
 
 def test_markdown():
-    assert side_by_side.markdown([RATES]).splitlines() == [
-        "**Training**",
-        "",
+    title, blank, heading, _, *rows = side_by_side.markdown([RATES]).splitlines()
+    assert (title, blank) == ("**Training**", "")
+    assert [" ".join(row.split()) for row in (heading, *rows) if row] == [
         "| | images/s | arada is x times as fast | goal | first call, s | peak, GiB |",
-        "|---|---|---|---|---|---|",
-        "| arada | 100 (90 - 120) |  |  | 12.3 | 1.00 |",
+        "| arada | 100 (90 - 120) | | | 12.3 | 1.00 |",
         "| PyTorch (contiguous) | 80 (20 - 80) | 1.25 (1.12 - 6.00) | 1.50 | 12.3 | 1.00 |",
     ]
 
