@@ -138,7 +138,7 @@ def outcomes(draw):
 NUM_BINS = odd(BINS, (0, False), (-1, False), (2.0, False), (True, False), ("4", False), (10**9, False), (1, True))
 
 
-def check(function, oracle, arguments, fits):
+def check(function, oracle, arguments, fits, rtol=1e-5, atol=1e-6):
     """The value of the oracle where all arguments are fine and fit together, and ValueError elsewhere."""
     values = [value for value, _ in arguments]
     if all(fine for _, fine in arguments) and fits(*values):
@@ -146,7 +146,7 @@ def check(function, oracle, arguments, fits):
         with np.errstate(all="ignore"):
             expected = oracle(*values)
         for one, other in zip(*(of if isinstance(of, tuple) else (of,) for of in (found, expected)), strict=True):
-            np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=rtol, atol=atol)
         return
     with pytest.raises(ValueError, match=r"must|need|cannot|NaN|cut"):
         function(*values)
