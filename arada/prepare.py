@@ -44,7 +44,7 @@ class Item(NamedTuple):
     name: str
     is_there: bool
     # Its place and content, or how to get it.
-    told: str
+    text: str
 
 
 def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
@@ -111,8 +111,8 @@ def _by_hand(builder) -> str:
             f"ILSVRC2012_img_val.tar into {manual}, and run this command without --check"
         )
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        told = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
-        return f"put into {manual} what TFDS asks for ({told}) and run this command again"
+        text = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+        return f"put into {manual} what TFDS asks for ({text}) and run this command again"
     ways = f"run this command without --check where there is a network, or copy {builder.info.full_name} of a prepared "
     ways += f"TFDS folder to {builder.data_path}"
     if builder.name in archives.LAYOUTS:
@@ -139,19 +139,19 @@ def _shifted(config: ml_collections.ConfigDict, dataset, test, tfds_dir: str, do
         absent = shift_sources.build(config, dataset, test, "").absent(types, severities)
     except UserError as error:
         return Item(name, False, f"{error}{by_hand}")
-    told = f"{len(types) - len(absent)} of {len(types)} types"
+    text = f"{len(types) - len(absent)} of {len(types)} types"
     if not absent:
-        return Item(name, True, told)
-    told += f"; without {', '.join(absent)}: {'; '.join(dict.fromkeys(absent.values()))}{by_hand}"
+        return Item(name, True, text)
+    text += f"; without {', '.join(absent)}: {'; '.join(dict.fromkeys(absent.values()))}{by_hand}"
     # Types that are generated here can be left out; requested files must exist.
-    return Item(name, source == "generated", told)
+    return Item(name, source == "generated", text)
 
 
 def prepare(config: ml_collections.ConfigDict, download: bool) -> bool:
     """Prints one line a data set; returns whether all are there."""
     there = True
     for item in items(config, download):
-        print(f"{item.name:<24} {'ready  ' if item.is_there else 'MISSING'}  {item.told}", flush=True)
+        print(f"{item.name:<24} {'ready  ' if item.is_there else 'MISSING'}  {item.text}", flush=True)
         there &= item.is_there
     return there
 
@@ -166,7 +166,9 @@ def export(config: ml_collections.ConfigDict, path: str) -> str:
         raise UserError(f"--export writes what fits in memory, but data.source is {config.data.source!r}")
     file = files.absolute(path)
     if file.suffix != ".npz":
-        raise UserError(f"--export={path} is no .npz; name one, such as {config.data.get('name', 'images')}.npz")
+        raise UserError(
+            f"--export={path} is not an .npz file; name one, such as {config.data.get('name', 'images')}.npz"
+        )
     data.load_splits(dataset, config.data)  # images and labels are checked
     arrays = npz.arrays_of(dataset.source)
     files.write_npz(file, arrays)

@@ -22,7 +22,7 @@ make_environment() {
 }
 
 # keep_memory: for training on a CPU, where each step takes and returns blocks of hundreds of megabytes. glibc gives these
-# back to the system and pays for fresh pages in the next step; so told, it keeps them, in huge pages (glibc 2.35 or
+# back to the system and pays for fresh pages in the next step; with these settings it keeps them, in huge pages (glibc 2.35 or
 # newer; others ignore it). One arena for all threads: not for hosts that decode images.
 keep_memory() {
   local keep=glibc.malloc.mmap_threshold=8000000000:glibc.malloc.trim_threshold=16000000000

@@ -45,7 +45,7 @@ def test_missing_data_are_wrong_and_the_rest_is_told(tmp_path):
     config.evaluation.out_of_distribution = ()
     found = {finding.subject: finding for finding in doctor.examine(config)}
     assert found["data"].state == "wrong"
-    assert "is not a file" in found["data"].told
+    assert "is not a file" in found["data"].text
     assert found["experiment"].values["seconds"] > 0
 
 

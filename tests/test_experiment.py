@@ -296,14 +296,14 @@ def test_the_config_of_a_run_is_kept_beside_it(workdir):
     assert stored["config"]["training"]["epochs"] == 3
 
 
-def test_predictions_of_weights_that_are_no_more_are_made_anew(workdir, tmp_path):
+def test_predictions_of_weights_that_are_no_more_are_made_again(workdir, tmp_path):
     shutil.copytree(workdir.path, tmp_path / "copy")
     copy = Workdir(tmp_path / "copy")
     stale = files.read_npz(copy.predictions("ar_adals", 1) / "test.npz")["logits"] + 1
     for name, seed in (("ar_adals", 1), ("vanilla", 1)):
         stored = files.read_npz(copy.predictions(name, seed) / "test.npz")
         files.write_npz(copy.predictions(name, seed) / "test.npz", stored | {"logits": stale})
-    # As if seed 1 of one method had been deleted and trained anew.
+    # As if seed 1 of one method had been deleted and trained again.
     made = workdirs.stored(copy.predictions("ar_adals", 1))
     made["identity"]["weights"] += 1
     files.write_json(copy.predictions("ar_adals", 1) / "config.json", made)

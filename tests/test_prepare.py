@@ -17,8 +17,8 @@ from arada.errors import UserError
 from configs import cifar10, digits, imagenet, own_images
 
 
-def told(config, download=False):
-    return {item.name: (item.is_there, item.told) for item in prepare.items(config, download)}
+def text(config, download=False):
+    return {item.name: (item.is_there, item.text) for item in prepare.items(config, download)}
 
 
 def with_fields(config, **fields):
@@ -40,7 +40,7 @@ class Builder:
 
 
 def test_what_is_installed_is_there():
-    assert told(digits.get_config()) == {
+    assert text(digits.get_config()) == {
         "digits": (True, "train 800, validation 500, test 497 images"),
         "photographs": (True, "418 images"),
     }
@@ -50,9 +50,9 @@ def test_a_folder_of_ones_own(tmp_path):
     np.savez(tmp_path / "a.npz", image=np.zeros((9, 4, 4, 3), np.uint8), label=np.arange(9))
     few = {"data__num_train": 5, "data__num_validation": 2, "data__num_test": 2, "data__image_shape": (4, 4, 3)}
     config = with_fields(own_images.get_config(), data__source="npz", run__data_dir=str(tmp_path / "a.npz"), **few)
-    assert told(config) == {"npz": (True, f"train 5, validation 2, test 2 images in {tmp_path / 'a.npz'}")}
+    assert text(config) == {"npz": (True, f"train 5, validation 2, test 2 images in {tmp_path / 'a.npz'}")}
     config.data.num_train = 6
-    (is_there, why), *_ = told(config).values()
+    (is_there, why), *_ = text(config).values()
     assert not is_there
     assert "has 9 train images; choose fewer" in why
 
@@ -61,7 +61,7 @@ def test_nothing_is_downloaded_to_check(monkeypatch, tmp_path):
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Builder(tmp_path))
     monkeypatch.setattr(Builder, "download_and_prepare", lambda self: pytest.fail("downloads"))
     config = with_fields(cifar10.get_config(), evaluation__out_of_distribution=("svhn_cropped",))
-    found = told(config)
+    found = text(config)
     is_there, way_out = found["cifar10"]
     assert not is_there
     assert way_out.startswith(f"not in {tmp_path}/cifar10/3.0.2; run this command without --check")
@@ -72,7 +72,7 @@ def test_nothing_is_downloaded_to_check(monkeypatch, tmp_path):
 
 def test_a_download_that_fails_is_one_line_with_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Builder(tmp_path))
-    is_there, why = told(cifar10.get_config(), download=True)["cifar10"]
+    is_there, why = text(cifar10.get_config(), download=True)["cifar10"]
     assert not is_there
     assert "\n" not in why
     assert why.startswith("could not be downloaded (ConnectionError: host is down); run this command")
@@ -96,13 +96,13 @@ def test_streamed_files_are_read_to_their_end(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(data, "build", lambda *_: types.SimpleNamespace(splits=lambda: splits))
     monkeypatch.setattr(tfds, "builder", lambda *_: types.SimpleNamespace(data_path=tmp_path))
     with caplog.at_level(logging.INFO, logger="arada"):
-        is_there = told(imagenet.get_config())["imagenet2012"]
+        is_there = text(imagenet.get_config())["imagenet2012"]
     assert is_there == (True, f"train 6, validation 2, test 4 images in {tmp_path}")
     logged = [f"imagenet2012: reading all files, 2 from {tmp_path}/{name}-0 on" for name in ("train", "validation")]
     assert caplog.messages == logged
     file = tmp_path / "validation-1"
     file.write_bytes(file.read_bytes()[:-1])
-    is_there, why = told(imagenet.get_config())["imagenet2012"]
+    is_there, why = text(imagenet.get_config())["imagenet2012"]
     assert not is_there
     assert why.startswith(f"run.data_dir: {file} cannot be read to its end")
 
@@ -124,33 +124,33 @@ def shifted(source, published_dir=""):
     test = Split(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5), np.arange(5))
     dataset = data.build(config.data, "/archives")
     item = prepare._shifted(config, dataset, test, "/nowhere", download=False)
-    assert "training data are there" in prepare._shifted(config, dataset, None, "/nowhere", download=False).told
+    assert "training data are there" in prepare._shifted(config, dataset, None, "/nowhere", download=False).text
     return item
 
 
 def test_published_corruptions_are_fetched_by_hand(tmp_path):
     item = shifted("published")
     assert not item.is_there
-    assert item.told.endswith(
+    assert item.text.endswith(
         "fetch CIFAR-10-C.tar of https://zenodo.org/records/2535967, unpack, set run.published_dir to the folder"
     )
-    assert "is empty; name the folder of an unpacked CIFAR-10-C" in shifted("published", str(tmp_path)).told
+    assert "is empty; name the folder of an unpacked CIFAR-10-C" in shifted("published", str(tmp_path)).text
     np.save(tmp_path / "labels.npy", np.tile(np.arange(5), 5))
     np.save(tmp_path / "fog.npy", np.zeros((25, 32, 32, 3), np.uint8))
     item = shifted("published", str(tmp_path))
     assert not item.is_there
-    assert item.told.startswith(f"1 of 2 types; without frost: {tmp_path} has no frost.npy; fetch CIFAR-10-C.tar")
+    assert item.text.startswith(f"1 of 2 types; without frost: {tmp_path} has no frost.npy; fetch CIFAR-10-C.tar")
     np.save(tmp_path / "frost.npy", np.zeros((25, 32, 32, 3), np.uint8))
     assert shifted("published", str(tmp_path)) == ("published shifts", True, "2 of 2 types")
     np.save(tmp_path / "labels.npy", np.tile(np.arange(5)[::-1], 5))
-    assert "labels differ from the test labels" in shifted("published", str(tmp_path)).told
+    assert "labels differ from the test labels" in shifted("published", str(tmp_path)).text
 
 
 @pytest.mark.usefixtures("no_frost")
 def test_what_is_generated_needs_nothing():
     item = shifted("generated")
     assert item.is_there
-    assert item.told.startswith("1 of 2 types; without frost: `pip install")
+    assert item.text.startswith("1 of 2 types; without frost: `pip install")
 
 
 @pytest.mark.parametrize(
@@ -216,5 +216,5 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(UserError, match=r"--export writes what fits in memory, but data.source is 'digits'"):
         prepare.export(digits.get_config(), str(tmp_path / "a.npz"))
     config = with_fields(own_images.get_config(), run__data_dir=str(tmp_path))
-    with pytest.raises(UserError, match=r"--export=a.png is no .npz"):
+    with pytest.raises(UserError, match=r"--export=a.png is not an .npz file"):
         prepare.export(config, "a.png")

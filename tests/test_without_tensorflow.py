@@ -79,7 +79,7 @@ def test_npz_and_what_tfds_has_is_left_out_in_one_line(tmp_path):
     told = all_stages("own_images.py:ar_adals", tmp_path / "work", own("npz", tmp_path / "own.npz"))
     (line,) = {line.partition(" ")[2] for line in told.splitlines() if "leaves out" in line}
     assert line.startswith(
-        "evaluation leaves out what is not there: cifar100, svhn_cropped: tensorflow and tensorflow_datasets are not "
+        "evaluation leaves out missing data: cifar100, svhn_cropped: tensorflow and tensorflow_datasets are not "
         "installed"
     )
     assert "pip install 'arada[tfds]'" in line

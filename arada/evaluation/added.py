@@ -47,84 +47,89 @@ class Added:
 def read(option: str, value: str, kind: str = "", *, labelled: bool = True) -> Added:
     """Reads FILE.npz with `logits` or `probabilities`, `label` and perhaps `example_id`, or these as .npy files:
     LOGITS.npy,LABEL.npy[,ID.npy]. Raises UserError that begins with `option`."""
-    told = f"{option}={value}"
-    arrays = _arrays(told, value, labelled)
+    argument = f"{option}={value}"
+    arrays = _arrays(argument, value, labelled)
     found = [name for name in KINDS if name in arrays]
     if not found:
-        raise UserError(f"{told} has no logits and no probabilities; it has {', '.join(arrays) or 'nothing'}")
+        raise UserError(f"{argument} has no logits and no probabilities; it has {', '.join(arrays) or 'nothing'}")
     name = kind if kind in found else found[0]
-    logits = _logits(told, arrays[name], kind, name)
+    logits = _logits(argument, arrays[name], kind, name)
     count, classes = logits.shape
-    label = np.full(count, -1) if not labelled else _whole(told, "label", arrays, count)
+    label = np.full(count, -1) if not labelled else _whole(argument, "label", arrays, count)
     if labelled and (label.min() < 0 or label.max() >= classes):
-        raise UserError(f"{told}: labels reach from {label.min()} to {label.max()}, but there are {classes} classes")
-    ids = _whole(told, "example_id", arrays, count) if "example_id" in arrays else None
+        raise UserError(
+            f"{argument}: labels reach from {label.min()} to {label.max()}, but there are {classes} classes"
+        )
+    ids = _whole(argument, "example_id", arrays, count) if "example_id" in arrays else None
     if ids is not None:
         values, counts = np.unique(ids, return_counts=True)
         if (counts > 1).any():
             raise UserError(
-                f"{told}: {np.sum(counts > 1)} of its example_id are there twice, the first is {values[counts > 1][0]}"
+                f"{argument}: {np.sum(counts > 1)} of its example_id are there twice, "
+                f"the first is {values[counts > 1][0]}"
             )
         if values[0] < 0 or values[-1] >= 2**31:
             raise UserError(
-                f"{told}: example_id reaches from {values[0]} to {values[-1]}; ids are 0 or above, below 2^31"
+                f"{argument}: example_id reaches from {values[0]} to {values[-1]}; ids are 0 or above, below 2^31"
             )
-    return Added(told, logits, label.astype(np.int32), None if ids is None else ids.astype(np.int32))
+    return Added(argument, logits, label.astype(np.int32), None if ids is None else ids.astype(np.int32))
 
 
-def _arrays(told: str, value: str, labelled: bool) -> dict[str, np.ndarray]:
+def _arrays(argument: str, value: str, labelled: bool) -> dict[str, np.ndarray]:
     paths = [files.absolute(path) for path in value.split(",")]
     names = ("logits", "label", "example_id") if labelled else ("logits",)
     alone = len(paths) == 1 and paths[0].suffix != ".npy"
     if not alone and (any(path.suffix != ".npy" for path in paths) or not len(names[:2]) <= len(paths) <= len(names)):
         example = "LOGITS.npy,LABEL.npy" if labelled else "LOGITS.npy"
-        raise UserError(f"{told}: give one .npz file, or .npy files: {example}")
+        raise UserError(f"{argument}: give one .npz file, or .npy files: {example}")
     for path in paths:
         if not path.exists():
-            raise UserError(f"{told}: there is no file {path}")
+            raise UserError(f"{argument}: there is no file {path}")
     try:
         if alone:
             return files.read_npz(paths[0])
         return {name: files.read_npy(path) for name, path in zip(names, paths, strict=False)}
     except UserError as error:
         reason = str(error).partition(";")[0]
-        raise UserError(f"{told}: {reason}; save arrays of numbers with numpy.savez or numpy.save") from None
+        raise UserError(f"{argument}: {reason}; save arrays of numbers with numpy.savez or numpy.save") from None
 
 
-def _logits(told: str, values: np.ndarray, kind: str, name: str) -> np.ndarray:
+def _logits(argument: str, values: np.ndarray, kind: str, name: str) -> np.ndarray:
     """The logits float32[N, Z] of values that are said to be of `kind`; where nothing is said, their name tells."""
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not len(values) or values.shape[1] < 2:
-        raise UserError(f"{told}: predictions are numbers [images, classes], not {values.dtype} {list(values.shape)}")
+        raise UserError(
+            f"{argument}: predictions are numbers [images, classes], not {values.dtype} {list(values.shape)}"
+        )
     values = values.astype(np.float32)
     broken = np.flatnonzero(~np.isfinite(values).all(axis=-1))
     if len(broken):
         raise UserError(
-            f"{told}: {len(broken)} of {len(values)} images have NaN or infinity, the first in row {broken[0]}"
+            f"{argument}: {len(broken)} of {len(values)} images have NaN or infinity, the first in row {broken[0]}"
         )
     sums = values.sum(axis=-1, dtype=np.float64)
     outside = np.any((values < 0) | (values > 1), axis=-1)
     wrong = np.flatnonzero(outside | (np.abs(sums - 1) > SUM_TOLERANCE))
     if not kind and name == "logits" and not len(wrong):
         raise UserError(
-            f"{told}: these logits look like probabilities, for they lie in [0, 1] and sum to 1 in every image; say "
+            f"{argument}: these logits look like probabilities: they lie in [0, 1] and sum to 1 in every image; say "
             f"--kind=probabilities, or --kind=logits if that is what they are"
         )
     if (kind or name) == "probabilities":
         if len(wrong):
             raise UserError(
-                f"{told}: probabilities lie in [0, 1] and sum to 1, but not in {len(wrong)} of {len(values)} images; "
-                f"row {wrong[0]} sums to {sums[wrong[0]]:.4g}. Say --kind=logits if they are logits"
+                f"{argument}: probabilities lie in [0, 1] and sum to 1, but not in {len(wrong)} of {len(values)} "
+                f"images; row {wrong[0]} sums to {sums[wrong[0]]:.4g}. Say --kind=logits if they are logits"
             )
         return np.log(np.maximum(values, _TINY))
     return values
 
 
-def _whole(told: str, name: str, arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+def _whole(argument: str, name: str, arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray:
     if name not in arrays:
-        raise UserError(f"{told} has no {name}; it has {', '.join(arrays)}")
+        raise UserError(f"{argument} has no {name}; it has {', '.join(arrays)}")
     values = arrays[name]
     if values.dtype.kind not in "iu" or values.shape != (count,):
-        raise UserError(f"{told}: {name} is {values.dtype} {list(values.shape)}; it takes {count} whole numbers")
+        raise UserError(f"{argument}: {name} is {values.dtype} {list(values.shape)}; it takes {count} whole numbers")
     return values.astype(np.int64)
 
 
@@ -148,7 +153,7 @@ def add(
       shifted: by type and severity.
       ood: by name, of other images.
       dataset: what a new report calls the data.
-      reference: the name from which differences are told; "" for the workdir's own, or the first that was added.
+      reference: the name from which differences are argument; "" for the workdir's own, or the first that was added.
     """
     if not re.fullmatch(RUN_NAME, name):
         raise UserError(f"--name={name!r} names a folder: letters, digits and any of _ . + -")
@@ -368,22 +373,25 @@ def _joined(found: Added, stored: Stored | None, classes: int) -> dict[str, np.n
     return {"example_id": ids, "label": label, "logits": found.logits[order][None]}
 
 
-def _check_same(told: str, whose: str, ids: np.ndarray, label: np.ndarray, stored: Mapping[str, np.ndarray]) -> None:
+def _check_same(
+    argument: str, whose: str, ids: np.ndarray, label: np.ndarray, stored: Mapping[str, np.ndarray]
+) -> None:
     unknown = np.setdiff1d(ids, stored["example_id"])
     if len(unknown):
         raise UserError(
-            f"{told}: {len(unknown)} of its {len(ids)} example_id are none of {whose}, the first is {unknown[0]}"
+            f"{argument}: {len(unknown)} of its {len(ids)} example_id are none of {whose}, the first is {unknown[0]}"
         )
     lacking = np.setdiff1d(stored["example_id"], ids)
     if len(lacking):
         raise UserError(
-            f"{told} lacks {len(lacking)} of the {len(stored['example_id'])} images, {whose}; the first is {lacking[0]}"
+            f"{argument} lacks {len(lacking)} of the {len(stored['example_id'])} images, {whose}; "
+            f"the first is {lacking[0]}"
         )
     expected = stored["label"][np.argsort(stored["example_id"])]
     wrong = np.flatnonzero(expected != label)
     if len(wrong):
         first = wrong[0]
         raise UserError(
-            f"{told}: labels of {len(wrong)} of {len(ids)} images contradict {whose}; the first is example_id "
+            f"{argument}: labels of {len(wrong)} of {len(ids)} images contradict {whose}; the first is example_id "
             f"{ids[first]}: {label[first]} here, {expected[first]} there"
         )

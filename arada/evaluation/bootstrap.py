@@ -41,9 +41,7 @@ class Resamples:
         if not np.array_equal(example_id, self._example_id):
             at = np.searchsorted(self._example_id, example_id)
             if not np.array_equal(self._example_id.take(at, mode="clip"), example_id):
-                raise UserError(
-                    "shifted predictions are of other images than the test set's; delete and evaluate again"
-                )
+                raise UserError("shifted predictions do not belong to the test images; delete them and evaluate again")
             counts = counts[:, at]
             totals = counts.sum(axis=1, keepdims=True)
         confidence = np.asarray(outcomes.confidence, np.float32)

@@ -82,7 +82,7 @@ def write(
     file, source = workdir.path / "gallery.npz", ranking_sources(config, config.seeds[0])[0]
     directory = workdir.ranking(source)
     if not source_run(source) or not (directory / "train.npz").exists():
-        logger.info("gallery: not made, for %s is no ranking of this workdir", directory)
+        logger.info("gallery: not made, because %s is not a ranking of this workdir", directory)
         return None
     of_ranking, ranking = workdirs.stored(directory)["identity"], files.read_npz(directory / "train.npz")
     made_from = _fingerprint(of_ranking, ranking)
@@ -90,11 +90,11 @@ def write(
         return file
     run_dir = workdir.run(*source_run(source))
     if not (run_dir / "config.json").exists() or not trained.is_finished(run_dir, workdirs.stored_config(run_dir)):
-        logger.info("gallery: not made, for the weights of %s are gone", run_dir)
+        logger.info("gallery: not made, because the weights of %s are gone", run_dir)
         return None
     at = chosen(ranking)
     if not len(at):
-        logger.info("gallery: not made, for the attack found nothing")
+        logger.info("gallery: not made, because the attack found nothing")
         return None
     # A ranking and its split are in the same order, by id.
     some, few = train.take(at), {key: ranking[key][at] for key in ("example_id", "label", "predicted", "distance")}

@@ -40,7 +40,7 @@ class PredictionJob:
         config, (dataset, shifted, _) = self._config, self._sets
         absent = predictions.absent(config, dataset, shifted)
         if not hosts.alike(absent):
-            raise UserError("run.data_dir or run.published_dir holds other data sets for one process than for another")
+            raise UserError("processes see different data sets in run.data_dir or run.published_dir")
         left_out = predictions.names_of(config.evaluation, absent)
         if config.ensemble.of:
             self._predict_ensemble(left_out)
@@ -62,7 +62,7 @@ class PredictionJob:
             identity = self._run_identity(config, seed)
             workdirs.claim(workdir.run(config.name, seed), identity, config)
             weights = [workdirs.stored(folder)["identity"]["weights"] for folder in folders]
-            workdirs.claim_anew(directory, identity | {"weights": weights}, config)
+            workdirs.claim_again(directory, identity | {"weights": weights}, config)
             missing = predictions.missing(directory, config.evaluation) - left_out
             for name in missing - (compacted := predictions.compacted_names(config.evaluation)):
                 if hosts.is_first():
@@ -82,7 +82,7 @@ class PredictionJob:
             if not trained.is_finished(run_dir, config):
                 raise UserError(f"{run_dir} has not finished training; run --stage=train first")
             variables = trained.final_variables(run_dir)
-            workdirs.claim_anew(directory, identity | {"weights": fingerprint(variables)}, config)
+            workdirs.claim_again(directory, identity | {"weights": fingerprint(variables)}, config)
             if predictions.missing(directory, config.evaluation) - left_out:
                 incomplete[directory] = variables
         self._predict_missing(config, incomplete, left_out)

@@ -64,7 +64,7 @@ def missing(directory: epath.Path, evaluation: ml_collections.ConfigDict) -> set
 def absent(
     config: ml_collections.ConfigDict, dataset: Dataset, shifted: shift_sources.ShiftSource
 ) -> dict[str, dict[str, str]]:
-    """What cannot be read, and why: {"shift": {type: reason}, "ood": {name: reason}}; a warning tells it.
+    """What cannot be read, and why: {"shift": {type: reason}, "ood": {name: reason}}; logged as a warning.
 
     Raises UserError for a mistake: what does not exist, or is there and broken.
     """
@@ -78,8 +78,8 @@ def absent(
     for name, reason in (reasons["shift"] | reasons["ood"]).items():
         by_reason.setdefault(reason, []).append(name)
     if by_reason:
-        told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
-        logger.warning("evaluation leaves out what is not there: %s", told)
+        listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+        logger.warning("evaluation leaves out missing data: %s", listed)
     return reasons
 
 
@@ -225,5 +225,5 @@ def _stored(directory: epath.Path, name: str) -> dict[str, np.ndarray]:
         raise UserError(f"{path} does not hold a finite prediction of each example; delete it and evaluate again")
     # What comes from elsewhere has labels of its own, or none.
     if not name.startswith(ood_name("")) and not np.all((label >= 0) & (label < classes)):
-        raise UserError(f"{path} has labels that are none of its {classes} classes; delete it and evaluate again")
+        raise UserError(f"{path} has labels outside its {classes} classes; delete it and evaluate again")
     return stored

@@ -49,7 +49,7 @@ def summarize(
         made_by = workdirs.stored(workdir.predictions(name, seed))["identity"]
         if made_by | {"weights": None} != now | {"weights": None}:
             logger.warning(
-                "%s/seed_%d was trained anew since it was evaluated and is left out; delete %s and evaluate it again",
+                "%s/seed_%d was trained again after it was evaluated and is left out; delete %s and evaluate it again",
                 name,
                 seed,
                 workdir.predictions(name, seed),

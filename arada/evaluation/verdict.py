@@ -2,7 +2,7 @@
 
 A claim says that a difference between two methods is below 0 in some outcomes. It is *upheld* if the interval of each
 of these differences lies below 0. It is *refuted* if the interval of one outcome, named beforehand, excludes the
-smallest effect that would matter. Else it is *open*, and what is told is how many seeds would decide it if means and
+smallest effect that would matter. Else it is *open*, and the page says how many seeds would decide it if means and
 spreads stay as they are.
 """
 

@@ -80,13 +80,13 @@ def findings(
     yield _compilation(speeds)
     yield _memory(config, speeds.train, devices)
     of = stages(config, speeds, len(devices), num_test=num_test, input_seconds=input_seconds or 0.0)
-    told = ", ".join(f"{name} {clock(seconds)}" for name, seconds in of._asdict().items())
+    text = ", ".join(f"{name} {clock(seconds)}" for name, seconds in of._asdict().items())
     dollars = of.seconds / 3600 * price
     values = {f"{name}_seconds": seconds for name, seconds in of._asdict().items()} | {"seconds": of.seconds}
     yield Finding(
         "experiment",
         "ok",
-        f"{clock(of.seconds)}{f', {dollars:,.2f} dollars' if price else ''}: {told}; metrics and the report on top",
+        f"{clock(of.seconds)}{f', {dollars:,.2f} dollars' if price else ''}: {text}; metrics and the report on top",
         values=values | ({"dollars": dollars} if price else {}),
     )
 
@@ -95,40 +95,40 @@ def _step(config: ml_collections.ConfigDict, ceilings: Ceilings, train: Program)
     operations = train.operations / train.seconds / ceilings.operations
     moved = train.moved / train.seconds / ceilings.bandwidth
     whole = train.seconds * config.training.batch_size / train.images
-    told = f"{clock(whole)} for {config.training.batch_size} images, {train.images / train.seconds:,.0f} images/s"
-    told += f", {operations:.0%} of the fastest matrix product ({ceilings.operations / 1e12:.3g} TFLOP/s)"
-    told += f", {moved:.0%} of the fastest copy ({ceilings.bandwidth / 1e9:.3g} GB/s)" if moved else ""
+    text = f"{clock(whole)} for {config.training.batch_size} images, {train.images / train.seconds:,.0f} images/s"
+    text += f", {operations:.0%} of the fastest matrix product ({ceilings.operations / 1e12:.3g} TFLOP/s)"
+    text += f", {moved:.0%} of the fastest copy ({ceilings.bandwidth / 1e9:.3g} GB/s)" if moved else ""
     if train.images < config.training.batch_size:
-        told += f"; measured on {train.images} images"
+        text += f"; measured on {train.images} images"
     values = {"step_seconds": whole, "images_per_second": train.images / train.seconds, "measured_images": train.images}
     values |= {"share_of_matrix_product": operations, "share_of_copy": moved}
     values |= {"matrix_product_flops": ceilings.operations, "copy_bytes_per_second": ceilings.bandwidth}
     if max(operations, moved) >= SLOW or jax.default_backend() == "cpu":
-        return Finding("train step", "ok", told, values=values)
+        return Finding("train step", "ok", text, values=values)
     remedy = "small layers or the host hold it up: look at a trace (--config.run.profile=5), or take larger batches"
-    return Finding("train step", "note", told, remedy, values)
+    return Finding("train step", "note", text, remedy, values)
 
 
 def _host(config: ml_collections.ConfigDict, train: Program, input_seconds: float | None) -> Finding:
     step = train.seconds * config.training.batch_size / train.images
     values = {"dispatch_seconds": train.dispatch_seconds, "input_seconds": input_seconds}
-    told = f"{clock(train.dispatch_seconds)} to dispatch a step"
+    text = f"{clock(train.dispatch_seconds)} to dispatch a step"
     if input_seconds is None:
-        return Finding("input", "note", f"{told}; no data to read", "see the lines on data", values)
+        return Finding("input", "note", f"{text}; no data to read", "see the lines on data", values)
     share = input_seconds / step
-    told += f", {clock(input_seconds)} to read a batch, {config.training.batch_size / input_seconds:,.0f} images/s"
-    told += f": {share:.0%} of the step, beside it"
+    text += f", {clock(input_seconds)} to read a batch, {config.training.batch_size / input_seconds:,.0f} images/s"
+    text += f": {share:.0%} of the step, beside it"
     values["share"] = share
     if share <= HOST:
-        return Finding("input", "ok", told, values=values)
+        return Finding("input", "ok", text, values=values)
     remedy = f"of {machine.cores()} cores: give the host more of them, or each of more hosts a part"
-    return Finding("input", "note" if share <= 1 else "wrong", told, remedy, values)
+    return Finding("input", "note" if share <= 1 else "wrong", text, remedy, values)
 
 
 def _compilation(speeds: Speeds) -> Finding:
     seconds = {name: of.compile_seconds for name, of in speeds._asdict().items() if of}
-    told = ", ".join(f"{name} {clock(of)}" for name, of in seconds.items())
-    return Finding("compilation", "ok", f"{told}; kept for the next process", values=seconds)
+    text = ", ".join(f"{name} {clock(of)}" for name, of in seconds.items())
+    return Finding("compilation", "ok", f"{text}; kept for the next process", values=seconds)
 
 
 def _memory(config: ml_collections.ConfigDict, train: Program, devices: list[jax.Device]) -> Finding:
@@ -136,16 +136,16 @@ def _memory(config: ml_collections.ConfigDict, train: Program, devices: list[jax
     accumulate, asked = config.training.accumulate, config.training.batch_size
     each = train.batch_bytes / (train.images / len(devices) / accumulate)
     if not (free and each):
-        return Finding("memory", "note", "neither JAX nor the system says how much there is or is needed")
+        return Finding("memory", "note", "neither JAX nor the system reports how much there is and how much is needed")
     fits = max(0, math.floor((FITS * free - train.fixed_bytes) / each)) * len(devices)
     needed = train.fixed_bytes + each * asked / len(devices) / accumulate
-    told = (
+    text = (
         f"a step takes {needed / 1e9:.3g} of {free / 1e9:.3g} GB a device; batches of {fits * accumulate:,} would fit"
     )
     values = {"needed_gb": needed / 1e9, "free_gb": free / 1e9, "largest_batch_size": fits * accumulate}
     if asked <= fits * accumulate:
-        return Finding("memory", "ok", told, values=values)
+        return Finding("memory", "ok", text, values=values)
     parts = next((n for n in range(accumulate, asked + 1) if asked % (n * len(devices)) == 0 and asked / n <= fits), 0)
     remedy = f"training.accumulate={parts}" if parts else "more devices, or a smaller network"
     remedy = f"set training.batch_size={fits * accumulate} or less, or {remedy}"
-    return Finding("memory", "wrong", told, remedy, values)
+    return Finding("memory", "wrong", text, remedy, values)

@@ -12,14 +12,14 @@ class Finding(NamedTuple):
 
     subject: str
     state: str
-    told: str
+    text: str
     remedy: str = ""
-    # Numbers behind `told`, in the units of their names.
+    # Numbers behind `text`, in the units of their names.
     values: Mapping[str, Any] = {}
 
     def line(self) -> str:
         """For people."""
-        return f"{self.state:<6}{self.subject:<20}{self.told}{f'; {self.remedy}' if self.remedy else ''}"
+        return f"{self.state:<6}{self.subject:<20}{self.text}{f'; {self.remedy}' if self.remedy else ''}"
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""

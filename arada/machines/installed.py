@@ -52,9 +52,9 @@ def _devices() -> Finding:
     free = memory_of(devices[0])
     values = {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
     values |= {"memory_gb": free / 1e9, "processes": jax.process_count()}
-    told = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {free / 1e9:.3g} GB "
+    text = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {free / 1e9:.3g} GB "
     return Finding(
-        "devices", "ok", told + ("of the host free" if values["platform"] == "cpu" else "each"), values=values
+        "devices", "ok", text + ("of the host free" if values["platform"] == "cpu" else "each"), values=values
     )
 
 
@@ -99,5 +99,5 @@ def _optional() -> Iterator[Finding]:
 
 def _programs() -> Finding:
     flags, cache = os.environ.get("XLA_FLAGS", ""), jax.config.jax_compilation_cache_dir
-    told = f"compiled programs are kept in {cache or 'WORKDIR/compiled'}; XLA_FLAGS={flags or 'not set'}"
-    return Finding("XLA", "ok", told, values={"xla_flags": flags, "compilation_cache": cache or ""})
+    text = f"compiled programs are kept in {cache or 'WORKDIR/compiled'}; XLA_FLAGS={flags or 'not set'}"
+    return Finding("XLA", "ok", text, values={"xla_flags": flags, "compilation_cache": cache or ""})

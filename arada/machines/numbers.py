@@ -13,7 +13,7 @@ from arada.models.cpu import convolution, stock_convolution
 
 # Relative errors of float32 sums of some hundred terms are below 1e-6; TF32 makes 1e-4 and bfloat16 1e-3 of it.
 TOLERANCE = 1e-5
-# By the relative error of a matrix product, what a platform makes of float32 unless told otherwise.
+# By the relative error of a matrix product, what a platform makes of float32 by default.
 PRECISIONS = ((1e-5, "float32"), (1.5e-3, "TF32"), (np.inf, "bfloat16"))
 # Distances that FMN and CW find are above the true ones, by so much at the most on a linear classifier.
 OVERSHOOT = {"fmn_l2": 1.05, "cw_l2": 1.10}
@@ -33,8 +33,8 @@ def _precision() -> Finding:
     a, b = (rng.standard_normal((256, 256)).astype(np.float32) for _ in range(2))
     error = _relative(jax.jit(jnp.matmul)(a, b), a.astype(np.float64) @ b.astype(np.float64))
     name = next(name for limit, name in PRECISIONS if error < limit)
-    told = f"float32 matrix products are {name} in training (error {error:.1g}), float32 in rankings and evaluation"
-    return Finding("precision", "ok", told, values={"default": name, "relative_error": error})
+    text = f"float32 matrix products are {name} in training (error {error:.1g}), float32 in rankings and evaluation"
+    return Finding("precision", "ok", text, values={"default": name, "relative_error": error})
 
 
 def _network(conv: Callable, images, kernels) -> jax.Array:
@@ -54,11 +54,11 @@ def _close(subject: str, function: Callable, tolerance: float) -> Finding:
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         exact = jax.device_get(jax.jit(functools.partial(function, stock_convolution))(images, kernels))
     error = max(map(_relative, jax.tree.leaves(found), jax.tree.leaves(exact)))
-    told = f"differs from float64 by {error:.1g} of the largest value"
+    text = f"differs from float64 by {error:.1g} of the largest value"
     values = {"relative_error": error, "tolerance": tolerance}
     if error <= tolerance:
-        return Finding(subject, "ok", told, values=values)
-    return Finding(subject, "wrong", f"{told}, more than {tolerance:.0e}", "update JAX and the driver", values)
+        return Finding(subject, "ok", text, values=values)
+    return Finding(subject, "wrong", f"{text}, more than {tolerance:.0e}", "update JAX and the driver", values)
 
 
 def _relative(found, exact) -> float:
@@ -83,14 +83,14 @@ def _attack(attack: Callable, **settings) -> Finding:
     # Nearer ones are found to a step's length, not to a share of their distance.
     ratio = (np.asarray(attacked(weights, images)) / true)[true > np.quantile(true, 0.2)]
     subject, least, most = attack.__name__, float(ratio.min()), float(ratio.max())
-    told = f"distances are {least:.4f} to {most:.4f} of the true ones of a linear classifier"
+    text = f"distances are {least:.4f} to {most:.4f} of the true ones of a linear classifier"
     values = {"least_ratio": least, "greatest_ratio": most}
     if least >= 0.999 and most <= OVERSHOOT[subject]:
-        return Finding(subject, "ok", told, values=values)
+        return Finding(subject, "ok", text, values=values)
     return Finding(
         subject,
         "wrong",
-        f"{told}, not 1 to {OVERSHOOT[subject]}",
+        f"{text}, not 1 to {OVERSHOOT[subject]}",
         "do not trust rankings; update JAX and the driver",
         values,
     )

@@ -20,7 +20,7 @@ from arada.training.replication import Replicas
 
 # A program runs for about so many seconds, twice at least.
 SECONDS = 2.0
-# An attack that would take longer on one batch is told from one gradient and one forward pass.
+# An attack that would take longer on one batch is estimated from one gradient and one forward pass.
 ATTACK_SECONDS = 10.0
 # A CPU takes fewer images than a config's batch where that would be more operations; a step's time grows with them.
 CPU_OPERATIONS = 1e11

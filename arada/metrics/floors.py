@@ -120,7 +120,7 @@ def debiased_error(
       outcomes: [N] in [0, 1].
       num_bins: K.
       binning: as in `expected_calibration_error`.
-      norm: 1 subtracts from the binned error what it gains on average when each bin's accuracy is drawn anew from a
+      norm: 1 subtracts from the binned error what it gains on average when each bin's accuracy is drawn again from a
         normal distribution of its standard error. It takes off two fifths of the bias of a calibrated network, may be
         below 0, and is close to unbiased elsewhere. 2 is the square root of the mean squared gap less its bias, 0 where
         that is negative; bins of one image count as calibrated.

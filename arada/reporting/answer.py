@@ -40,14 +40,14 @@ def sentences(evaluation: dict) -> list[str]:
         f"{_listed(labels)} on {experiment['dataset']} with {experiment['network'] or 'unknown networks'}, "
         f"{tables.seed_range(evaluation)} each{f', {images:,} test images' if images else ''}."
     )
-    told = [f"Compared: {compared}" if len(labels) > 1 else f"Measured: {compared}"]
+    sentences = [f"Compared: {compared}" if len(labels) > 1 else f"Measured: {compared}"]
     part = "shift" if experiment["shift_types"] else "test"
     for variant, when in (("plain", ""), ("temperature", "after temperature scaling ")):
         if found := _comparison(evaluation, part, variant, when):
-            told.append(found)
+            sentences.append(found)
     if all(len(method["runs"]) < 2 for method in methods.values()):
-        told.append(ONE_SEED)
-    return told
+        sentences.append(ONE_SEED)
+    return sentences
 
 
 def subject(evaluation: dict) -> str | None:
@@ -62,24 +62,26 @@ def _comparison(evaluation: dict, part: str, variant: str, when: str) -> str:
     if name is None:
         return ""
     others = [of for of in dict.fromkeys((reference, *OPPONENTS)) if of in methods and of != name]
-    told = []
+    differences = []
     for other in others:
         over_seeds = uncertainty.difference(methods[name], methods[other], "ece", part, variant)
         if over_seeds:
-            told.append((other, over_seeds[:3]))
+            differences.append((other, over_seeds[:3]))
         elif other == reference and (over_images := _over_images(methods[name], part, variant)):
-            told.append((other, over_images))
-    if not told:
+            differences.append((other, over_images))
+    if not differences:
         return ""
     value = _value(methods[name], part, variant)
     where = "under shift" if part == "shift" else "on the test set"
     begin = f"{when}{where}".strip()
     verdicts = [
         f"{_verdict(low, high)} that of {style(other).label} ({100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
-        for other, (mean, low, high) in told
+        for other, (mean, low, high) in differences
     ]
-    of_images = all(uncertainty.difference(methods[name], methods[of], "ece", part, variant) is None for of, _ in told)
-    covers = "the choice of test images" if of_images else "over seeds"
+    images_alone = all(
+        uncertainty.difference(methods[name], methods[of], "ece", part, variant) is None for of, _ in differences
+    )
+    covers = "the choice of test images" if images_alone else "over seeds"
     return (
         f"{begin[0].upper()}{begin[1:]} the ECE of {style(name).label}, {value.mean:.1f} x100 (floor "
         f"{value.floor:.1f}), {_listed(verdicts)}; differences x100 with 95 % intervals, {covers}."

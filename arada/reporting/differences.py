@@ -50,7 +50,7 @@ def _covers(evaluation: dict) -> str:
         f"[low, high]: {level} % intervals. Over seeds: what {experiment['intervals']['seeds']}. Over images: "
         f"{experiment['intervals']['images']}, {resamples:,} resamples. Neither holds the other's share, and neither "
         "the bias of an ECE, which is the larger the better a method is calibrated: see its floor."
-        + (" A method with one seed has no interval over seeds, for one run has no spread." if one else "")
+        + (" A method with one seed has no interval over seeds, because one run has no spread." if one else "")
     )
 
 

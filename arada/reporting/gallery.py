@@ -15,7 +15,7 @@ from arada.reporting import series
 
 # Pixels; larger images are shrunk, or 60 of ImageNet's would make a page of many megabytes.
 LARGEST = 64
-# Whose soft labels are told.
+# Their soft labels are shown.
 METHOD = "ar_adals"
 PREDICTIONS = ("predicted", "predicted_after", "confidence", "confidence_after")
 ARRAYS = {"example_id", "label", "rank", "num_ranked", "distance", "image", "adversarial", *PREDICTIONS}
@@ -53,7 +53,7 @@ def build(evaluation: dict, workdir: epath.Path) -> Gallery:
         f"Soft label: the probability of the correct class in the targets of the image's level during the last epoch "
         f"of AR-AdaLS, before the update that follows it; mean over seeds {', '.join(seeds)}."
         if logged and seeds
-        else "There are no soft labels, for AR-AdaLS was not run."
+        else "There are no soft labels, because AR-AdaLS was not run."
     )
     return Gallery(
         "gallery",

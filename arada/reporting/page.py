@@ -195,11 +195,11 @@ def _ranked_by(source_of_method: dict[str, str]) -> str:
     by_source: dict[str, list[str]] = {}
     for name, source in source_of_method.items():
         by_source.setdefault(source, []).append(style(name).label)
-    told = []
+    parts = []
     for source, labels in by_source.items():
         each = "each seed has its own ranking" if source.endswith("{seed}") else "all seeds share one ranking"
-        told.append(f"{each}, {source} ({'; '.join(labels)})")
-    return "; ".join(told) or "no method was trained on ranks"
+        parts.append(f"{each}, {source} ({'; '.join(labels)})")
+    return "; ".join(parts) or "no method was trained on ranks"
 
 
 def _ranking(ranking: dict, num_subsets: int) -> str:

@@ -144,7 +144,7 @@ def identity_of_run(path: epath.Path, config: ml_collections.ConfigDict, seed: i
     return identity | {key: there[key] for key in ("init_weights",) if key in there}
 
 
-def claim_anew(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+def claim_again(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
     """As `claim`, but results computed with another identity are deleted: their weights no longer exist."""
     with hosts.first_before_others(f"{path} is of these weights"):
         if (path / "config.json").exists() and stored(path)["identity"] != identity:

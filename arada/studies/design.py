@@ -44,7 +44,7 @@ def check(study: ml_collections.ConfigDict) -> None:
     """Raises UserError, in one line, for a study that cannot be run or would have no verdict."""
     if missing := [field for field in FIELDS if field not in study]:
         raise UserError(
-            f"--study is no study: it has no field {missing[0]!r}; build it with configs/studies/design.py, as "
+            f"--study is not a study: it has no field {missing[0]!r}; build it with configs/studies/design.py, as "
             f"configs/studies/ranking.py does"
         )
     if not re.fullmatch(RUN_NAME, study.name):
@@ -80,9 +80,9 @@ def _check_arms(study: ml_collections.ConfigDict) -> None:
             raise UserError(f"study.arms.{name} has runs called {config.name!r}; name arm and runs alike")
         of = config.ensemble.of
         if of and (of not in study.arms or any(choice.arm == of for choice in study.choices.values())):
-            raise UserError(f"study.arms.{name} averages {of!r}, which is no arm with runs of its own name")
+            raise UserError(f"study.arms.{name} averages {of!r}, which is not an arm with runs of its own name")
         if (source := ranked_by(config)) and source not in study.arms:
-            raise UserError(f"study.arms.{name} is ranked by runs of {source!r}, which is no arm; add it")
+            raise UserError(f"study.arms.{name} is ranked by runs of {source!r}, which is not an arm; add it")
     for name in others:
         if differing := differences(shared_identity(study.arms[first]), shared_identity(study.arms[name])):
             raise UserError(f"study.arms.{first} and .{name} are of other data or networks: {'; '.join(differing)}")
@@ -94,7 +94,7 @@ def _check_shifts(study: ml_collections.ConfigDict) -> None:
     for part, fields in study.shifts.items():
         for config in study.arms.values():
             if unknown := [field for field in fields if field not in config.evaluation]:
-                raise UserError(f"study.shifts.{part} has {unknown[0]!r}, which is no field of evaluation")
+                raise UserError(f"study.shifts.{part} has {unknown[0]!r}, which is not a field of evaluation")
 
 
 def _check_choices(study: ml_collections.ConfigDict) -> None:

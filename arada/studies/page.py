@@ -90,8 +90,8 @@ def _verdicts(study, runs) -> Iterable[str]:
         pairs = (study.comparisons[comparison] for comparison, _ in (*claim.upheld_by, claim.refuted_by))
         done, planned = min(len(_common(runs, pair)) for pair in pairs), len(study.seeds)
         so_far = f" Provisional: {done} of {planned} seeds are done." if done < planned else ""
-        told = f"{claim.says} The rules say so because {decided.reason}. It rests on {carried}.{so_far}"
-        yield f"**{decided.kind.capitalize()}**: {told}"
+        text = f"{claim.says} The rules say so because {decided.reason}. It rests on {carried}.{so_far}"
+        yield f"**{decided.kind.capitalize()}**: {text}"
 
 
 def _common(runs: Runs, comparison) -> set[int]:
@@ -164,9 +164,9 @@ def _choices(study, finished) -> Iterable[str]:
     for name, choice in study.choices.items():
         found = chosen.get(name)
         by_value = found and ", ".join(f"{value}: {100 * ece:.2f}" for value, ece in found["validation_ece"].items())
-        told = f"{found['value']} (validation ECE in percent by value: {by_value})" if found else "not run"
+        text = f"{found['value']} (validation ECE in percent by value: {by_value})" if found else "not run"
         yield f"Chosen for {choice.arm} on validation, seed {choice.seed}, and used by {', '.join(choice.arms)}:"
-        yield f"- {name} = {told}"
+        yield f"- {name} = {text}"
 
 
 def _run(finished) -> str:

@@ -116,9 +116,9 @@ class Worker:
         self._process.start()
         theirs.close()
         try:
-            self.state, self.told = self._connection.recv()
+            self.state, self.message = self._connection.recv()
         except EOFError:
-            self.state, self.told = "failed", f"{entry.label}: its process died"
+            self.state, self.message = "failed", f"{entry.label}: its process died"
 
     def measure(self) -> tuple[float, float, float]:
         """Amount of work a second; how many CPUs the process has used while it was waiting; and how many CPUs others
@@ -150,15 +150,15 @@ def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float) 
             tell(f"  preparing {entry.label}")
             worker = workers[entry.label] = Worker(entry, cpus, seconds)
             if worker.state == "failed":
-                raise RuntimeError(worker.told)
+                raise RuntimeError(worker.message)
             if worker.state == "absent":
                 workers.pop(entry.label).close()
                 if not entry.optional:
-                    raise Skipped(f"{worker.told}; pip install -r tests/requirements-peers.txt")
-                tell(f"  without {entry.label}: {worker.told}")
+                    raise Skipped(f"{worker.message}; pip install -r tests/requirements-peers.txt")
+                tell(f"  without {entry.label}: {worker.message}")
             else:
-                about[entry.label] = worker.told
-        check_witnesses({label: told["witness"] for label, told in about.items()})
+                about[entry.label] = worker.message
+        check_witnesses({label: message["witness"] for label, message in about.items()})
         entries = [entry for entry in comparison.entries if entry.label in workers]
         figures, idle, others = {entry.label: [] for entry in entries}, dict.fromkeys(workers, 0.0), []
         for repeat in range(repeats):

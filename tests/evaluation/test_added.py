@@ -125,7 +125,7 @@ def uniform(count=COUNT, classes=CLASSES):
             (),
             r"40 of 40 images have NaN or infinity, the first in row 0",
         ),
-        ({"logits": uniform()}, (), r"look like probabilities, .* say --kind=probabilities, or --kind=logits"),
+        ({"logits": uniform()}, (), r"look like probabilities: .* say --kind=probabilities, or --kind=logits"),
         ({"logits": None, "probabilities": 0.9 * uniform()}, (), r"not in 40 of 40 images; row 0 sums to 0.9\."),
         ({}, ("--kind=probabilities",), r"not in 40 of 40 images; .* Say --kind=logits if they are logits"),
         ({"label": np.full(COUNT, 4)}, (), r"labels reach from 4 to 4, but there are 4 classes"),

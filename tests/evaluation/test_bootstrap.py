@@ -50,7 +50,7 @@ def test_some_of_the_images_have_the_counts_of_all():
     found = resamples.metrics(IDS[some], outcomes.Outcomes(*(x[some] for x in of[:-1]), 0.0), NUM_BINS)
     counts = resamples._counts[:, some]
     np.testing.assert_allclose(found["accuracy"], counts @ of.correct[some] / counts.sum(axis=1), rtol=1e-6)
-    with pytest.raises(UserError, match="other images"):
+    with pytest.raises(UserError, match="do not belong to the test images"):
         resamples.metrics(IDS[some] + 190, outcomes.Outcomes(*(x[some] for x in of[:-1]), 0.0), NUM_BINS)
 
 

@@ -68,7 +68,7 @@ def test_the_attack_is_that_of_the_ranking(experiment):
     np.testing.assert_array_equal(stored["image"], train.image[np.searchsorted(train.example_id, stored["example_id"])])
 
 
-def test_it_is_made_once_and_anew_when_the_ranking_changes(experiment, tmp_path, monkeypatch):
+def test_it_is_made_once_and_again_when_the_ranking_changes(experiment, tmp_path, monkeypatch):
     file = write(experiment)
     file.touch()
     before = file.stat().mtime

@@ -152,7 +152,7 @@ def test_what_is_absent_is_told_in_one_line_and_left_out(predict, tmp_path, conf
         reasons = predictions.absent(config, dataset, dataset)
     assert reasons == {"shift": {"blur": "no such file"}, "ood": {"a/b": "not prepared"}}
     assert [record.getMessage() for record in caplog.records] == [
-        "evaluation leaves out what is not there: blur: no such file; a/b: not prepared"
+        "evaluation leaves out missing data: blur: no such file; a/b: not prepared"
     ]
     left_out = predictions.names_of(config.evaluation, reasons)
     assert left_out == {"blur_1", "blur_5", "ood_a_b"}

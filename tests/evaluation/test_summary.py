@@ -319,7 +319,7 @@ def test_predictions_of_weights_that_are_gone_are_left_out(workdir, caplog):
     workdirs.claim(workdir.run("adals", 0), run_identity(config, 0, 1), config)
     with caplog.at_level(logging.WARNING, logger="arada"):
         assert list(summary.summarize(workdir, config_of())["methods"]) == ["vanilla"]
-    assert "adals/seed_0 was trained anew" in caplog.text
+    assert "adals/seed_0 was trained again after" in caplog.text
 
 
 def test_only_what_is_new_is_measured_again(workdir, monkeypatch):

@@ -55,7 +55,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def refreshed(path):
-    """Ranked anew after epochs 1 and 2 of 3; beside it what each call of the ranking job compiled."""
+    """Ranked again after epochs 1 and 2 of 3; beside it what each call of the ranking job compiled."""
     compiled, calls = [], []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
@@ -171,7 +171,7 @@ def test_a_run_killed_in_a_refresh_ends_in_the_same_numbers(refreshed, path, mon
 
 
 def test_ranks_that_other_weights_have_left_are_not_used(refreshed, path):
-    """A run's folder is deleted and it is trained anew: its first refresh finds a ranking there."""
+    """A run's folder is deleted and it is trained again: its first refresh finds a ranking there."""
     workdir, _ = refreshed
     config = on_the_fly()
     config.name = "again"

@@ -194,7 +194,7 @@ def test_the_ranking_of_other_weights_is_refused(retrained):
     np.testing.assert_array_equal(after["distance"], before["distance"])
 
 
-def test_the_predictions_of_other_weights_are_made_anew(retrained):
+def test_the_predictions_of_other_weights_are_made_again(retrained):
     workdir, config = retrained
     folder = workdir.predictions("vanilla", 0)
     made = {file.name for file in folder.iterdir()}

@@ -240,11 +240,11 @@ def test_ranks_of_another_attack_are_not_taken_for_those_of_the_config(workdir):
 
 def test_what_other_weights_have_left_is_deleted(workdir):
     folder = workdir.predictions("adals", 0)
-    workdirs.claim_anew(folder, {"weights": 1}, config_of())
+    workdirs.claim_again(folder, {"weights": 1}, config_of())
     (folder / "test.npz").write_text("of the first")
-    workdirs.claim_anew(folder, {"weights": 1}, config_of())
+    workdirs.claim_again(folder, {"weights": 1}, config_of())
     assert (folder / "test.npz").exists()
-    workdirs.claim_anew(folder, {"weights": 2}, config_of())
+    workdirs.claim_again(folder, {"weights": 2}, config_of())
     assert [path.name for path in folder.iterdir()] == ["config.json"]
     assert workdirs.stored(folder)["identity"] == {"weights": 2}
 

@@ -40,7 +40,7 @@ def set_to(field, value):
         (set_to("shifts", ml_collections.ConfigDict()), r"study.shifts is empty; name at least one part"),
         (
             set_to("shifts.simple.shift", ("noise",)),
-            r"study.shifts.simple has 'shift', which is no field of evaluation",
+            r"study.shifts.simple has 'shift', which is not a field of evaluation",
         ),
         (set_to("outcomes.nll.of", "ece"), r"study.outcomes.nll.of is 'ece': an outcome is a path"),
         (set_to("claims.helps.upheld_by", ()), r"study.claims.helps needs upheld_by"),
@@ -57,13 +57,15 @@ def test_what_is_no_study(study, change, message):
 
 
 def test_the_config_of_an_experiment_is_no_study():
-    with pytest.raises(UserError, match="--study is no study: it has no field 'question'"):
+    with pytest.raises(UserError, match="--study is not a study: it has no field 'question'"):
         design.check(digits.get_config("adals"))
 
 
 def test_what_ranks_an_arm_is_an_arm(study):
     del study.arms["vanilla"]
-    with pytest.raises(UserError, match=r"study.arms.ar_adals is ranked by runs of 'vanilla', which is no arm; add it"):
+    with pytest.raises(
+        UserError, match=r"study.arms.ar_adals is ranked by runs of 'vanilla', which is not an arm; add it"
+    ):
         design.check(study)
 
 

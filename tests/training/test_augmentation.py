@@ -81,7 +81,8 @@ def test_an_example_does_not_see_its_company(augment, name):
     order = np.random.default_rng(1).permutation(16)
     np.testing.assert_array_equal(augment(name, KEY, example_id[order], images[order]), whole[order])
     for part in (slice(0, 4), slice(5, 7), slice(15, 16)):
-        np.testing.assert_array_equal(augment(name, KEY, example_id[part], images[part]), whole[part])
+        # By the shape of the batch XLA fuses the normalisation's product and sum, or rounds between them.
+        np.testing.assert_allclose(augment(name, KEY, example_id[part], images[part]), whole[part], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", RANDOM)

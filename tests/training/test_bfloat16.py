@@ -74,5 +74,5 @@ def kept_bytes(dtype):
 
 
 def test_the_backward_pass_keeps_three_quarters():
-    """What batch norm keeps is float32; XLA may make some of it anew, and then keeps less."""
+    """What batch norm keeps is float32; XLA may make some of it again, and then keeps less."""
     assert kept_bytes("bfloat16") / kept_bytes("float32") == pytest.approx(0.75, abs=0.03)

@@ -67,7 +67,7 @@ def test_the_step_of_the_checkpoint_itself_stays(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
 
 
-def test_without_a_checkpoint_everything_begins_anew(tmp_path):
+def test_without_a_checkpoint_everything_begins_again(tmp_path):
     write(tmp_path, (1, 2))
     write(tmp_path, (1,))
     assert [row["step"] for row in rows(tmp_path)] == [1]

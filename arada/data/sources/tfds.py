@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import logging
 import re
 
 import numpy as np
@@ -36,7 +37,13 @@ def import_tensorflow():
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
+    # From Python 3.13 on AutoGraph cannot read our functions, which need no conversion, and says so for each.
+    tf.get_logger().addFilter(_not_of_autograph)
     return tf
+
+
+def _not_of_autograph(record: logging.LogRecord) -> bool:
+    return "AutoGraph could not transform" not in record.getMessage()
 
 
 def import_tfds():

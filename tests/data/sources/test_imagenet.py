@@ -120,7 +120,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(train):
     for seed, epoch in ((3, 3), (4, 2)):
         other = joined(train.epoch(8, seed=seed, epoch=epoch))
         assert np.mean(first["example_id"] == other["example_id"]) < 0.2
-        # The same example, cropped anew.
+        # The same example, cropped again.
         ours, theirs = np.argsort(first["example_id"]), np.argsort(other["example_id"])
         shared = np.intersect1d(first["example_id"], other["example_id"])
         ours = ours[np.isin(first["example_id"][ours], shared)]
