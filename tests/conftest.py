@@ -94,7 +94,12 @@ def cluster(monkeypatch):
 
 # What an installation need not show: whole experiments, kills, several processes, sweeps of inputs. Below tests/.
 THOROUGH = (
-    *("data/corruptions/test_readings.py", "data/sources/test_folders.py", "data/sources/test_imagenet.py"),
+    *(
+        "data/corruptions/test_readings.py",
+        "data/sources/test_folders.py",
+        "data/sources/test_imagenet.py",
+        "data/sources/test_imagenet_crops.py",
+    ),
     *("data/sources/test_tfds.py", "evaluation/test_added.py", "evaluation/test_exported.py", "launch", "machines"),
     *("reporting/test_browser.py", "runs/test_finetuning.py", "runs/test_imported.py", "runs/test_ranking_hosts.py"),
     *("runs/test_refresh.py", "runtime/test_hosts.py", "runtime/test_kill.py", "stages", "studies"),
