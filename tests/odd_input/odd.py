@@ -165,6 +165,14 @@ def labels_in_range(p, y):
     return rows(p, y) and (len(y) == 0 or max(y) < np.shape(p)[-1])
 
 
+def fits_masked(p, y, mask, *_):
+    return labels_in_range(p, y) and (mask is None or rows(p, mask))
+
+
+def fine_outcomes(o):
+    return np.isin(np.asarray(o), (0, 1)).all()
+
+
 def logits():
     fine = np.random.default_rng(0).normal(0, 2, (ROWS, CLASSES)).astype(np.float32)
     return odd(

@@ -21,6 +21,7 @@ from odd import (
     labels_in_range,
     logits,
     odd,
+    probabilities,
     rows,
     scores,
     slow,
@@ -28,7 +29,7 @@ from odd import (
     wide,
 )
 
-from arada import attacks, calibrators, soft_labels
+from arada import attacks, calibrators, inputs, soft_labels
 
 # Soft labels.
 
@@ -57,6 +58,19 @@ def test_cross_entropy(arguments):
         return rows(*arguments) and np.shape(arguments[-1])[-1] == CLASSES
 
     check(functools.partial(soft_labels.cross_entropy, STATE), oracle, arguments, fits)
+
+
+@slow
+@given(st.tuples(probabilities(), logits()))
+def test_cross_entropy_with_any_targets(arguments):
+    def oracle(targets, logits):
+        return -np.sum(wide(targets) * scipy.special.log_softmax(wide(logits), axis=-1), axis=-1)
+
+    (targets, fine), other = arguments
+    if inputs.as_array(targets).dtype.kind == "f" and np.ndim(targets) == 2:
+        fine = True  # of any range: targets need not be probabilities
+    same_shape = lambda *of: np.shape(of[0]) == np.shape(of[1])  # noqa: E731
+    check(soft_labels.cross_entropy_with, oracle, ((targets, fine), other), same_shape)
 
 
 MEANS = odd(
@@ -96,6 +110,30 @@ def test_init(arguments):
         arguments,
         lambda *_: True,
     )
+
+
+P_CORRECT = odd(
+    np.float32([0.5, 0.875]),
+    ([1 / CLASSES, 1], True),
+    (np.float64([np.nan, 1]), True),
+    (np.float32([[0.5]]), False),
+    (np.float32([0.25]), False),
+    (np.float32([1.5]), False),
+    (0.5, False),
+)
+
+
+@given(st.tuples(P_CORRECT))
+def test_smoothing(arguments):
+    """The label (1 - epsilon) one-hot + epsilon / Z has the given probability of the correct class."""
+
+    def oracle(p_correct):
+        return (1 - np.asarray(p_correct, np.float64)) / (1 - 1 / CLASSES)
+
+    def found(p_correct):
+        return soft_labels.smoothing(soft_labels.SoftLabelState(p_correct, CLASSES))
+
+    check(found, oracle, arguments, lambda _: True)
 
 
 # Calibrators.
@@ -294,10 +332,23 @@ def test_first_order_estimate(arguments):
         flat = np.reshape(np.asarray(values[1], np.float64), (ROWS, -1))
         signed = (flat @ WEIGHTS)[:, 0] * np.where(np.asarray(values[2], int) == 0, 1, -1)
         expected = np.maximum(2 * signed, 0) / np.linalg.norm(WEIGHTS[:, 0] - WEIGHTS[:, 1])
-        np.testing.assert_allclose(attacks.first_order_estimate(*values), expected, rtol=1e-5, atol=1e-6)
+        for estimate in (attacks.first_order_estimate(*values), attacks.first_order(*values).estimate):
+            np.testing.assert_allclose(estimate, expected, rtol=1e-5, atol=1e-6)
     else:
-        with pytest.raises(ValueError, match=r"must|attacks take"):
-            attacks.first_order_estimate(*values)
+        for function in (attacks.first_order_estimate, attacks.first_order):
+            with pytest.raises(ValueError, match=r"must|attacks take"):
+                function(*values)
+
+
+@given(IMAGES)
+def test_check_images(images):
+    value, _ = images
+    low, high = np.min(value, initial=0), np.max(value, initial=0)  # of any shape, and of no images
+    if inputs.as_array(value).dtype.kind == "f" and low >= 0 and high <= 1:
+        assert attacks.check_images(value) is None
+    else:
+        with pytest.raises(ValueError, match="attacks take float images"):
+            attacks.check_images(value)
 
 
 @settings(max_examples=20)
