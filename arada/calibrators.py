@@ -8,7 +8,7 @@ dtypes, labels out of range, NaN, +inf, a label whose class is masked, no exampl
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from arada import inputs
 from arada.inputs import Array
@@ -50,6 +50,8 @@ def temperature_scaling(logits: Array, labels: Array) -> Calibrator:
         expected = np.sum(probabilities * np.where(probabilities > 0, logits, 0), axis=-1)
         return float(np.mean(expected - of_label))
 
+    from scipy import optimize  # a moment that those who import `arada` need not wait
+
     hottest, coldest = -np.log(BOUNDS[1]), -np.log(BOUNDS[0])
     if slope(hottest) >= 0:
         return Calibrator(BOUNDS[1])
@@ -71,6 +73,8 @@ def ensemble_temperature_scaling(logits: Array, labels: Array) -> Calibrator:
 
     def error_at(temperature: np.ndarray) -> float:
         return np.mean(np.square(special.softmax(logits / temperature[0], axis=-1) - one_hot))
+
+    from scipy import optimize
 
     found = optimize.minimize(error_at, [1.0], method="L-BFGS-B", bounds=[ETS_BOUNDS], tol=1e-12)
     temperature = float(found.x[0])

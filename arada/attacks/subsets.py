@@ -1,7 +1,6 @@
 """From distances to equal subsets, and how well two rankings agree."""
 
 import numpy as np
-from scipy import stats
 
 from arada import inputs
 from arada.inputs import Array
@@ -80,6 +79,8 @@ def agreement(distance: Array, reference: Array, num_subsets: int) -> dict[str, 
     difference = np.abs(equal_subsets(distance, num_subsets) - equal_subsets(reference, num_subsets))
     both = np.isfinite(distance) & np.isfinite(reference) & (reference > 0)
     ratio = np.median(distance[both] / reference[both]) if both.any() else np.nan
+    from scipy import stats  # a second that attacks need not wait
+
     # Ranks, not values: `inf` has a rank, but no covariance. Where all are equal there is no correlation.
     ranks = stats.rankdata(distance), stats.rankdata(reference)
     spearman = stats.pearsonr(*ranks).statistic if all(np.ptp(rank) for rank in ranks) else np.nan

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 
@@ -32,7 +32,7 @@ def over_seeds(values: Iterable[float], level: float = LEVEL) -> Interval | None
     values = np.asarray(list(values), np.float64)
     if len(values) < 2:
         return None
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
     mean = values.mean()
     return Interval(float(mean), float(mean - half), float(mean + half), len(values))
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from arada.evaluation.intervals import LEVEL, Interval
 
@@ -70,7 +70,7 @@ def seeds_for(interval: Interval, margin: float, level: float = LEVEL) -> int | 
     if not (margin > 0 and math.isfinite(interval.high)):
         return None
     half = interval.high - interval.estimate
-    deviation = half * math.sqrt(interval.seeds) / stats.t.ppf((1 + level) / 2, interval.seeds - 1)
+    deviation = half * math.sqrt(interval.seeds) / special.stdtrit(interval.seeds - 1, (1 + level) / 2)
     seeds = np.arange(interval.seeds, MOST_SEEDS + 1)
-    narrow = stats.t.ppf((1 + level) / 2, seeds - 1) * deviation / np.sqrt(seeds) < margin
+    narrow = special.stdtrit(seeds - 1, (1 + level) / 2) * deviation / np.sqrt(seeds) < margin
     return int(seeds[narrow.argmax()]) if narrow.any() else None

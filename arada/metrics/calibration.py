@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import signal
 
 from arada import inputs
 from arada.inputs import Array
@@ -185,5 +184,7 @@ def _density(values: np.ndarray, points: np.ndarray, bandwidth: float) -> np.nda
     reach = int(radius / spacing) + 1
     distance = np.arange(-reach, reach + 1) * spacing / radius
     kernel = np.where(np.abs(distance) < 1, 35 / 32 * (1 - np.square(distance)) ** 3, 0) / radius
+    from scipy import signal  # a moment that nothing else waits for
+
     density = signal.fftconvolve(weights, kernel, mode="same") / len(values)
     return 2 * np.maximum(density, 0)

@@ -1,7 +1,6 @@
 """What else confidence is good for: stability over runs, and telling wrong or foreign images from others."""
 
 import numpy as np
-from scipy import stats
 
 from arada import inputs
 from arada.inputs import Array
@@ -66,7 +65,9 @@ def auroc(score: Array, is_positive: Array) -> float:
     score, is_positive = _detection(score, is_positive)
     if not parts.known(score[is_positive], score[~is_positive]):
         return np.nan
-    from sklearn.metrics import roc_auc_score  # a second that those who import `arada` need not wait
+    # Seconds that those who import `arada` need not wait.
+    from scipy import stats
+    from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(is_positive, stats.rankdata(score)))  # inf has a rank
 
