@@ -72,8 +72,8 @@ CANDIDATES = (
 class Study:
     """The candidates' rankings of some images of one run."""
 
-    def __init__(self, run_dir: str, examples: int, batch_size: int, data_dir: str = ""):
-        run_dir = files.absolute(run_dir)
+    def __init__(self, run: str, examples: int, batch_size: int, data_dir: str = ""):
+        run_dir = files.absolute(run)
         config = self._config = workdirs.stored_config(run_dir)
         trained.check_single(run_dir)
         if not trained.is_finished(run_dir, config):
@@ -162,7 +162,7 @@ class Study:
         return min(found[1:])
 
 
-def compare(ranking: dict, reference: dict, best: np.ndarray, log_odds: np.ndarray) -> dict[str, float]:
+def compare(ranking: dict, reference: dict, best: np.ndarray, log_odds: np.ndarray) -> dict[str, float | None]:
     """One candidate on one split against the reference's ranking and against the best distances known.
 
     log_odds float[N]: the network's log-odds of its predicted class. `gap_difference` is the largest difference, over
@@ -228,7 +228,7 @@ def run(study: Study, examples: int) -> dict[str, Any]:
     rankings = {candidate.name: study.rank(candidate) for candidate in CANDIDATES}
     rows = []
     for candidate in CANDIDATES:
-        row = {"name": candidate.name, "by": candidate.by, "attack": candidate.attack, "settings": candidate.settings}
+        row: dict[str, Any] = {key: getattr(candidate, key) for key in ("name", "by", "attack", "settings")}
         row["gradients"] = study.gradients(candidate)
         row["images_per_second"] = None if candidate.by == "random" else study.images_per_second(candidate)
         for split in SPLITS:

@@ -5,6 +5,8 @@ Each stage runs only what the workdir lacks; each can run alone.
 
 import functools
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -75,7 +77,7 @@ class Experiment:
         return data.build(self.config.data, self.config.run.data_dir)
 
     @functools.cached_property
-    def splits(self) -> dict[str, data.Examples]:
+    def splits(self) -> Mapping[str, Any]:
         """Train, validation and test, the same as when the workdir's first run read them."""
         with hosts.failing_together():
             splits = data.load_splits(self.dataset, self.config.data)

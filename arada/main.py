@@ -23,7 +23,7 @@ def main(_) -> None:
     with console.ending_in_one_line():
         _JOIN_OTHERS()
         preemption.listen()
-        Experiment(_CONFIG.value, _WORKDIR.value).run(_STAGE.value)
+        Experiment(_CONFIG.value, _WORKDIR.value or "").run(_STAGE.value)
         if hosts.is_first():  # the last line, by which scripts distinguish a finished run from a stopped one
             print(f"Done: {_STAGE.value}", flush=True)
 

@@ -11,7 +11,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import app, flags
@@ -49,7 +49,8 @@ class Item(NamedTuple):
 
 def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
     """Every data set that `config` needs, after an attempt to download those that TFDS can fetch."""
-    splits, source, run = {}, config.data.source, config.run
+    splits: dict[str, Any] = {}
+    source, run = config.data.source, config.run
     dataset = data.build(config.data, run.data_dir)
 
     def training() -> str:

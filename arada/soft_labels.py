@@ -12,6 +12,8 @@ Vanilla training is R = 1 with epsilon = 0, label smoothing is R = 1 with a fixe
 updates, AR-AdaLS is R = 10 with updates: one step, four states.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -110,7 +112,7 @@ def update(state: SoftLabelState, confidence: Array, accuracy: Array, learning_r
     rate = jnp.asarray(inputs.numbers("learning_rate", learning_rate, (), low=0, high=1e9), jnp.float32)
     moved = jnp.clip(p_correct - rate * gap, 1 / state.num_classes, 1)
     no_evidence = jnp.isnan(confidence) & jnp.isnan(accuracy)
-    return state.replace(p_correct=jnp.where(no_evidence, p_correct, moved))
+    return dataclasses.replace(state, p_correct=jnp.where(no_evidence, p_correct, moved))
 
 
 def shrink(gap: Array, error: Array, images: int, strength: float = 1.0) -> np.ndarray:

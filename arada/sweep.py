@@ -83,7 +83,8 @@ def points(config: ml_collections.ConfigDict, grid: Grid) -> dict[str, ml_collec
     """The config of every point by the name of its runs, METHOD/FIELD_VALUE-FIELD_VALUE. Raises UserError."""
     if config.ensemble.of:
         raise UserError(f"--config: {config.name} has no runs of its own; sweep {config.ensemble.of}")
-    found, same = {}, {}
+    found: dict[str, ml_collections.ConfigDict] = {}
+    same: dict[str, str] = {}
     for values in itertools.product(*grid.values()):
         # With the fields that depend on others, such as the learning rate on the batch size.
         point = copy.deepcopy(config).lock()
@@ -178,7 +179,7 @@ def compare(config: ml_collections.ConfigDict, workdir: str, grid: Grid) -> dict
     names = points(config, grid)
     runs = [(name, seed) for name in names for seed in config.seeds]
     methods = summary.summarize(Workdir(workdir), config, runs=runs)["methods"]
-    measured = []
+    measured: list[dict[str, Any]] = []
     for name, values in zip(names, itertools.product(*grid.values()), strict=True):
         of_seeds = list(methods[name]["runs"].values())
         shifted = [[one["ece"] for of_type in of["shift"].values() for one in of_type] for of in of_seeds]
@@ -262,7 +263,7 @@ def main() -> None:
         with console.ending_in_one_line():
             join_others()
             preemption.listen()
-            print(sweep(config.value, workdir.value, grid.value, cluster.value, job.value))
+            print(sweep(config.value, workdir.value or "", grid.value or "", cluster.value or "", job.value))
 
     app.run(start, flags_parser=console.config_parser(config))
 

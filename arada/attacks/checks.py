@@ -27,7 +27,7 @@ def check_images(images: Any) -> None:
         )
 
 
-def prepared(logits_fn: LogitsFn, images: Any, labels: Any = None) -> tuple[LogitsFn, jax.Array, jax.Array]:
+def prepared(logits_fn: LogitsFn, images: Any, labels: Any = None) -> tuple[Any, Any, Any]:
     """The inputs of every attack: its logits function, images float32[B, ...] and labels int[B].
 
     The function returned gives float32[B, Z], and raises ValueError when it is first called if `logits_fn` gives
@@ -41,7 +41,7 @@ def prepared(logits_fn: LogitsFn, images: Any, labels: Any = None) -> tuple[Logi
     if labels is not None:
         labels = inputs.as_array(labels)
 
-    def checked(points: jax.Array) -> jax.Array:
+    def checked(points: jax.Array) -> Any:
         logits = inputs.class_scores("logits", logits_fn(points))
         if len(logits) != len(points) or not jnp.issubdtype(logits.dtype, jnp.floating):
             raise ValueError(

@@ -85,8 +85,7 @@ def first_order_l2(
       overshoot: how far beyond the linearised boundary to start.
       passes: points of the normal to look at.
     """
-    settings = {"candidates": candidates, "overshoot": overshoot, "passes": passes}
-    return first_order(logits_fn, images, labels, **settings).result
+    return first_order(logits_fn, images, labels, candidates=candidates, overshoot=overshoot, passes=passes).result
 
 
 def _estimate(logits, distance, label):

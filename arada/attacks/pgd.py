@@ -71,7 +71,7 @@ def pgd_linf(
         rate = jnp.where(taken, rate, jnp.maximum(rate / shrinkage, 1e-20))
         return jnp.where(per_example(taken, x), proposed, x), velocity, rate
 
-    start = jnp.clip(images + _start(key, images, example_id, epsilon), lowest, highest)
+    start = jnp.clip(images + _start(key, images, example_id, epsilon), lowest, highest)  # type: ignore[arg-type, operator]
     rate = jnp.full(len(images), step_size, jnp.float32)
     adversarial, _, _ = jax.lax.fori_loop(0, steps, step, (start, jnp.zeros_like(images), rate))
     success = class_changed(logits_fn(adversarial), labels)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from arada.inputs import Array
 
 LogitsFn = Callable[[Array], jax.Array]
+Attack = TypeVar("Attack", bound=Callable[..., Any])
 
 
 class AttackResult(NamedTuple):
@@ -25,7 +26,7 @@ class AttackResult(NamedTuple):
     success: jax.Array
 
 
-def full_precision(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
+def full_precision(attack: Attack) -> Attack:
     """Traces an attack with float32 products: TPUs and TF32 would round them, and small distances with them."""
 
     @functools.wraps(attack)
@@ -33,7 +34,7 @@ def full_precision(attack: Callable[..., AttackResult]) -> Callable[..., AttackR
         with jax.default_matmul_precision("float32"):
             return attack(*args, **kwargs)
 
-    return traced
+    return cast(Attack, traced)
 
 
 def per_example(values: Array, like: Array) -> jax.Array:

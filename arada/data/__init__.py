@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 class Dataset(Protocol):
     """The interface of a data set."""
 
-    def splits(self) -> dict[str, Examples]:
+    def splits(self) -> Mapping[str, Examples]:
         """The splits "train", "validation" and "test"."""
 
-    def shifted(self, test: Examples, name: str, severity: int) -> Examples:
+    def shifted(self, test: Any, name: str, severity: int) -> Examples:
         """The test split under one of the simple shifts of `arada.data.shifts`."""
 
-    def published_position(self, test: Examples) -> np.ndarray:
+    def published_position(self, test: Any) -> np.ndarray:
         """The position of each test image in the published order of the test set, from 0: int64[N].
 
         Published shifted images are joined by it. Raises UserError for data without a published order.
@@ -109,7 +109,7 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
     return InMemory(Npz(data_dir), **fields)
 
 
-def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> dict[str, Examples]:
+def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> Mapping[str, Examples]:
     """The three splits, with images of the shape and labels in the range that `config.data` says. Raises UserError."""
     splits, num_classes = dataset.splits(), data.num_classes
     for name, split in splits.items():

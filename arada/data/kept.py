@@ -4,8 +4,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from arada.data.splits import Batch, Examples, Split
 from arada.runtime import machine
 
@@ -36,7 +34,8 @@ class _Kept:
     """An `Examples` that decodes each batch of `in_order` once; each process keeps its own share."""
 
     def __init__(self, split: Examples):
-        self._split, self._batches = split, {}
+        self._split = split
+        self._batches: dict[tuple[int, int], Batch] = {}
 
     def __getattr__(self, name: str):
         return getattr(self._split, name)
@@ -47,7 +46,7 @@ class _Kept:
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
         numbers = range(-(-len(self) // batch_size)) if batches is None else batches
         missing = [number for number in numbers if (batch_size, number) not in self._batches]
-        made = self._split.in_order(batch_size, batches=np.asarray(missing, np.int64)) if missing else iter(())
+        made = self._split.in_order(batch_size, batches=missing) if missing else iter(())
         for number in numbers:
             key = batch_size, number
             if key not in self._batches:

@@ -15,16 +15,35 @@ from arada.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Of every batch, part `index` of `count` equal parts: those of one host."""
+
+    index: int = 0
+    count: int = 1
+
+
+ALL = Share()
+
+
 class Examples(Protocol):
     """The interface of a split, in memory (`Split`) or streamed from disk (`StreamedSplit`)."""
 
-    example_id: np.ndarray
-    # int32[N]; a streamed split reads all its files for it.
-    label: np.ndarray
-    # (H, W, C)
-    image_shape: tuple[int, ...]
-    # The lowest and the highest label, found or allowed.
-    label_range: tuple[int, int]
+    @property
+    def example_id(self) -> np.ndarray:
+        """int32[N], ascending."""
+
+    @property
+    def label(self) -> np.ndarray:
+        """int32[N]; a streamed split reads all its files for it."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C)."""
+
+    @property
+    def label_range(self) -> tuple[int, int]:
+        """The lowest and the highest label, found or allowed."""
 
     def __len__(self) -> int: ...
 
@@ -34,9 +53,7 @@ class Examples(Protocol):
     def take(self, positions: np.ndarray) -> "Examples":
         """The examples at `positions`, in the order of their ids."""
 
-    def epoch(
-        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
-    ) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: Share = ALL) -> Iterator[Batch]:
         """The shuffled training batches of one epoch, see `Split.epoch`."""
 
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -65,7 +82,7 @@ class Split:
         digest = hashlib.sha256()
         for array in (self.image, self.label, self.example_id):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array))  # type: ignore[arg-type]
         return digest.hexdigest()
 
     @property
@@ -83,18 +100,14 @@ class Split:
         positions = np.sort(positions)
         return Split(self.image[positions], self.label[positions], self.example_id[positions])
 
-    def epoch(
-        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
-    ) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: Share = ALL) -> Iterator[Batch]:
         """The batches of one epoch, in an order that is a function of (seed, epoch) alone, from batch `skip` on.
 
-        The last partial batch is dropped. Keys: image, label, example_id. `share` (k, n): only the k-th
-        of n equal parts of each batch; the parts in order make up the batch.
+        The last partial batch is dropped. Keys: image, label, example_id. With a `share`, that part of each batch.
         """
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
-        part, parts = share
         for start in range(skip * batch_size, len(self) - batch_size + 1, batch_size):
-            at = np.split(order[start : start + batch_size], parts)[part]
+            at = np.split(order[start : start + batch_size], share.count)[share.index]
             yield {"image": self.image[at], "label": self.label[at], "example_id": self.example_id[at]}
 
     def in_order(self, batch_size: int, *, batches: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -148,11 +161,11 @@ def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
     if kind == "unit":
         return {"mean": np.zeros(1, np.float32), "scale": np.ones(1, np.float32)}
     if kind == "cifar":
-        return {"mean": np.float32([0.4914, 0.4822, 0.4465]), "scale": np.float32([0.2023, 0.1994, 0.2010])}
+        return {"mean": _float32(0.4914, 0.4822, 0.4465), "scale": _float32(0.2023, 0.1994, 0.2010)}
     if kind == "imagenet":
-        return {"mean": np.float32([0.485, 0.456, 0.406]), "scale": np.float32([0.229, 0.224, 0.225])}
+        return {"mean": _float32(0.485, 0.456, 0.406), "scale": _float32(0.229, 0.224, 0.225)}
     # In blocks: a float64 copy of a data set is eight times the size of its bytes.
-    total, squares = 0.0, 0.0
+    total = squares = np.zeros(split.image_shape)
     for start in range(0, len(split), 4096):
         block = split.image[start : start + 4096].astype(np.float64)
         block = block / 255 if split.image.dtype == np.uint8 else block
@@ -165,6 +178,10 @@ def moments(split: Split, kind: str) -> dict[str, np.ndarray]:
     variance = (squares / len(split)).mean(axis=(0, 1)) - np.square(channel_mean)
     scale = np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 0)), 1)
     return {"mean": channel_mean.astype(np.float32), "scale": scale.astype(np.float32)}
+
+
+def _float32(*values: float) -> np.ndarray:
+    return np.asarray(values, np.float32)
 
 
 def empty_moments(kind: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -78,7 +78,8 @@ class Sampled(NamedTuple):
 
     def mean(self, names: Sequence[str], metric: str) -> tuple[float, np.ndarray]:
         """(estimate, resampled) of a metric's mean over data sets."""
-        return tuple(np.mean([of[name][metric] for name in names], axis=0) for of in self)
+        estimate = float(np.mean([self.estimates[name][metric] for name in names]))
+        return estimate, np.mean([self.resampled[name][metric] for name in names], axis=0)
 
 
 def unstack(estimates: dict[str, dict[str, float]], names: Sequence[str], resampled: np.ndarray) -> Sampled:
@@ -106,7 +107,7 @@ def differences(
     of: Sampled, reference: Sampled, parts: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, list[float]]]:
     """{part: {metric: [difference, low, high]}} from a reference, on the data sets that both have."""
-    found = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for part, names in parts.items():
         common = [name for name in names if name in of.resampled and name in reference.resampled]
         for key in METRICS if common else ():

@@ -22,7 +22,7 @@ MODULES = (metrics, calibrators, outcomes, compact, predictions, bootstrap)
 @functools.cache
 def code(*more: str) -> str:
     """A digest of the source files that metrics come from; `more` are paths."""
-    paths = [*(module.__file__ for module in MODULES), *more]
+    paths = [*(str(module.__file__) for module in MODULES), *more]
     return hashlib.sha256(b"".join(pathlib.Path(path).read_bytes() for path in paths)).hexdigest()
 
 

@@ -5,6 +5,7 @@ anew, and the TOP largest probabilities of each image, from which the variance o
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -26,7 +27,7 @@ def compact(
     probabilities = scipy.special.softmax(logits, axis=-1)
     top = min(TOP, probabilities.shape[-1])
     classes = np.argpartition(-probabilities, top - 1, axis=-1)[:, :top].astype(np.int32)
-    arrays = {
+    arrays: dict[str, Any] = {
         "top_class": classes,
         "top_probability": np.take_along_axis(probabilities, classes, axis=-1),
         "num_classes": np.int32(probabilities.shape[-1]),
@@ -61,7 +62,7 @@ def check(path: epath.Path, stored: Mapping[str, np.ndarray]) -> None:
 
 def outcomes_of(stored: Mapping[str, np.ndarray], name: str, num_bins: int) -> Outcomes:
     """The outcomes after the calibrator `name`, or "plain". The class-wise error is NaN if it was of other bins."""
-    found = Outcomes(*(stored[f"{name}_{key}"] for key in Outcomes._fields))
+    found = Outcomes(**{key: stored[f"{name}_{key}"] for key in Outcomes._fields})  # type: ignore[arg-type]
     same_bins = stored["num_bins"] == num_bins
     return found._replace(classwise_ece=float(found.classwise_ece) if same_bins else np.nan)
 

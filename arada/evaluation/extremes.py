@@ -88,7 +88,7 @@ def write(
     made_from = _fingerprint(of_ranking, ranking)
     if _made_from(file) == made_from:
         return file
-    run_dir = workdir.run(*source_run(source))
+    run_dir = workdir.path / "runs" / source
     if not (run_dir / "config.json").exists() or not trained.is_finished(run_dir, workdirs.stored_config(run_dir)):
         logger.info("gallery: not made, because the weights of %s are gone", run_dir)
         return None
@@ -134,4 +134,4 @@ def _made_from(file: epath.Path) -> str:
 def _fingerprint(identity: dict, ranking: dict[str, np.ndarray]) -> str:
     """Tells one ranking from another by what made it and by its distances."""
     text = json.dumps(identity, sort_keys=True).encode()
-    return f"{zlib.crc32(np.ascontiguousarray(ranking['distance']), zlib.crc32(text)):08x}"
+    return f"{zlib.crc32(np.ascontiguousarray(ranking['distance']), zlib.crc32(text)):08x}"  # type: ignore[arg-type]

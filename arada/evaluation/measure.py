@@ -134,7 +134,7 @@ def _out_of_distribution(config, directory) -> dict[str, dict[str, float]]:
     evaluation, found = config.evaluation, {}
     there = {name: predictions.ood_name(name) for name in evaluation.out_of_distribution}
     there = {name: of for name, of in there.items() if of not in predictions.missing(directory, evaluation)}
-    inside = predictions.read(directory, "test")[0] if there else None
+    inside = predictions.read(directory, "test")[0] if there else np.zeros((0, 2))
     for name, stored in there.items():
         outside = predictions.read(directory, stored)[0]
         is_outside = np.repeat([False, True], [len(inside), len(outside)])
@@ -154,7 +154,7 @@ def _by_subset(config, directory, ranking: Ranking | None) -> dict[str, list]:
     confidence, correct = (np.asarray(x) for x in metrics.confidence_and_correct(probabilities, labels))
     in_subset, options = [subset == r for r in range(count)], {"num_bins": config.evaluation.num_bins}
     floors = [metrics.binned_floor(confidence[of], **options) for of in in_subset]
-    of_subsets = {
+    of_subsets: dict[str, Any] = {
         "accuracy": metrics.subset_means(correct, subset, count),
         "confidence": metrics.subset_means(confidence, subset, count),
         "ece": [float(metrics.binned_error(confidence[of], correct[of], **options)) for of in in_subset],

@@ -93,12 +93,12 @@ def _splits_of(
     evaluation: ml_collections.ConfigDict,
     dataset: Dataset,
     shifted: shift_sources.ShiftSource,
-    splits: dict[str, Examples],
+    splits: Mapping[str, Examples],
     wanted: set[str],
 ) -> Iterator[tuple[str, Examples]]:
     """The splits whose names are `wanted`, made one at a time."""
     of_shifts = [(name, severity) for name in shift_sources.types(evaluation) for severity in evaluation.severities]
-    makers = (
+    makers: tuple[Callable[[], Any], ...] = (
         *(functools.partial(splits.get, name) for name in ("test", "validation")),
         *(functools.partial(shifted.shifted, name, severity) for name, severity in of_shifts),
         *(functools.partial(dataset.out_of_distribution, name) for name in evaluation.out_of_distribution),
@@ -117,7 +117,7 @@ def predict(
     config: ml_collections.ConfigDict,
     dataset: Dataset,
     shifted: shift_sources.ShiftSource,
-    splits: dict[str, Examples],
+    splits: Mapping[str, Examples],
     replicas: Replicas,
     left_out: Collection[str] = (),
 ) -> None:

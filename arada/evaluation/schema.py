@@ -106,7 +106,8 @@ def mistake_in(value: Any, expected: Any, path: str = "it") -> str:
     """
     if isinstance(expected, Maybe):
         return "" if value is None else mistake_in(value, expected.of, path)
-    kind = expected if isinstance(expected, type | types.UnionType) else type(expected)
+    parts: list[tuple[str, Any, Any]]
+    kind: Any = expected if isinstance(expected, type | types.UnionType) else type(expected)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         return f"{path} is {_short(value)}"
     if isinstance(expected, list):

@@ -87,7 +87,7 @@ def _source(workdir, config, name: str, seed: int) -> str:
 def _by_split(directory) -> dict[str, measure.Ranking]:
     """The rankings by an attack in a folder; a control's ranks say nothing of robustness."""
     paths = {name: directory / f"{name}.npz" for name in SPLITS}
-    found = {name: rankings.read(path) for name, path in paths.items() if path.exists()}
+    found: dict[str, measure.Ranking] = {name: rankings.read(path) for name, path in paths.items() if path.exists()}
     found = {name: ranking for name, ranking in found.items() if "distance" in ranking}
     for name, ranking in found.items():
         files.check_arrays(paths[name], ranking, label=("i", 1), predicted=("i", 1))
@@ -107,7 +107,8 @@ def _methods(workdir, config, by_method, ranking_of_run) -> dict[str, Any]:
         by_seed = {seed: ranking for seed, ranking in of_seeds.items() if ranking is not None}
         measured[name] = measure.measure(config, directories, by_seed, resamples, workdir.metrics(name))
     sets = [name for of_type in predictions.shifted_names(config.evaluation).values() for name in of_type]
-    reports, sampled = ({name: of[i] for name, of in measured.items()} for i in range(2))
+    reports = {name: report for name, (report, _) in measured.items()}
+    sampled = {name: of for name, (_, of) in measured.items()}
     intervals = uncertainty.report(reports, sampled, config.evaluation.reference, sets)
     for name, report in reports.items():
         for seed, run in report["runs"].items():
@@ -211,7 +212,7 @@ def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:
         return {}
     study = files.read_json(file)
     # What either leaves out is the attack's default; refining is the ranking's own (`robustness.Ranker`).
-    options = inspect.signature(attacks.BY_NAME[attack]).parameters.values()
+    options = inspect.signature(attacks.BY_NAME[attack]).parameters.values()  # type: ignore[arg-type]
     default = {"refine_steps": 0} | {of.name: of.default for of in options if of.kind is of.KEYWORD_ONLY}
     rows = (row for row in study["candidates"] if row["attack"] == attack)
     found = next((row for row in rows if default | row["settings"] == default | ranked[attack]), None)

@@ -44,21 +44,25 @@ def decide(
         raise ValueError("a claim needs at least one difference")
     if smallest_effect is not None and smallest_effect <= 0:
         raise ValueError(f"smallest_effect is {smallest_effect}; it must be above 0")
-    if smallest_effect is None or refuting is None or None in claimed:
+    known = [interval for interval in claimed if interval is not None]
+    if smallest_effect is None or refuting is None or len(known) < len(claimed):
         return Verdict("open", "fewer than two seeds have all that the rules need")
-    if all(interval.high < 0 for interval in claimed):
+    if all(interval.high < 0 for interval in known):
         return Verdict("upheld", "every interval of the claim lies below 0")
     if refuting.low > -smallest_effect:
         return Verdict("refuted", "the interval excludes the smallest effect that would matter")
-    seeds = _seeds_to_decide(claimed, refuting, smallest_effect, level)
+    seeds = _seeds_to_decide(known, refuting, smallest_effect, level)
     return Verdict("open", f"no rule is met; if means and spreads stay, {seeds or 'no number of'} seeds decide", seeds)
 
 
-def _seeds_to_decide(claimed, refuting, smallest_effect, level) -> int | None:
+def _seeds_to_decide(
+    claimed: Sequence[Interval], refuting: Interval, smallest_effect: float, level: float
+) -> int | None:
     """The fewest seeds by which one of the two rules would be met."""
-    uphold = [seeds_for(interval, -interval.estimate, level) for interval in claimed]
+    found = (seeds_for(interval, -interval.estimate, level) for interval in claimed)
+    uphold = [seeds for seeds in found if seeds is not None]
     refute = seeds_for(refuting, refuting.estimate + smallest_effect, level)
-    ways = ([max(uphold)] if None not in uphold else []) + ([refute] if refute is not None else [])
+    ways = ([max(uphold)] if len(uphold) == len(claimed) else []) + ([refute] if refute is not None else [])
     return min(ways, default=None)
 
 

@@ -51,7 +51,7 @@ def stages(
     after_epochs = [config.data.num_validation] * (runs * config.training.epochs)
     # Soft labels of a vanilla run and of the method have other shapes: two train steps.
     compiled = [speeds.train] * (1 + (config.name != "vanilla"))
-    compiled += [speeds.validate, speeds.predict] + [speeds.attack] * (speeds.attack is not None)
+    compiled += [speeds.validate, speeds.predict, *([speeds.attack] if speeds.attack else [])]
     sets, per_device = evaluated_sets(config, num_test), config.run.evaluation_batch_size
     return Stages(
         compiling=sum(program.compile_seconds for program in compiled),

@@ -1,7 +1,8 @@
 """Whether a config's data are there, and how fast training batches of them are made."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ml_collections
 
@@ -18,7 +19,8 @@ class Inputs:
     """The data of a config, which are read once."""
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self._config, self._error, self._splits = config, "", {}
+        self._config, self._error = config, ""
+        self._splits: Mapping[str, Any] = {}
         try:
             self._dataset = data.build(config.data, config.run.data_dir)
             self._splits = data.load_splits(self._dataset, config.data)

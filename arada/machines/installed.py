@@ -98,6 +98,6 @@ def _optional() -> Iterator[Finding]:
 
 
 def _programs() -> Finding:
-    flags, cache = os.environ.get("XLA_FLAGS", ""), jax.config.jax_compilation_cache_dir
+    flags, cache = os.environ.get("XLA_FLAGS", ""), jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     text = f"compiled programs are kept in {cache or 'WORKDIR/compiled'}; XLA_FLAGS={flags or 'not set'}"
     return Finding("XLA", "ok", text, values={"xla_flags": flags, "compilation_cache": cache or ""})

@@ -1,8 +1,9 @@
 """How fast a config's programs run here: measured on random images and fresh weights, on this process' devices."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def ceilings() -> Ceilings:
 
 def _fastest(function: Callable, *arguments) -> float:
     jax.block_until_ready(function(*arguments))
-    times = []
+    times: list[float] = []
     while len(times) < 3 or sum(times) < SECONDS / 4:
         start = time.perf_counter()
         jax.block_until_ready(function(*arguments))
@@ -89,13 +90,13 @@ def measure(config: ml_collections.ConfigDict, replicas: Replicas, processes: in
     config.training.batch_size //= processes
     shapes = trained.state_shapes(config)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    state = state.replace(**{part: jax.tree.map(_drawn, getattr(shapes, part)) for part in WEIGHTS})
+    state = dataclasses.replace(state, **{part: jax.tree.map(_drawn, getattr(shapes, part)) for part in WEIGHTS})
     with backend.fitting("lower training.batch_size, or raise training.accumulate"):
         train = _train(config, replicas, state)
     variables = replicas.replicate(state.variables)
 
     def forward(step: Callable, per_device: int) -> Program:
-        mapped = replicas.map(step, in_axes=(None, 0), out_axes=0)
+        mapped: Any = replicas.map(step, in_axes=(None, 0), out_axes=0)
         size = _fewer(per_device, train.operations / max(train.images, 1) / 3) * len(replicas)
         placed = replicas.place(_batch(config, size))
         return _program(mapped.lower(variables, placed), lambda _: (variables, placed.arrays), size)
@@ -104,11 +105,12 @@ def measure(config: ml_collections.ConfigDict, replicas: Replicas, processes: in
     validate = forward(steps.validation_step(trained.logits_fn(config)), per_device)
     predict = forward(lambda variables, batch: {"logits": logits_fn(variables, batch["image"])[0]}, per_device)
     speeds = Speeds(train, validate, predict, _attack(config, forward, predict))
-    return Speeds(*(of and of._replace(images=processes * of.images) for of in speeds))
+    return Speeds(*(of and of._replace(images=processes * of.images) for of in speeds))  # type: ignore[arg-type]
 
 
 def _train(config: ml_collections.ConfigDict, replicas: Replicas, state) -> Program:
-    step, members = trainer.mapped_step(config, replicas), trained.num_members(config)
+    step: Any = trainer.mapped_step(config, replicas)
+    members = trained.num_members(config)
     keys = jax.random.key(0) if members == 1 else jax.random.split(jax.random.key(0), members)
     first, learnt, keys = replicas.replicate((state, jax.device_get(methods.build(config).init()), keys))
 

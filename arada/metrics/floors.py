@@ -136,7 +136,7 @@ def debiased_error(
     calibration.check_bins(num_bins, binning)
     if not parts.known(scores, outcomes):
         return np.nan
-    mask = np.ones(len(scores), bool)
+    mask = jnp.ones(len(scores), bool)
     bins = np.asarray(calibration.bins_of(jnp.asarray(scores, jnp.float32), mask, num_bins, binning))
     if binning == "quantile":
         shared = calibration.shared(jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32), mask)
@@ -183,7 +183,7 @@ def sweep_error(scores: Array, outcomes: Array, *, norm: int = 1) -> float:
     values, ties, count = np.unique(scores, return_inverse=True, return_counts=True)
     shared = (np.bincount(ties, outcomes) / count)[np.sort(ties)]
     sums = np.stack([np.cumsum(np.concatenate([[0], rows])) for rows in (np.repeat(values, count), shared)])
-    total, chosen = len(scores), None
+    total, chosen = len(scores), np.nan
     for num_bins in range(1, max(total, 2)):  # fewer bins than examples, as in their code
         edges = -(-np.arange(num_bins + 1) * total // num_bins)
         size = np.diff(edges)

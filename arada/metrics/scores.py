@@ -11,7 +11,7 @@ from arada.inputs import Array
 _BLOCK = 256
 
 
-def checked(probabilities: Array, labels: Array, mask: Array | None) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+def checked(probabilities: Array, labels: Array, mask: Array | None) -> tuple[jax.Array, jax.Array, Array | None]:
     """Probabilities float32[N, Z], NaN in rows whose label is out of range under jit; labels; mask."""
     probabilities, labels, mask = inputs.probabilities_and_labels(probabilities, labels, mask)
     probabilities, labels = jnp.asarray(probabilities, jnp.float32), jnp.asarray(labels)

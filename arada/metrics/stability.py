@@ -9,7 +9,7 @@ from arada.metrics import scores as parts
 VARIANCES = ("predicted_class", "true_class", "own_confidence", "all_classes")
 
 
-def prediction_variance(probabilities: Array, labels: Array, of: str = "predicted_class") -> np.ndarray:
+def prediction_variance(probabilities: Array, labels: Array, of: str = "predicted_class") -> np.float64:
     """Variance over M independent runs (section 3.1), averaged over examples: float64 scalar.
 
     The paper's formula takes one probability p_{m,i} of each run and example and does not say which.
@@ -21,7 +21,7 @@ def prediction_variance(probabilities: Array, labels: Array, of: str = "predicte
         "true_class", "own_confidence" (each run's maximum), or "all_classes" (summed over the vector).
     """
     variance = example_variance(probabilities, labels, of)
-    return np.mean(variance) if len(variance) else np.float64(np.nan)
+    return np.float64(np.mean(variance) if len(variance) else np.nan)
 
 
 def example_variance(probabilities: Array, labels: Array, of: str = "predicted_class") -> np.ndarray:

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from arada import inputs
+from arada.inputs import Array
 from arada.models.layers import BATCH_AXIS
 
 Variables = Mapping[str, Mapping]
 
 
-def unit_range(images: jax.Array) -> jax.Array:
+def unit_range(images: Array) -> jax.Array:
     """uint8 images to float32 in [0, 1]; float images as they are. Raises ValueError for any other dtype."""
     images = jnp.asarray(images)
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
@@ -36,7 +37,7 @@ def logits_fn(model: nn.Module) -> Callable[[Variables, jax.Array], jax.Array]:
 
     def logits(variables: Variables, images: jax.Array) -> jax.Array:
         weights = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-        return model.apply(weights, normalize(variables["normalization"], images), train=False)
+        return model.apply(weights, normalize(variables["normalization"], images), train=False)  # type: ignore[return-value]
 
     return logits
 

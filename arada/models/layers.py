@@ -36,7 +36,7 @@ class Conv(nn.Module):
         y = cpu.convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)
         if bias_apart:
             return y, bias
-        return y + bias.astype(self.dtype) if self.use_bias else y
+        return y + jnp.asarray(bias, self.dtype) if self.use_bias else y
 
 
 class BatchNorm(nn.Module):

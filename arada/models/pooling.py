@@ -1,5 +1,7 @@
 """Max pooling whose gradient is the same in every run."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,14 +25,14 @@ def max_pool(x: jax.Array, padding: str | Padding = "SAME", window: int = 3, str
 
 
 def _of_slices(x: jax.Array, padding: str | Padding, window: int, stride: int) -> jax.Array:
+    pads: Any = padding
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
-    padded = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-jnp.inf)
+        pads = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
+    padded = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
     height, width = ((size - window) // stride + 1 for size in padded.shape[1:3])
-    maximum = None
+    maximum = jnp.full((len(x), height, width, x.shape[-1]), -jnp.inf, x.dtype)
     for row in range(window):
         for column in range(window):
             rows, columns = slice(row, row + height * stride, stride), slice(column, column + width * stride, stride)
-            part = padded[:, rows, columns][:, :height, :width]
-            maximum = part if maximum is None else jnp.maximum(maximum, part)
+            maximum = jnp.maximum(maximum, padded[:, rows, columns][:, :height, :width])
     return maximum

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from arada.models.layers import Conv, batch_norm
-from arada.models.pooling import max_pool
+from arada.models.pooling import Padding, max_pool
 
 # Blocks of the four groups by depth. The script has 50 only; 101 is the paper's own choice.
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -48,7 +48,7 @@ class ResNetV1(nn.Module):
         # PyTorch's constants by default.
         constants = {"momentum": self.batch_norm_momentum, "epsilon": self.batch_norm_epsilon}
         norm = batch_norm(self.batch_norm, train=train, dtype=self.dtype, **constants)
-        halved = {"same": "SAME", "both": ((1, 1), (1, 1))}[self.padding]
+        halved: str | Padding = "SAME" if self.padding == "same" else ((1, 1), (1, 1))
 
         def conv(features, size, strides=1, padding="SAME"):
             if (size, strides) == (3, 2):

@@ -62,7 +62,7 @@ def _comparison(evaluation: dict, part: str, variant: str, when: str) -> str:
     if name is None:
         return ""
     others = [of for of in dict.fromkeys((reference, *OPPONENTS)) if of in methods and of != name]
-    differences = []
+    differences: list[tuple[str, Sequence[float]]] = []
     for other in others:
         over_seeds = uncertainty.difference(methods[name], methods[other], "ece", part, variant)
         if over_seeds:
@@ -109,9 +109,10 @@ def _value(method: dict, part: str, variant: str) -> Value:
         list(uncertainty.by_seed(method, metric, part, variant).values()) for metric in ("ece", "ece_floor")
     )
     if not errors:
-        return Value(*[np.nan] * 4)
+        return Value(np.nan, np.nan, np.nan, np.nan)
     over_seeds = method["uncertainty"][variant]["seeds"]["intervals"].get(part, {}).get("ece", [np.nan] * 4)
-    return Value(100 * float(np.mean(errors)), *(100 * end for end in over_seeds[1:3]), 100 * float(np.mean(floors)))
+    low, high = (100 * end for end in over_seeds[1:3])
+    return Value(100 * float(np.mean(errors)), low, high, 100 * float(np.mean(floors)))
 
 
 def panel(evaluation: dict) -> Panel | None:

@@ -34,7 +34,10 @@ def build(evaluation: dict) -> list[Table]:
 
 
 def _cell(numbers: list[float] | None, scale: int, signed: bool) -> Interval | Text:
-    return Interval(*(scale * x for x in numbers[:3]), signed=signed) if numbers else NOTHING
+    if not numbers:
+        return NOTHING
+    mean, low, high = (scale * x for x in numbers[:3])
+    return Interval(mean, low, high, signed)
 
 
 def _over(of_parts: dict, part: str, metric: str) -> list[float] | None:

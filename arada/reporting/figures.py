@@ -4,7 +4,7 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -20,7 +20,7 @@ from arada.reporting.names import BLUE, PURPLE, VERMILLION, Style, style
 # Text, axes and grid. No such colour reaches a file: `to_svg` makes it the colour of the page's own text.
 INK = "#010203"
 INKS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     **dict.fromkeys(INKS, INK),
     "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 10,
@@ -139,11 +139,11 @@ def of_method(
     if floor:
         _floor(axes, floor)
     of_style = style(method)
-    looks = ({"linestyle": "-"}, {"linestyle": "--", "markerfacecolor": "none"})
+    looks: tuple[dict[str, Any], ...] = ({"linestyle": "-"}, {"linestyle": "--", "markerfacecolor": "none"})
     for (name, (mean, deviation)), look in zip(lines.items(), looks, strict=False):
         levels = _subset_axis(axes, len(mean))
         bars = 100 * deviation if np.isfinite(deviation).any() else None
-        shared = {"color": of_style.color, "marker": of_style.marker, "capsize": 2.5, "elinewidth": 1}
+        shared: dict[str, Any] = {"color": of_style.color, "marker": of_style.marker, "capsize": 2.5, "elinewidth": 1}
         axes.errorbar(levels, 100 * mean, bars, label=name, **shared, **look)
     if limits:
         axes.set_ylim(*limits)
@@ -186,7 +186,13 @@ def answer(figure: Figure, values: Mapping[str, Mapping[str, tuple]]) -> None:
         color, marker = style(method).color, style(method).marker
         for variant, offset, fill in (("plain", -0.12, color), ("temperature", 0.18, "none")):
             mean, low, high, floor = of[variant]
-            looks = {"color": color, "marker": marker, "markerfacecolor": fill, "capsize": 2.5, "elinewidth": 1.2}
+            looks: dict[str, Any] = {
+                "color": color,
+                "marker": marker,
+                "markerfacecolor": fill,
+                "capsize": 2.5,
+                "elinewidth": 1.2,
+            }
             bars = [[mean - low], [high - mean]] if np.isfinite(high) else None
             axes.errorbar([mean], [row + offset], xerr=bars, **looks)
             axes.plot([floor], [row + offset], "|", color=INK, markersize=9, alpha=0.7)
@@ -209,7 +215,7 @@ def _floor(axes: Axes, floor: tuple[np.ndarray, np.ndarray]) -> None:
     """The band in which 95 % of perfectly calibrated networks lie, and their mean, by robustness level."""
     mean, p95 = floor
     levels = np.arange(1, len(mean) + 1)
-    band = {"color": INK, "alpha": 0.12, "linewidth": 0, "label": "95 % of calibrated networks"}
+    band: dict[str, Any] = {"color": INK, "alpha": 0.12, "linewidth": 0, "label": "95 % of calibrated networks"}
     axes.fill_between(levels, 0, 100 * p95, **band)
     axes.plot(levels, 100 * mean, color=INK, linewidth=0.8, linestyle=":", label="their mean, the floor")
 
@@ -277,10 +283,12 @@ def by_severity(
             patch_artist=True,
             manage_ticks=False,
             boxprops={"facecolor": (color, 0.35), "edgecolor": color},
-            **{part: {"color": color} for part in ("whiskerprops", "capprops", "medianprops")},
+            whiskerprops={"color": color},
+            capprops={"color": color},
+            medianprops={"color": color},
         )
         medians = [np.median(column) if len(column) else np.nan for column in by_severity]
-        dots = {"color": color, "linestyle": "none", "markersize": 4}
+        dots: dict[str, Any] = {"color": color, "linestyle": "none", "markersize": 4}
         axes.plot(positions, medians, marker=style(method).marker, **dots)
         axes.plot(offset, 100 * clean[method], marker=style(method).marker, **dots)
     axes.set_xticks(range(len(severities) + 1), ["clean", *map(str, severities)])
@@ -299,12 +307,13 @@ def entropies(figure: Figure, of_methods: Mapping[str, np.ndarray], num_classes:
         share = np.full(len(values), 100 / len(values))
         # Rounding may put a uniform prediction a little above the highest entropy.
         clipped = np.minimum(values, bins[-1])
-        looks = {"color": style(method).color, "linestyle": style(method).line, "linewidth": 1.6}
-        axes.hist(clipped, bins, weights=share, histtype="step", **looks)
+        looks: dict[str, Any] = {"color": style(method).color, "linestyle": style(method).line, "linewidth": 1.6}
+        axes.hist(clipped, list(bins), weights=share, histtype="step", **looks)
     axes.set(xlabel="predictive entropy (nats)", ylabel="images (%)", xlim=(0, bins[-1]))
-    handles = [
-        Line2D([], [], color=style(of).color, linestyle=style(of).line, label=style(of).label) for of in of_methods
-    ]
+    handles = []
+    for method in of_methods:
+        of: Any = style(method)
+        handles.append(Line2D([], [], color=of.color, linestyle=of.line, label=of.label))
     _legend(figure, handles)
 
 
@@ -313,7 +322,7 @@ def sensitivity(figure: Figure, num_subsets: Sequence[int], lines: Mapping[str, 
     axes = figure.subplots()
     for (name, (mean, deviation)), color, marker in zip(lines.items(), (BLUE, VERMILLION), "Do", strict=False):
         bars = 100 * deviation if np.isfinite(deviation).any() else None
-        looks = {"color": color, "marker": marker, "capsize": 2.5, "elinewidth": 1}
+        looks: dict[str, Any] = {"color": color, "marker": marker, "capsize": 2.5, "elinewidth": 1}
         axes.errorbar(num_subsets, 100 * mean, bars, label=name, **looks)
     axes.set(xlabel="robustness subsets R (1: AdaLS)", ylabel="ECE (x100)", xticks=num_subsets)
     axes.set_ylim(bottom=0)
@@ -335,7 +344,7 @@ def accuracy_and_confidence(figure: Figure, pairs: Mapping[str, Mapping[str, tup
     axes.set_xticks(range(len(pairs)), [style(method).label.replace(" ", "\n") for method in pairs])
     axes.set(ylabel="accuracy, confidence (%)")
     axes.grid(visible=False, axis="x")
-    looks = {"color": INK, "linestyle": "none"}
+    looks: dict[str, Any] = {"color": INK, "linestyle": "none"}
     names = (("s", "accuracy"), ("o", "confidence"))
     handles = [
         Line2D([], [], marker=marker, markerfacecolor=fill, label=f"{name}, {kind}", **looks)

@@ -106,7 +106,8 @@ def _classes(arrays: dict[str, np.ndarray], evaluation: dict, logged: tuple | No
         ]
         alt = f"Training image {arrays['example_id'][index]} of class {true}"
         images = _unit(arrays["image"][index]), _unit(arrays["adversarial"][index])
-        return Picture(*map(_png, (*images, _stretched(images[1] - images[0]))), alt, lines)
+        original, adversarial = images
+        return Picture(_png(original), _png(adversarial), _png(_stretched(adversarial - original)), alt, lines)
 
     found = []
     for label in np.unique(labels):

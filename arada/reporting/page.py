@@ -103,7 +103,7 @@ def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike)
 
 
 def _experiment(evaluation: dict, workdir: epath.Path) -> Experiment:
-    entries = sections.build(evaluation, workdir)
+    entries: list[sections.Section | tables.Table | gallery.Gallery] = [*sections.build(evaluation, workdir)]
     if not sections.is_of_predictions(evaluation):
         entries.append(gallery.build(evaluation, workdir))
     by_method = {style(name).label: fields for name, fields in settings.listed(workdir, evaluation["methods"]).items()}

@@ -45,8 +45,9 @@ def levels_of(prefix: str, methods: dict, names: Sequence[str]) -> tuple[list[Pa
 
 
 def _accuracy_and_confidence(method: dict) -> dict[str, tuple] | None:
-    lines = {key: series.subset_series(method, key) for key in ("accuracy", "confidence")}
-    return lines if all(lines.values()) else None
+    found = {key: series.subset_series(method, key) for key in ("accuracy", "confidence")}
+    lines = {key: series for key, series in found.items() if series}
+    return lines if len(lines) == len(found) else None
 
 
 def compared_by_level(
@@ -127,8 +128,7 @@ def reliability(
         "Accuracy against confidence by bin, and below it the share of predictions in each bin. "
         f"Mean confidence and accuracy in percent: {means}."
     )
-    size = {"height": 4.6, "methods": len(bins)}
-    return [figures.panel(name, title, described, figures.reliability, bins, **size)], missing
+    return [figures.panel(name, title, described, figures.reliability, bins, height=4.6, methods=len(bins))], missing
 
 
 def _median(values: np.ndarray) -> float:

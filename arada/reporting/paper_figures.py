@@ -7,6 +7,7 @@ from etils import epath
 
 from arada.evaluation.predictions import ood_name
 from arada.reporting import definitions, figures, panels, series
+from arada.reporting.figures import Panel
 from arada.reporting.names import style
 from arada.reporting.panels import Section
 from arada.reporting.paper_tables import ENSEMBLES, SINGLE
@@ -150,7 +151,8 @@ def _ends(num_subsets: list[int], mean: np.ndarray) -> str:
 
 
 def _figure_6(evaluation: dict, _) -> Section:
-    drawn, missing = [], []
+    drawn: list[Panel] = []
+    missing: list[str] = []
     for metric, quantity in (("ece", "ECE"), ("accuracy", "Accuracy")):
         for of, names in (("single models", SINGLE), ("ensembles", ENSEMBLES)):
             prefix = f"figure_6_{of.split()[0]}"
@@ -200,7 +202,8 @@ def _figure_7(evaluation: dict, _) -> Section:
 
 
 def _figure_8(evaluation: dict, workdir: epath.Path) -> Section:
-    drawn, missing = [], []
+    drawn: list[Panel] = []
+    missing: list[str] = []
     for name in ("vanilla", "ar_adals"):
         names = [name, f"ensemble_{name}", *(ENSEMBLES[-1:] if name == "ar_adals" else ())]
         more, absent = panels.reliability(f"figure_8_{name}", style(name).label, workdir, evaluation, names)

@@ -1,6 +1,7 @@
 """The paper's Tables 1 to 5 for whatever data set a workdir holds, the paper's own numbers beside them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def _dataset(evaluation: dict) -> str:
 def _table_1(evaluation: dict) -> Table:
     experiment = evaluation["experiment"]
     accuracy = cells(runs_of(evaluation, "vanilla"), [Column("", on_test("accuracy"), 100, 2)])
-    row = [*(Text(experiment[field]) for field in ("dataset", "network")), *accuracy]
+    row: list[Any] = [*(Text(experiment[field]) for field in ("dataset", "network")), *accuracy]
     headings = ["data set", "network", "accuracy x100 ↑"]
     if of_paper := paper.TABLE_1.get(_dataset(evaluation)):
         row += [Text(of_paper[0]), of_paper[1]]
@@ -152,7 +153,7 @@ def _table_5(evaluation: dict) -> Table:
         by_severity = [np.nan] * len(severities) if values is None else mean_and_deviation(values)[0]
         mean = float(mean_and_deviation(by_severity)[0]) if len(by_severity) else np.nan
         clean = series.on_test(method, "variance") if method else np.nan
-        row = [_variance(value) for value in (clean, *by_severity, mean)]
+        row: list[Any] = [_variance(value) for value in (clean, *by_severity, mean)]
         if quoted:
             of_paper = [paper.Quoted(value, digits=1 if value >= 10 else 2) for value in quoted.get(name, ())]
             row += of_paper or [NOTHING] * 6
@@ -188,7 +189,8 @@ def _with_paper(
     quoted: Mapping[str, Sequence[paper.Quoted]],
 ) -> Table:
     """A table of `systems`, run or not, each column followed by the paper's own where it has any."""
-    headings, rows = [], []
+    headings: list[str] = []
+    rows: list[tuple[str, list[Any]]] = []
     for column in columns:
         headings.append(column.heading)
         if quoted:

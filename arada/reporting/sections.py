@@ -15,6 +15,7 @@ from arada.reporting import (
     series,
     tables,
 )
+from arada.reporting.figures import Panel
 from arada.reporting.names import style
 from arada.reporting.panels import Section
 from arada.reporting.paper_tables import ENSEMBLES, SINGLE
@@ -30,7 +31,7 @@ def is_of_predictions(evaluation: dict) -> bool:
 def build(evaluation: dict, workdir: epath.Path) -> list[Section | tables.Table]:
     """Tables and sections in the order of the page; the paper's come in its own order."""
     table, figure = paper_tables.build(evaluation), paper_figures.build(evaluation, workdir)
-    of_paper = (
+    of_paper: tuple[Section | tables.Table, ...] = (
         *(figure[1], table[1], figure[2], table[2], table[3], figure[3], figure[4], figure[5], table[4]),
         *(figure[6], figure[7], table[5], figure[8]),
     )
@@ -87,7 +88,10 @@ def _others(evaluation: dict, workdir: epath.Path) -> list[Section]:
         ("ways_of_ranking", "ways of ranking", ways),
         ("others", "other methods", [name for name in names if name not in ways]),
     )
-    boxes, absent, diagrams, undrawn = [], [], [], []
+    boxes: list[Panel] = []
+    absent: list[str] = []
+    diagrams: list[Panel] = []
+    undrawn: list[str] = []
     for group, title, of_group in groups:
         if not of_group:
             continue

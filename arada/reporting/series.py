@@ -28,7 +28,8 @@ def subset_floor(methods: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
     runs = [run["subsets"] for method in methods for run in method["runs"].values() if run["subsets"]]
     if not runs:
         return None
-    return tuple(mean_and_deviation([of[key] for of in runs])[0] for key in ("ece_floor", "ece_p95"))
+    mean, p95 = (mean_and_deviation([of[key] for of in runs])[0] for key in ("ece_floor", "ece_p95"))
+    return mean, p95
 
 
 def subset_variance(method: dict) -> tuple[np.ndarray, np.ndarray] | None:
@@ -48,8 +49,7 @@ def shift_by_type(method: dict, metric: str) -> np.ndarray | None:
     runs = method["runs"].values()
     of_runs = [dict(zip(run["shift"], shift_values(run, metric), strict=True)) for run in runs]
     types = {name: np.full_like(values, np.nan) for by_type in of_runs for name, values in by_type.items()}
-    values = [list((types | by_type).values()) for by_type in of_runs]
-    return mean_and_deviation(values)[0] if types else None
+    return mean_and_deviation([list((types | by_type).values()) for by_type in of_runs])[0] if types else None
 
 
 def on_test(method: dict, metric: str) -> float:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tabulate
@@ -26,7 +26,7 @@ class Cell(NamedTuple):
 
     mean: float
     deviation: float
-    count: int
+    count: int  # type: ignore[assignment]
     seeds: int
     digits: int
     mark: str = ""
@@ -76,7 +76,7 @@ class Table(NamedTuple):
     caption: str
     definition: list[str]
     columns: list[str]
-    rows: list[tuple[str, list[Cell | Interval | Text | paper.Quoted]]]
+    rows: Sequence[tuple[str, Sequence[Cell | Interval | Text | paper.Quoted]]]
 
 
 class Column(NamedTuple):
@@ -89,7 +89,7 @@ class Column(NamedTuple):
     chance: Callable[[dict], float | None] | None = None
 
 
-def mean_and_deviation(values: Sequence, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_deviation(values: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (n - 1) of what is neither None nor NaN; NaN where nothing (or one value) is."""
     values = np.asarray(values, np.float64)
     present = np.isfinite(values)
@@ -339,9 +339,9 @@ def out_of_distribution(evaluation: dict) -> Table:
     table = _table(evaluation, "out_of_distribution", "Out of distribution", caption, definition, columns)
     for name in sets:
         if quoted := paper.AUROC.get((unversioned(evaluation["experiment"]["dataset"]), unversioned(name))):
-            table.columns.append(f"AUROC {name}, paper ({paper.WRN}) ↑")
-            for (_, row), method in zip(table.rows, evaluation["methods"], strict=True):
-                row.append(quoted.get(method, NOTHING))
+            added = [quoted.get(method, NOTHING) for method in evaluation["methods"]]
+            rows = [(label, [*row, cell]) for (label, row), cell in zip(table.rows, added, strict=True)]
+            table = table._replace(columns=[*table.columns, f"AUROC {name}, paper ({paper.WRN}) ↑"], rows=rows)
             definition.append("The paper does not say whether its AUROC is by confidence or by entropy.")
     return table
 

@@ -44,7 +44,7 @@ def ranking_sources(config: ml_collections.ConfigDict, seed: int) -> tuple[str, 
     members = models.member_seeds(seed, config.ensemble.members)
     if config.ensemble.of:
         return tuple(dict.fromkeys(source_of(config, member) for member in members))
-    name, _ = source_run(source_of(config, seed))
+    name = source_of(config, seed).rpartition("/seed_")[0]
     return tuple(f"{name}/seed_{member}" for member in members)
 
 

@@ -1,5 +1,6 @@
 """Weights that were trained elsewhere, as a finished run: torchvision's and timm's ResNets, or networks of our own."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import flax.serialization
@@ -137,8 +138,9 @@ def make_run(
     tree = flax.traverse_util.unflatten_dict(found, sep="/")
     shapes = trained.state_shapes(config)
     state: TrainState = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    state = state.replace(
-        step=np.asarray(trained.total_steps(config), state.step.dtype),
+    state = dataclasses.replace(
+        state,
+        step=np.asarray(trained.total_steps(config), state.step.dtype),  # type: ignore[arg-type]
         params=tree["params"],
         batch_stats=tree.get("batch_stats", {}),
         normalization=tree["normalization"],
@@ -146,8 +148,8 @@ def make_run(
     # The method has learnt nothing from validation images, and no image has a subset.
     subsets = (np.zeros(config.data[f"num_{split}"], np.int32) for split in ("train", "validation"))
     supervision = Supervision(jax.device_get(methods.build(config).init()), *subsets)
-    imported = {"file": path.name, "weights": fingerprint(state.variables)}
-    workdirs.claim(run_dir, imported_identity(config, seed) | {"imported": imported}, config)
+    weights = {"file": path.name, "weights": fingerprint(state.variables)}
+    workdirs.claim(run_dir, imported_identity(config, seed) | {"imported": weights}, config)
     with lease.held(run_dir), Checkpoints(run_dir / "checkpoints") as checkpoints:
         checkpoints.save(int(state.step), state, supervision, {"config": config.to_json(), "seed": seed})
     return run_dir

@@ -168,7 +168,7 @@ def stacked_variables(run_dirs: Sequence[epath.Path]) -> dict:
 
 def initial_dir(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, seed: int) -> epath.Path:
     """The folder of the run that a network with `seed` starts from (`training.init_from`). Raises UserError."""
-    name, of_seed = initial_run(config, seed)
+    name, of_seed = initial_run(config, seed) or (config.training.init_from, seed)
     run_dir, prefix = workdir.run(name, of_seed), f"training.init_from names {name}/seed_{of_seed}"
     if not (run_dir / "config.json").exists():
         there = ", ".join(f"{name}/seed_{seed}" for name, seed in workdir.runs()) or "none"

@@ -1,9 +1,11 @@
 """One training run: from a config to trained weights."""
 
+import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,7 @@ class Trainer:
         self,
         config: ml_collections.ConfigDict,
         workdir: workdirs.Workdir,
-        splits: dict[str, Examples],
+        splits: Mapping[str, Examples],
         replicas: Replicas,
     ):
         self._config, self._workdir, self._splits, self._replicas = config, workdir, splits, replicas
@@ -54,7 +56,7 @@ class Trainer:
         self._optimizer = optimizers.build(config.optimizer, trained.steps_per_epoch(config))
         shapes = jax.eval_shape(self._model.init, jax.random.key(0), np.zeros((1, *config.data.image_shape)))
         logger.info("%s", parameter_overview.get_parameter_overview(shapes["params"], include_stats=False))
-        self._normalization = moments(splits["train"], config.training.normalization)
+        self._normalization = moments(splits["train"], config.training.normalization)  # type: ignore[arg-type]
         self._method = methods.build(config)
         self._members = trained.num_members(config)
         self._train_step = mapped_step(config, replicas)
@@ -83,7 +85,7 @@ class Trainer:
         supervision = self._initial_supervision(seed)
         with lease.held(run_dir), Checkpoints(run_dir / "checkpoints") as checkpoints:
             restored = checkpoints.restore(jax.device_get(state), supervision)
-            window = []
+            window: list[dict] = []
             if restored is not None:
                 state, supervision, window = restored
             with (
@@ -122,7 +124,7 @@ class Trainer:
             state = init_state(self._model, self._optimizer, self._normalization, image_shape, init_key)
             if self._config.training.init_from:
                 source = trained.initial_dir(self._workdir, self._config, seed)
-                state = state.replace(**jax.tree.map(jnp.asarray, trained.final_variables(source)))
+                state = dataclasses.replace(state, **jax.tree.map(jnp.asarray, trained.final_variables(source)))
             return state, step_key
 
         if self._members == 1:
@@ -160,7 +162,7 @@ class Trainer:
             replicas=self._replicas.own,
         )
         confidence, correct = of_images["confidence"], of_images["correct"]
-        scalars = {
+        scalars: dict[str, Any] = {
             "validation/accuracy": np.mean(correct, dtype=np.float64),
             "validation/confidence": np.mean(confidence, dtype=np.float64),
             "validation/nll": np.mean(of_images["loss"], dtype=np.float64),
@@ -185,7 +187,7 @@ class Trainer:
             scalars |= {f"validation/{quantity}/subset_{r:02}": value for r, value in enumerate(values)}
         scalars |= self._method.scalars(supervision.learnt)
         learnt = jax.device_get(self._method.update(supervision.learnt, validation, epoch))
-        supervision = supervision.replace(learnt=learnt)
+        supervision = dataclasses.replace(supervision, learnt=learnt)
         if line := self._method.describe(learnt, epoch):
             logger.info("%s: %s", name, line)
         if refreshes_after(config, epoch):
@@ -213,7 +215,10 @@ class Trainer:
                 changed = subsets[split] != before
                 scalars[f"ranking/changed_{split}"] = np.mean(changed)
                 logger.info("%s: %d of %d %s images change their subset", name, changed.sum(), len(changed), split)
-        return supervision.replace(train_subset=subsets["train"], validation_subset=subsets["validation"]), scalars
+        supervision = dataclasses.replace(
+            supervision, train_subset=subsets["train"], validation_subset=subsets["validation"]
+        )
+        return supervision, scalars
 
 
 def _warn_of_old_statistics(config: ml_collections.ConfigDict) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from arada import models, registry
+from arada import registry
 from arada.errors import UserError
 from arada.runs.identity import (
     RUN_NAME,
@@ -70,7 +70,7 @@ class Workdir:
 
     def runs(self) -> list[tuple[str, int]]:
         """(name, seed) of every run that has begun, by name, then seed; not those of sweeps, a folder deeper."""
-        return sorted(source_run(run) for run in self._begun("*"))
+        return sorted(run for run in map(source_run, self._begun("*")) if run)
 
     def identities(self, name: str = "") -> dict[str, dict[str, Any]]:
         """The identity of every run that has begun, those of sweeps too, or of every seed of one name; by its folder
@@ -228,19 +228,4 @@ def stored(path: epath.Path) -> dict[str, Any]:
     found, parts = files.read_json(file), ("identity", "config", "made_with")
     if not (isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in parts)):
         raise UserError(f"{file} is not what a run writes: {', '.join(parts)}; put it back, or delete {path}")
-    _complete(found["identity"])
     return found
-
-
-def _complete(identity: dict[str, Any]) -> None:
-    """Adds the fields that runs of older versions lack, with the values that they used."""
-    for of in (identity, identity.get("source_run")):
-        data = of.get("data") if isinstance(of, dict) else None
-        if isinstance(data, dict) and data.get("source") == "imagenet":
-            data.setdefault("resize", "tf2_bicubic")
-        model = of.get("model") if isinstance(of, dict) else None
-        network = models.BY_NAME.get(model.get("name")) if isinstance(model, dict) else None
-        # Runs of all networks, and of ResNet v1, may be older than these fields.
-        for field in ("batch_norm_momentum", "batch_norm_epsilon", "stride_on", "padding"):
-            if hasattr(network, field) and network.__module__.startswith("arada."):
-                model.setdefault(field, getattr(network, field))

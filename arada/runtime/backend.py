@@ -26,7 +26,7 @@ def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
     Runs are in float32, whatever JAX_ENABLE_X64 says: it would change random numbers, and is not part of a run's
     identity.
     """
-    if jax.config.jax_enable_x64:
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         logger.warning("JAX_ENABLE_X64 is set; it is switched off, because runs are in float32")
         jax.config.update("jax_enable_x64", False)
     if run.deterministic and DETERMINISTIC not in os.environ.get("XLA_FLAGS", "").split():
@@ -37,7 +37,7 @@ def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     if run.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(files.absolute(run.compilation_cache)))
-    elif not jax.config.jax_compilation_cache_dir:
+    elif not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(files.absolute(workdir) / "compiled"))
 
 
@@ -71,7 +71,7 @@ def fitting(remedy: str) -> Iterator[None]:
 
 def _in_use() -> bool:
     """Whether JAX has opened its devices: from then on it refuses to change their number."""
-    before = jax.config.jax_num_cpu_devices
+    before = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     try:
         jax.config.update("jax_num_cpu_devices", max(before, 0) + 1)
     except RuntimeError:

@@ -11,7 +11,7 @@ import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def read_bytes(path: epath.Path) -> bytes:
             return path.read_bytes()
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
             raise
-        except (OSError, *transient_errors()) as error:
+        except (OSError, *transient_errors()) as error:  # type: ignore[misc]
             wait_to_retry(waits, str(path), (str(error) or type(error).__name__).splitlines()[0])
 
 
@@ -101,7 +101,7 @@ def transient_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(tensorflow.errors, f"{name}Error") for name in names) if tensorflow else ()
 
 
-def write_bytes(path: epath.Path, content: bytes) -> None:
+def write_bytes(path: epath.Path, content: bytes | bytearray) -> None:
     """Writes to a temporary name first: a kill leaves the old file or the new one, never half. Raises UserError."""
     new = path.with_name(f"{path.name}.{_PROCESS}.new")
     try:
@@ -149,7 +149,8 @@ def read_json_lines(path: epath.Path) -> list[Any]:
 def write_npz(path: epath.Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
     """Writes arrays under their names."""
     buffer = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    save: Callable[..., None] = np.savez_compressed if compressed else np.savez
+    save(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 

@@ -52,7 +52,7 @@ def held(directory: epath.Path) -> Iterator[None]:
         return
     for leftover in files.matching(directory, "*.new"):
         leftover.unlink(missing_ok=True)
-    _held[directory] = me["token"]
+    _held[directory] = str(me["token"])
     ended = threading.Event()
 
     def renew() -> None:
@@ -90,7 +90,7 @@ def check() -> None:
 def _wait_until_free(directory: epath.Path, file: epath.Path) -> None:
     first, begin = _read(file), time.monotonic()
     owner = first
-    while owner and not _gone(owner):
+    while owner and first and not _gone(owner):
         if _here(owner) or owner["time"] != first["time"]:
             raise UserError(
                 f"{directory} is being written by {_name(owner)}, and two writers would corrupt it; wait until it has "
@@ -149,7 +149,7 @@ def _name(owner: dict[str, Any]) -> str:
 
 def _token(file: epath.Path) -> str | None:
     owner = _read(file)
-    return owner and owner["token"]
+    return owner["token"] if owner else None
 
 
 def _read(file: epath.Path) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ def made_with() -> dict[str, Any]:
         "hardware": hardware(),
         "versions": versions(),
         "precision": {
-            "training": jax.config.jax_default_matmul_precision or f"default of {jax.default_backend()}",
+            "training": jax.config.jax_default_matmul_precision or f"default of {jax.default_backend()}",  # type: ignore[attr-defined]
             "elsewhere": "float32",
         },
     }

@@ -187,9 +187,9 @@ def chosen(study: ml_collections.ConfigDict, finished: Mapping[Task, Mapping[str
     for name, choice in study.choices.items():
         points = dict(zip(_points(study, name), choice.candidates, strict=True))
         runs = {point: finished.get(Task(choice.arm, point, choice.seed)) for point in points}
-        if None not in runs.values():
-            errors = {point: run["metrics"]["validation"]["ece"] for point, run in runs.items()}
-            best = min(errors, key=errors.get)
+        errors = {point: run["metrics"]["validation"]["ece"] for point, run in runs.items() if run is not None}
+        if len(errors) == len(runs):
+            best = min(errors, key=lambda point: errors[point])
             by_value = {str(value): errors[point] for point, value in points.items()}
             found[name] = {"value": points[best], "point": best, "validation_ece": by_value}
     return found

@@ -52,7 +52,7 @@ _SIGNS = "Calibration errors, accuracy, Brier scores and AUROC in points of a hu
 
 def by_arm(study: ml_collections.ConfigDict, finished: Mapping[Task, Mapping[str, Any]]) -> Runs:
     """The finished runs of each arm by seed; not those that a value was chosen by."""
-    of_arms = {arm: {} for arm in study.arms}
+    of_arms: dict[str, dict[int, Mapping[str, Any]]] = {arm: {} for arm in study.arms}
     for task, run in finished.items():
         if not task.of_choice:
             of_arms[task.arm][task.seed] = run
@@ -66,8 +66,9 @@ def verdicts(study: ml_collections.ConfigDict, runs: Runs) -> dict[str, verdict.
         of, how = study.comparisons[comparison], study.outcomes[outcome]
         found = outcomes.difference(runs[of.arm], runs[of.reference], how.of)
         # A claim says that the arm is better, which is a difference below 0 but where more is better.
-        more_is_better = found and how.better == "higher"
-        return Interval(-found.estimate, -found.high, -found.low, found.seeds) if more_is_better else found
+        if found is None or how.better != "higher":
+            return found
+        return Interval(-found.estimate, -found.high, -found.low, found.seeds)
 
     decided = {}
     for name, claim in study.claims.items():

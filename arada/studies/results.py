@@ -72,7 +72,7 @@ class Results:
         """Keeps float[N, Z] on the test images, unless they are too many."""
         if probabilities.size <= MOST_PROBABILITIES:
             kept = np.round(probabilities * _ONE).astype(np.uint16)
-            arrays = {"probability": kept, "label": labels.astype(np.int32)}
+            arrays: dict[str, Any] = {"probability": kept, "label": labels.astype(np.int32)}
             files.write_npz(self._probabilities(task), arrays, compressed=True)
 
     def read_probabilities(self, task: Task) -> tuple[np.ndarray, np.ndarray] | None:

@@ -157,7 +157,9 @@ class Runner:
 
     def _evaluate(self, experiment: Experiment, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
         """The run's metrics, with "shift" by the study's parts, and what data were absent."""
-        config, metrics, absent = experiment.config, {}, {}
+        config = experiment.config
+        metrics: dict[str, Any] = {}
+        absent: dict[str, Any] = {}
         # What a choice is made by needs no shifted images.
         parts = {"clean": {"shifts": ()}} if task.of_choice else self.study.shifts.to_dict()
         for part, fields in parts.items():

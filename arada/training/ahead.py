@@ -2,7 +2,7 @@
 
 import concurrent.futures
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 _END = object()
@@ -15,12 +15,12 @@ class Ahead(Iterator[T]):
     """
 
     def __init__(self, items: Iterable[T]):
-        self._items = iter(items)
+        self._items: Iterator[Any] = iter(items)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="reading")
         self._next = self._thread.submit(next, self._items, _END)
 
     def __next__(self) -> T:
-        item = self._next.result()
+        item: Any = self._next.result()
         if item is _END:
             raise StopIteration
         self._next = self._thread.submit(next, self._items, _END)

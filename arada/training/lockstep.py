@@ -2,17 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arada.data.splits import Batch, Examples
+from arada.data.splits import ALL, Batch, Examples, Share
 from arada.models.ensemble import member_seeds, over_members
 from arada.training.state import TrainState
 
 # The fields with a leading axis [M]; members take the same steps on data with the same normalisation.
-STATE_AXES = TrainState(step=None, params=0, batch_stats=0, normalization=None, opt_state=0)
+AXES: dict[str, Any] = {"step": None, "params": 0, "batch_stats": 0, "normalization": None, "opt_state": 0}
+STATE_AXES = TrainState(**AXES)
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -57,9 +59,7 @@ class MemberOrders:
         """int32[N], ascending."""
         return self.split.example_id
 
-    def epoch(
-        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
-    ) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: Share = ALL) -> Iterator[Batch]:
         """Like `Split.epoch`, with the members' batches side by side: image [B, M, H, W, C], label [B, M] ..."""
         orders = (
             self.split.epoch(batch_size, seed=member, epoch=epoch, skip=skip, share=share)

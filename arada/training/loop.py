@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # training knows nothing of data sets
     from arada.data.splits import Examples
+    from arada.training.lockstep import MemberOrders
 
 # (epoch, state, supervision) -> (supervision of the next epoch, metrics of this one)
 AfterEpoch = Callable[[int, TrainState, Supervision], tuple[Supervision, dict[str, float]]]
@@ -33,7 +34,7 @@ def train(
     mapped_step: Callable,
     state: TrainState,
     supervision: Supervision,
-    split: "Examples",
+    split: "Examples | MemberOrders",
     *,
     replicas: Replicas,
     epochs: int,
@@ -175,7 +176,7 @@ def subset_of(supervision: Supervision, at: np.ndarray) -> np.ndarray:
     return subset[at] if subset.ndim == 1 else subset[np.arange(len(subset)), at]
 
 
-def _means(name: str, window: list[dict], last: int) -> dict[str, float]:
+def _means(name: str, window: Sequence[dict], last: int) -> dict[str, float]:
     window = jax.device_get(window)
     means = {f"train/{key}": float(np.mean([metrics[key] for metrics in window])) for key in window[0]}
     # The loss is from before the update; a gradient that is not finite breaks the weights after it.

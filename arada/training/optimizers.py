@@ -57,4 +57,4 @@ def l2_penalty(params: dict, coefficient: float, targets: str) -> jax.Array:
         for path, value in jax.tree_util.tree_leaves_with_path(params)
         if L2_TARGETS[targets](path, value)
     ]
-    return coefficient * sum(counted)
+    return coefficient * jnp.asarray(sum(counted))

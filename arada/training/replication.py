@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from arada.data.splits import Share
 from arada.models import BATCH_AXIS
 
 MAPPINGS = ("pmap", "shard_map")
@@ -33,7 +34,7 @@ class Placed:
 class Replicas:
     """Devices and the way to map over them; those of one process are neighbours, equally many for each process.
 
-    `share` is (k, n): of every batch this process holds the k-th of n equal parts.
+    `share` is the part of every batch that this process holds.
     """
 
     def __init__(self, devices: Sequence[jax.Device], mapping: str = "pmap"):
@@ -43,7 +44,7 @@ class Replicas:
         self.mapping = mapping
         self._mesh = Mesh(np.asarray(self.devices), (BATCH_AXIS,))
         processes = sorted({device.process_index for device in self.devices})
-        self.share = processes.index(jax.process_index()), len(processes)
+        self.share = Share(processes.index(jax.process_index()), len(processes))
 
     def __len__(self) -> int:
         return len(self.devices)
@@ -51,7 +52,7 @@ class Replicas:
     @functools.cached_property
     def own(self) -> "Replicas":
         """The devices of this process only, for passes over batches that differ by process."""
-        if self.share[1] == 1:
+        if self.share.count == 1:
             return self
         return Replicas([d for d in self.devices if d.process_index == jax.process_index()], self.mapping)
 
@@ -93,7 +94,7 @@ class Replicas:
             # mean over devices would then be wrong by their number.
             sharded = jax.shard_map(f, mesh=self._mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
             mapped = jax.jit(sharded, donate_argnums=donate_argnums)
-            if self.share[1] > 1:
+            if self.share.count > 1:
                 mapped = self._over_processes(mapped, *specs)
 
         def cut(args):
@@ -106,7 +107,7 @@ class Replicas:
             return mapped(*cut(args))
 
         # For tests of the compiled program, in a single process.
-        call.lower = lambda *args: mapped.lower(*cut(args))
+        call.lower = lambda *args: mapped.lower(*cut(args))  # type: ignore[attr-defined]
         return call
 
     def fetch(self, tree):

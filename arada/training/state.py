@@ -2,6 +2,7 @@
 
 import functools
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -43,7 +44,7 @@ class Supervision:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _init_variables(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> dict:
+def _init_variables(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> Mapping[str, Any]:
     return model.init(key, jnp.zeros((1, *image_shape)), train=False)
 
 
@@ -67,6 +68,7 @@ def init_state(
 
 def fingerprint(tree) -> int:
     """A CRC-32 of the arrays of `tree`, every bit included."""
-    return functools.reduce(
-        lambda sum_, leaf: zlib.crc32(np.ascontiguousarray(leaf), sum_), jax.tree.leaves(jax.device_get(tree)), 0
-    )
+    crc = 0
+    for leaf in jax.tree.leaves(jax.device_get(tree)):
+        crc = zlib.crc32(np.ascontiguousarray(leaf), crc)  # type: ignore[arg-type]
+    return crc

@@ -1,5 +1,6 @@
 """The train step and the validation step: pure, per device, with collectives over `BATCH_AXIS`."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -72,7 +73,8 @@ def train_step(
         metrics["gradient_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        new = {"step": state.step + 1, "params": params, "batch_stats": batch_stats, "opt_state": opt_state}
+        state = dataclasses.replace(state, **new)
         return state, metrics
 
     return step

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from arada.data.splits import Split, empty_moments, moments, partition
+from arada.data.splits import Share, Split, empty_moments, moments, partition
 
 
 def split_of(count, *, first_id=0, dtype=np.uint8):
@@ -55,7 +55,7 @@ def test_skip_goes_on_mid_epoch(skip):
 def test_shares_make_the_batch_in_order():
     split = split_of(24)
     whole = list(split.epoch(8, seed=1, epoch=2, skip=1))
-    shares = [list(split.epoch(8, seed=1, epoch=2, skip=1, share=(part, 2))) for part in range(2)]
+    shares = [list(split.epoch(8, seed=1, epoch=2, skip=1, share=Share(part, 2))) for part in range(2)]
     assert [len(batch["label"]) for of_one in shares for batch in of_one] == [4, 4, 4, 4]
     together = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*shares, strict=True)]
     assert_same_batches(together, whole)

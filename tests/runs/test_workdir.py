@@ -112,20 +112,6 @@ def test_claim_keeps_what_made_it_and_refuses_another(workdir):
     assert (path / "config.json").read_text() == before
 
 
-@pytest.mark.parametrize(("network", "momentum"), [("resnet_v2", 0.99), ("wide_resnet", 0.9)])
-def test_runs_from_before_the_momentum_was_a_field_have_their_networks_own(workdir, network, momentum):
-    config = config_of(**{"model.name": network, "model.depth": 10, "model.batch_norm_momentum": momentum})
-    path, identity = workdir.run("vanilla", 0), run_identity(config, 0, 2)
-    workdirs.claim(path, identity, config)
-    old = files.read_json(path / "config.json")
-    del old["identity"]["model"]["batch_norm_momentum"], old["config"]["model"]["batch_norm_momentum"]
-    files.write_json(path / "config.json", old)
-    workdirs.claim(path, identity, config)
-    config.model.batch_norm_momentum = 0.5
-    with pytest.raises(UserError, match=f"model.batch_norm_momentum is {momentum} there and 0.5 here"):
-        workdirs.claim(path, run_identity(config, 0, 2), config)
-
-
 def test_a_field_that_one_side_lacks_differs(workdir):
     workdirs.claim(workdir.path, {"a": {"b": 1, "c": 2}}, config_of())
     with pytest.raises(UserError, match=r"a\.c is 2 there and absent here; a\.d is absent there and 3 here"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from arada import methods, models, soft_labels
+from arada.data.splits import Share
 from arada.training import lockstep, loop
 from arada.training import step as steps
 from arada.training.augmentation import augment
@@ -93,7 +94,7 @@ def test_orders_are_those_of_the_members_seeds(split):
         for batch, expected in zip(together, split.epoch(BATCH, seed=seed, epoch=3, skip=1), strict=True):
             for key, value in expected.items():
                 np.testing.assert_array_equal(batch[key][:, m], value)
-    second_half = next(orders.epoch(BATCH, seed=SEED, epoch=3, skip=1, share=(1, 2)))
+    second_half = next(orders.epoch(BATCH, seed=SEED, epoch=3, skip=1, share=Share(1, 2)))
     np.testing.assert_array_equal(second_half["example_id"], together[0]["example_id"][BATCH // 2 :])
 
 

@@ -12,6 +12,8 @@ From libraries: random numbers of NumPy; blurs, correlation, labels and distance
 scipy.sparse; JPEG and box resizing of Pillow; the pictures of frost, from the package imagecorruptions.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from arada.data.corruptions import blur, digital, noise, weather
@@ -22,7 +24,7 @@ from arada.errors import UserError
 SEVERITIES = (1, 2, 3, 4, 5)
 
 # The position of a type seeds its random numbers: append, never reorder.
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "gaussian_noise": noise.gaussian_noise,
     "shot_noise": noise.shot_noise,
     "impulse_noise": noise.impulse_noise,

@@ -43,7 +43,7 @@ def _write_npy(path: epath.Path, parts: Iterator[np.ndarray], shape: tuple[int, 
 
 def digest(images: np.ndarray, labels: np.ndarray, example_id: np.ndarray) -> str:
     """SHA-256 of the images, labels and ids that a folder is made from."""
-    hashed = hashlib.sha256(np.ascontiguousarray(images))
+    hashed = hashlib.sha256(np.ascontiguousarray(images))  # type: ignore[arg-type]
     for numbers in (labels, example_id):
         hashed.update(np.asarray(numbers, np.int64).tobytes())
     return hashed.hexdigest()

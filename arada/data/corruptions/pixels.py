@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -10,7 +11,7 @@ from scipy import ndimage, sparse
 Generators = Sequence[np.random.Generator]
 
 
-def draws(rngs: Generators, draw: Callable[[np.random.Generator], np.ndarray]) -> np.ndarray:
+def draws(rngs: Generators, draw: Callable[[np.random.Generator], Any]) -> np.ndarray:
     """One draw from the generator of each example, stacked along a first axis."""
     return np.stack([draw(rng) for rng in rngs])
 

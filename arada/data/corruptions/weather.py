@@ -19,8 +19,8 @@ _BROWN = np.array([63, 42, 20])
 def snow(images: np.ndarray, strength: tuple[float, ...], rngs: Generators) -> np.ndarray:
     """Falling snow and a paler image: (mean, sigma, zoom, threshold, radius, blur sigma, mix).
 
-    A normal layer, enlarged, without what lies below the threshold, blurred by ImageMagick's motion blur (written
-    anew; rounded) at an angle from U(-135, -45) degrees, is added twice, once turned by 180 degrees.
+    A normal layer, enlarged, without what lies below the threshold, blurred by ImageMagick's motion blur (our
+    own; rounded) at an angle from U(-135, -45) degrees, is added twice, once turned by 180 degrees.
     The image is mix * x + (1 - mix) * max(x, 1.5 * grey + 0.5).
     """
     mean, sigma, zoom, threshold, radius, blur, mix = strength
@@ -29,7 +29,7 @@ def snow(images: np.ndarray, strength: tuple[float, ...], rngs: Generators) -> n
     degrees = draws(rngs, lambda rng: rng.uniform(-135, -45))
     layer = zoomed(layer, (zoom,))
     layer = truncated(255 * np.where(layer < threshold, 0, layer))
-    layer = motion_blurred(layer, radius, blur, degrees).astype(float)
+    layer = motion_blurred(layer, int(radius), blur, degrees).astype(float)
     grey = (images @ np.array([0.299, 0.587, 0.114]))[..., None]
     paler = mix * images + (1 - mix) * np.maximum(images, 1.5 * grey + 0.5 * 255)
     return truncated(paler + layer + layer[:, ::-1, ::-1])

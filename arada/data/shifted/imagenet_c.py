@@ -117,7 +117,7 @@ class Tree:
 
     def shifted(self, name: str, severity: int) -> Split:
         images = JpegImages(self._sources(name, severity), self.crop)
-        return Split(images, self.test.label, self.test.example_id)
+        return Split(images, self.test.label, self.test.example_id)  # type: ignore[arg-type]
 
     def _classes(self, name: str, severity: int) -> list[epath.Path]:
         path = self._folders[name] / str(severity)
@@ -136,7 +136,7 @@ class Tree:
 
     def _sources(self, name: str, severity: int) -> list[epath.Path]:
         """The test images' files, in the order of the split."""
-        found = {}
+        found: dict[int, tuple[epath.Path, int]] = {}
         for label, folder in enumerate(self._classes(name, severity)):
             found |= {position_of(path.name): (path, label) for path in files.matching(folder, "*.JPEG")}
         where = self._folders[name] / str(severity)

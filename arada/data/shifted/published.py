@@ -124,7 +124,7 @@ class Published:
 
     def shifted(self, name: str, severity: int) -> Split:
         images = self.npy.images(name, severity, self.position)
-        return Split(images, self.test.label, self.test.example_id)
+        return Split(images, self.test.label, self.test.example_id)  # type: ignore[arg-type]
 
 
 def _check_join(where: str, labels: np.ndarray, position: np.ndarray, test: Split) -> None:
@@ -191,7 +191,7 @@ class Tfds:
         chosen = [found[int(at)] for at in self.position]
         check_labels(f"run.data_dir: {where}", np.array([example["label"] for example in chosen]), self.test)
         images = imagenet_c.JpegImages([example["image"] for example in chosen], self.crop)
-        return Split(images, self.test.label, self.test.example_id)
+        return Split(images, self.test.label, self.test.example_id)  # type: ignore[arg-type]
 
     def _builder(self, name: str, severity: int):
         called = _TFDS_NAMES[self.name].get(name, name)

@@ -123,8 +123,8 @@ class CifarArchive:
                 ) from None
         parts = {"train": layout.train, "test": layout.test}
         return {
-            part: tuple(np.concatenate([read[file][at] for file in of_part]) for at in (0, 1))
-            for part, of_part in parts.items()
+            part: (np.concatenate([read[file][0] for file in names]), np.concatenate([read[file][1] for file in names]))
+            for part, names in parts.items()
         }
 
     def published_position(self, test: Split) -> np.ndarray:
@@ -166,7 +166,7 @@ def _contents(root: epath.Path, folder: str, names: list[str]) -> list[bytes]:
                 for member in archive:
                     name = member.name.removeprefix("./").removeprefix(f"{folder}/")
                     if member.isfile() and name in names:
-                        found[name] = archive.extractfile(member).read()
+                        found[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
                 # To the end, where the checksum is.
                 while stream.read(2**20):
                     pass

@@ -32,8 +32,8 @@ def decode(content: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
 
     height, width, channels = image_shape
     try:
-        image = Image.open(io.BytesIO(content))
-        has_16_bits = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)
+        image: Image.Image = Image.open(io.BytesIO(content))
+        has_16_bits = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)  # type: ignore[attr-defined]
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:  # whose text names a buffer in memory
         raise ValueError("Pillow does not know its format") from None

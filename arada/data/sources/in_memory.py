@@ -25,10 +25,10 @@ class Source(Protocol):
         """
 
     def published_position(self, test: Split) -> np.ndarray:
-        """As of `Dataset`."""
+        """The position of each test image in the published test set, see `arada.data.Dataset`."""
 
     def class_names(self) -> list[str]:
-        """As of `Dataset`."""
+        """The names of the classes in the order of the labels; empty if they have none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,8 @@ class InMemory:
 
     def splits(self) -> dict[str, Split]:
         """The three splits; sizes below the published ones take a random part, by `split_seed`. Raises UserError."""
-        parts, splits = self.source.read(), {}
+        parts = self.source.read()
+        splits: dict[str, Split] = {}
         cuts = {"train": {"train": self.num_train, "validation": self.num_validation}}
         cuts.setdefault("test" if "test" in parts else "train", {})["test"] = self.num_test
         for part, sizes in cuts.items():

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import numpy as np
 
 from arada.data.sources.tfds import import_tensorflow
-from arada.data.splits import Batch
+from arada.data.splits import ALL, Batch, Share
 from arada.errors import UserError
 from arada.runtime import files as stored_files
 from arada.runtime import hosts
@@ -115,21 +116,19 @@ class StreamedSplit:
         """SHA-256 of the ids and of the files' names and lengths: reading the examples themselves would take hours."""
         names = [path.rpartition("/")[2] for path in self.files.paths]
         digest = hashlib.sha256(json.dumps([names, self.files.lengths, self.image_shape]).encode())
-        digest.update(np.ascontiguousarray(self.example_id))
+        digest.update(np.ascontiguousarray(self.example_id))  # type: ignore[arg-type]
         return digest.hexdigest()
 
     def take(self, positions: np.ndarray) -> "StreamedSplit":
         """The examples at `positions`, in the order of their ids."""
         return dataclasses.replace(self, example_id=self.example_id[np.sort(positions)])
 
-    def epoch(
-        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: tuple[int, int] = (0, 1)
-    ) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: Share = ALL) -> Iterator[Batch]:
         """As `Split.epoch`. The order comes from that of the files, reading several at once and the shuffle buffer;
         crops are a function of (seed, epoch, example id). Skipped batches are read but not decoded.
         """
         tf = import_tensorflow()
-        steps, batch_size = len(self) // batch_size, batch_size // share[1]
+        steps, batch_size = len(self) // batch_size, batch_size // share.count
         records = self._shuffled(np.random.default_rng((seed, epoch)), batch_size, share).skip(skip * batch_size)
 
         def decode(example_id, record):
@@ -143,13 +142,12 @@ class StreamedSplit:
                 self._tell_broken(f"there are fewer than the {len(self)} examples of an epoch")
             yield batch
 
-    def _shuffled(self, rng: np.random.Generator, batch_size: int, share: tuple[int, int]):
+    def _shuffled(self, rng: np.random.Generator, batch_size: int, share: Share):
         """The records of an epoch in the order of training, of them the `share` of one host."""
         tf = import_tensorflow()
-        part, parts = share
-        if self.streams % parts or batch_size % (own := self.streams // parts):
+        if self.streams % share.count or batch_size % (own := self.streams // share.count):
             raise ValueError(
-                f"{self.streams} streams cannot be divided among {parts} hosts and batches of {batch_size}"
+                f"{self.streams} streams cannot be divided among {share.count} hosts and batches of {batch_size}"
             )
         order = rng.permutation(len(self.files.paths))
         file_of = np.searchsorted(np.cumsum(self.files.lengths), self.example_id, side="right")
@@ -160,7 +158,7 @@ class StreamedSplit:
             self._records(order, ids[stream], open_files=_OPEN_FILES).shuffle(
                 buffer, seed=int(seeds[stream]), reshuffle_each_iteration=False
             )
-            for stream in range(part * own, (part + 1) * own)
+            for stream in range(share.index * own, (share.index + 1) * own)
         ]
         if own == 1:
             return streams[0]
@@ -197,8 +195,8 @@ class StreamedSplit:
         wanted = np.zeros(len(self.files), bool)
         wanted[example_ids] = True
         starts, lengths = self.files.starts, self.files.lengths
-        order = [number for number in order if wanted[starts[number] : starts[number] + lengths[number]].any()]
-        of_files = tf.data.Dataset.from_tensor_slices(([self.files.paths[number] for number in order], starts[order]))
+        read = [number for number in order if wanted[starts[number] : starts[number] + lengths[number]].any()]
+        of_files = tf.data.Dataset.from_tensor_slices(([self.files.paths[number] for number in read], starts[read]))
         records = of_files.interleave(
             lambda path, start: self._of_file(path).enumerate(start),
             cycle_length=open_files,
@@ -283,7 +281,7 @@ class StreamedSplit:
             pass  # a file is broken, not an example
         self._tell_broken(_reason(error))
 
-    def _tell_broken(self, what: str) -> None:
+    def _tell_broken(self, what: str) -> NoReturn:
         if hosts.several():  # the other processes would wait for hours without a message
             raise UserError(f"run.data_dir: {what}; python -m arada.prepare --check finds the broken file")
         self.files.check()

@@ -14,7 +14,7 @@ from jpegs import as_in_tf1, by_hand, encoded, gradient
 
 from arada import data
 from arada.data.sources import records, tfds
-from arada.data.splits import Split
+from arada.data.splits import Share, Split
 from arada.errors import UserError
 from arada.runtime import files, hosts
 from configs import imagenet as config_file
@@ -124,7 +124,7 @@ def test_files_and_records_are_both_shuffled(data_dir):
 def test_hosts_read_shares_of_the_batches_of_one(data_dir, hosts):
     train = splits_in(data_dir, streams=4)["train"]
     whole = list(train.epoch(8, seed=2, epoch=1, skip=2))
-    shares = [list(train.epoch(8, seed=2, epoch=1, skip=2, share=(host, hosts))) for host in range(hosts)]
+    shares = [list(train.epoch(8, seed=2, epoch=1, skip=2, share=Share(host, hosts))) for host in range(hosts)]
     assert [len(of_host) for of_host in shares] == [5] * hosts
     for expected, parts in zip(whole, zip(*shares, strict=True), strict=True):
         assert {len(part["label"]) for part in parts} == {8 // hosts}
@@ -141,12 +141,12 @@ def test_a_host_reads_its_own_files_alone(data_dir, monkeypatch):
 
     monkeypatch.setattr(type(train), "_records", watched)
     for host in range(2):
-        next(train.epoch(8, seed=0, epoch=0, share=(host, 2)))
+        next(train.epoch(8, seed=0, epoch=0, share=Share(host, 2)))
     # Two streams of fifteen examples each; together they are the split.
     assert [len(ids) for ids in read] == [15] * 4
     assert set.union(*read) == set(range(60))
     with pytest.raises(ValueError, match="4 streams cannot be divided among 3 hosts"):
-        next(train.epoch(12, seed=0, epoch=0, share=(0, 3)))
+        next(train.epoch(12, seed=0, epoch=0, share=Share(0, 3)))
 
 
 @pytest.mark.parametrize("skip", [1, 6, 7])
