@@ -1,6 +1,7 @@
 """Four virtual CPU devices for every test, one hypothesis profile, and the door to the peers."""
 
 import atexit
+import gc
 import importlib
 import importlib.util
 import os
@@ -21,6 +22,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import jax
 import pytest
 from hypothesis import settings
 
@@ -28,6 +30,17 @@ from hypothesis import settings
 settings.register_profile("arada", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("arada")
 settings.register_profile("thousands", deadline=None, derandomize=True, max_examples=5000)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """Drops compiled programs before there are too many: each is mapped memory, of which Linux allows a process 65,530
+    pieces (vm.max_map_count), and one piece more aborts it."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
