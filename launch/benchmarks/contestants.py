@@ -1,14 +1,14 @@
 """What `launch/benchmarks/speed.py` lets compete. Each function builds one contestant, in a process of its own.
 
-All contestants of a comparison have the same weights and the same images, made by seed or read from a run, in
-float32 and on all CPUs that the process may use. torch is imported only by those who need it.
+All contestants of a comparison have the same weights and the same images, made by seed or read from a run, in float32
+(TF32 in the products of a GPU, the default of both sides' convolutions), on the first device or on all CPUs that the
+process may use. Each waits for its device before it reads the clock. Only contestants that need torch import it.
 """
 
 import atexit
 import dataclasses
 import functools
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -102,7 +102,7 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _contestant(work: Callable, amount: float, witness: Callable[..., float]) -> Contestant:
+def working(work: Callable, amount: float, witness: Callable[..., float]) -> Contestant:
     """Works once, for the witness that its result bears."""
 
     def timed():
@@ -120,32 +120,7 @@ def _choose_operations(stock: bool) -> None:
         cpu.convolution, cpu.batch_norm = cpu.stock_convolution, cpu.stock_batch_norm
 
 
-def _import_torch():
-    import torch
-
-    torch.set_num_threads(usable_cpus())
-    return torch
-
-
-def _compiled(torch, f: Callable) -> Callable:
-    """`torch.compile` of f. Raises ImportError where there is no C++ compiler, which it needs on a CPU."""
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ImportError("torch.compile needs a C++ compiler")
-    return torch.compile(f)
-
-
-def _torch_classifier(network: Network, images: np.ndarray, layout: str):
-    """(torch, classifier, images [B, C, H, W] in [0, 1] or uint8) in a memory layout."""
-    torch = _import_torch()
-    from launch.benchmarks import peers
-
-    memory_format = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}[layout]
-    classifier = peers.classifier(*network.build()).to(memory_format=memory_format)
-    images = torch.tensor(images).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-    return torch, classifier, images
-
-
-def _optimizer_settings(optimizer: dict):
+def optimizer_settings(optimizer: dict):
     settings = base.config().optimizer
     settings.update(optimizer)
     return settings
@@ -155,7 +130,7 @@ def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bo
     """The project's train step, mapped over one device: normalisation, forward, backward, l2 term and update."""
     _choose_operations(stock)
     model, variables = network.build()
-    settings = _optimizer_settings(optimizer)
+    settings = optimizer_settings(optimizer)
     transformation = optimizers.build(settings, steps_per_epoch=1)
     penalty = functools.partial(optimizers.l2_penalty, coefficient=settings.l2, targets=settings.l2_on)
     step = steps.train_step(
@@ -178,47 +153,14 @@ def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bo
         "example_id": np.arange(batch_size, dtype=np.int32),
         "subset": np.zeros(batch_size, np.int32),
     }
+    batch = replicas.place(batch)
 
     def work():
         nonlocal state
         state, metrics = mapped(state, batch, labels, key)
         return jax.block_until_ready((state, metrics))[1]
 
-    return _contestant(work, batch_size, lambda metrics: float(metrics["loss"]) - l2)
-
-
-def torch_training(
-    network: Network, batch_size: int, optimizer: dict, layout: str, compiled: bool = False
-) -> Contestant:
-    """The same step in PyTorch with fused updates. The l2 term enters as weight decay: the same gradient."""
-    torch, classifier, images = _torch_classifier(network, draw_images(batch_size, network.image_shape), layout)
-    labels = torch.tensor(draw_labels(batch_size)).long()
-    settings = _optimizer_settings(optimizer)
-    counted = [[], []]
-    for parameter in classifier.parameters():
-        counted[settings.l2_on == "everything" or parameter.ndim == 4].append(parameter)
-    groups = [{"params": counted[0], "weight_decay": 0}, {"params": counted[1], "weight_decay": 2 * settings.l2}]
-    groups = [group for group in groups if group["params"]]
-    rate = settings.learning_rate
-    if settings.name == "adam":
-        updates = torch.optim.Adam(groups, lr=rate, eps=1e-7, fused=True)
-    else:
-        updates = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
-    classifier.train()
-
-    def loss_of(images, labels):
-        return torch.nn.functional.cross_entropy(classifier(images.float() / 255), labels)
-
-    loss_of = _compiled(torch, loss_of) if compiled else loss_of
-
-    def work():
-        loss = loss_of(images, labels)
-        updates.zero_grad()
-        loss.backward()
-        updates.step()
-        return loss.item()
-
-    return _contestant(work, batch_size, float)
+    return working(work, batch_size, lambda metrics: float(metrics["loss"]) - l2)
 
 
 def arada_gradients(network: Network, batch_size: int, stock: bool = False) -> Contestant:
@@ -241,29 +183,7 @@ def arada_gradients(network: Network, batch_size: int, stock: bool = False) -> C
     def work():
         return jax.block_until_ready(descend(variables, images))
 
-    return _contestant(work, GRADIENT_STEPS * batch_size, np.linalg.norm)
-
-
-def torch_gradients(network: Network, batch_size: int, layout: str, compiled: bool = False) -> Contestant:
-    """The same by autograd, in a loop of Python; no gradients of weights are asked for."""
-    torch, classifier, images = _torch_classifier(network, draw_images(batch_size, network.image_shape), layout)
-    classifier.requires_grad_(False)
-    images = images.float() / 255
-    with torch.no_grad():
-        label = classifier(images).argmax(dim=1)
-    is_label = torch.nn.functional.one_hot(label, 10).bool()
-    logits_of = _compiled(torch, classifier) if compiled else classifier
-
-    def work():
-        moved = images
-        for _ in range(GRADIENT_STEPS):
-            moved = moved.detach().requires_grad_()
-            logits = logits_of(moved)
-            margins = logits[is_label] - logits.masked_fill(is_label, -torch.inf).amax(dim=1)
-            moved = moved.detach() - 1e-3 * torch.autograd.grad(margins.sum(), moved)[0]
-        return moved - images
-
-    return _contestant(work, GRADIENT_STEPS * batch_size, lambda moved: moved.norm().item())
+    return working(work, GRADIENT_STEPS * batch_size, np.linalg.norm)
 
 
 def arada_attack(
@@ -288,63 +208,10 @@ def arada_attack(
     def work():
         return [np.asarray(attacked(variables, batch)) for batch in batches]
 
-    return _contestant(work, amount, lambda _: _mean_top_logit(np.asarray(jax.jit(of_model)(variables, batches[0]))))
+    return working(work, amount, lambda _: mean_top_logit(np.asarray(jax.jit(of_model)(variables, batches[0]))))
 
 
-def torch_attack(
-    network: Network, images: np.ndarray, library: str, iterations: int, amount: float, layout: str
-) -> Contestant:
-    """Carlini-Wagner of a PyTorch library, one search of `iterations` without abort, on `images` as one batch.
-
-    The network's weights ask for no gradients, which saves the libraries work that they would throw away.
-    torchattacks may stop early all the same; what it does is counted by its calls of the network.
-    """
-    torch, classifier, images = _torch_classifier(network, np.asarray(models.unit_range(images)), layout)
-    classifier.requires_grad_(False)
-    with torch.no_grad():
-        logits = classifier(images)
-    label, calls = logits.argmax(dim=1), 0
-    if library == "foolbox":
-        import foolbox
-
-        attack = foolbox.attacks.L2CarliniWagnerAttack(
-            1, iterations, stepsize=0.005, confidence=0, initial_const=1e-2, abort_early=False
-        )
-        of_model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device="cpu")
-
-        def run():
-            attack(of_model, images, label, epsilons=None)
-    elif library == "torchattacks":
-        import torchattacks
-
-        attack = torchattacks.CW(classifier, c=1e-2, kappa=0, steps=iterations, lr=0.005)
-
-        def run():
-            attack(images, label)
-    else:
-        from adv_lib.attacks import carlini_wagner_l2
-
-        options = {"binary_search_steps": 1, "max_iterations": iterations, "learning_rate": 0.005}
-
-        def run():
-            carlini_wagner_l2(classifier, images, label, initial_const=1e-2, abort_early=False, **options)
-
-    def count(*_):
-        nonlocal calls
-        calls += 1
-
-    classifier.register_forward_hook(count)
-
-    def turn():
-        nonlocal calls
-        calls, start = 0, time.perf_counter()
-        run()
-        return amount * min(calls / iterations, 1), time.perf_counter() - start
-
-    return Contestant(turn, _mean_top_logit(logits.numpy()))
-
-
-def _mean_top_logit(logits: np.ndarray) -> float:
+def mean_top_logit(logits: np.ndarray) -> float:
     return float(logits.max(axis=-1).mean())
 
 

@@ -59,9 +59,9 @@ class Comparison:
     goals: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def _serve(connection, entry: Entry, cpus: int, seconds: float) -> None:
+def _serve(connection, entry: Entry, cpus: int, seconds: float, device: str) -> None:
     """A worker's life: builds its contestant, runs it once, and then measures whenever it is asked to."""
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", device)
     jax.config.update("jax_enable_compilation_cache", False)  # the first call compiles, as a newcomer's does
     if hasattr(os, "sched_setaffinity"):  # before the first thread of JAX and torch
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
@@ -76,9 +76,8 @@ def _serve(connection, entry: Entry, cpus: int, seconds: float) -> None:
     except BaseException:
         connection.send(("failed", traceback.format_exc()))
         return
-    # Kilobytes on Linux, bytes on a Mac.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    about = {"witness": contestant.witness, "first_seconds": contestant.first_seconds or first, "peak_bytes": peak}
+    about = {"witness": contestant.witness, "first_seconds": contestant.first_seconds or first}
+    about["peak_bytes"] = _peak_bytes(device)
     connection.send(("ready", about))
     idle, spent_idle = 0.0, 0.0
     done, worked = time.perf_counter(), time.process_time()
@@ -95,6 +94,15 @@ def _serve(connection, entry: Entry, cpus: int, seconds: float) -> None:
         done, worked = time.perf_counter(), time.process_time()
 
 
+def _peak_bytes(device: str) -> int:
+    """The most memory that this process has had: of the accelerator, by JAX and by PyTorch, or of the host."""
+    if device == "cpu":
+        # Kilobytes on Linux, bytes on a Mac.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    by_torch = sys.modules["torch"].cuda.max_memory_allocated() if "torch" in sys.modules else 0
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) + by_torch
+
+
 def _busy_seconds() -> float:
     """CPU time that the machine has spent working or lent to another machine since it was started; NaN off Linux."""
     try:
@@ -108,11 +116,11 @@ def _busy_seconds() -> float:
 class Worker:
     """A contestant in a process of its own."""
 
-    def __init__(self, entry: Entry, cpus: int, seconds: float):
+    def __init__(self, entry: Entry, cpus: int, seconds: float, device: str = "cpu"):
         self._label = entry.label
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, entry, cpus, seconds), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, entry, cpus, seconds, device), daemon=True)
         self._process.start()
         theirs.close()
         try:
@@ -138,7 +146,7 @@ class Worker:
         self._connection.close()
 
 
-def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float) -> dict:
+def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float, device: str = "cpu") -> dict:
     """Lets the contestants take turns; the figures of each, in the order of the repeats.
 
     Raises Skipped if a library is missing without which the comparison has no point.
@@ -148,7 +156,7 @@ def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float) 
     try:
         for entry in reversed(comparison.entries):  # peers first: what is missing shows itself before compilations
             tell(f"  preparing {entry.label}")
-            worker = workers[entry.label] = Worker(entry, cpus, seconds)
+            worker = workers[entry.label] = Worker(entry, cpus, seconds, device)
             if worker.state == "failed":
                 raise RuntimeError(worker.message)
             if worker.state == "absent":

@@ -1,7 +1,8 @@
-"""Measures arada and its peers side by side on the CPU of one machine.
+"""Measures arada and its peers side by side on one machine, on its CPU or on its first GPU.
 
     python -m launch.benchmarks.speed                           # all rows but `ranking`; about an hour on two cores
     python -m launch.benchmarks.speed --rows=train_resnet29,gradients --repeats=3
+    python -m launch.benchmarks.speed --device=cuda --output=workdir/benchmark_gpu.json
     python -m launch.benchmarks.speed --rows=ranking --run=WORKDIR/runs/vanilla/seed_0 --study=FILE
     python -m launch.benchmarks.speed --markdown                # the tables of --output; measures nothing
     python -m launch.benchmarks.speed --page=docs/benchmarks.md --output=docs/benchmark.json    # puts them into a page
@@ -30,13 +31,14 @@ import sys
 if __package__ in (None, ""):  # run as a file
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+import jax
 import numpy as np
 
 from arada import data
 from arada.errors import UserError
 from arada.runs import workdir as workdirs
-from arada.runtime import files, provenance
-from launch.benchmarks import contestants
+from arada.runtime import backend, files, provenance
+from launch.benchmarks import contestants, torch_contestants
 from launch.benchmarks.contestants import Network
 from launch.benchmarks.side_by_side import Comparison, Entry, Skipped, markdown, measure, tell
 
@@ -58,7 +60,7 @@ def train(name: str, network: Network, batch_size: int, optimizer: dict, goal: f
     """Training steps: normalisation, forward, backward and update, without augmentation."""
     settings = {"network": network, "batch_size": batch_size, "optimizer": optimizer}
     entries = _with_stock(contestants.arada_training, settings)
-    entries += _of_pytorch(contestants.torch_training, settings)
+    entries += _of_pytorch(torch_contestants.training, settings)
     title = f"Training, {name}, batch {batch_size}, {optimizer['name']}"
     return [Comparison(title, "images/s", entries, goals={"PyTorch": goal})]
 
@@ -67,7 +69,7 @@ def gradients(arguments) -> list[Comparison]:
     """Gradients of the margin by the images, the work of every attack."""
     settings = {"network": RESNET_29, "batch_size": 64}
     entries = _with_stock(contestants.arada_gradients, settings)
-    entries += _of_pytorch(contestants.torch_gradients, settings)
+    entries += _of_pytorch(torch_contestants.gradients, settings)
     return [Comparison("Input gradients, ResNet-29, batch 64", "gradients/s", entries, goals={"PyTorch": 1.4})]
 
 
@@ -78,7 +80,7 @@ def attack(arguments) -> list[Comparison]:
     entries = _with_stock(contestants.arada_attack, shared | _carlini_wagner(SHORT_STEPS))
     for library in ("foolbox", "torchattacks", "adv-lib"):
         settings = shared | {"library": library, "iterations": SHORT_STEPS}
-        entries += _in_layouts(library, contestants.torch_attack, settings, optional=library != "foolbox")
+        entries += _in_layouts(library, torch_contestants.attack, settings, optional=library != "foolbox")
     title = f"Carlini-Wagner 1x{SHORT_STEPS}, ResNet-29, {SHORT_IMAGES} images"
     return [Comparison(title, "images/s", entries, goals={"foolbox": 1.4})]
 
@@ -99,7 +101,7 @@ def ranking(arguments) -> list[Comparison]:
     entries = (
         Entry(f"arada {chosen['name']}, Spearman {chosen['spearman']:.3f}", contestants.arada_attack, settings),
         Entry(f"arada {extrapolated}", contestants.arada_attack, shared | _carlini_wagner(SHORT_STEPS)),
-        *_in_layouts(f"foolbox {extrapolated}", contestants.torch_attack, by_foolbox),
+        *_in_layouts(f"foolbox {extrapolated}", torch_contestants.attack, by_foolbox),
     )
     title = f"Ranking {len(images)} {kind} with the network of {arguments.run}"
     return [Comparison(title, "s", entries, seconds_for=len(images))]
@@ -207,8 +209,8 @@ def _training_images(run: str) -> tuple[np.ndarray, str]:
         return contestants.draw_images(RANKED_IMAGES, tuple(config.data.image_shape)), "random images"
 
 
-def made_with(cpus: int) -> dict:
-    """The commit, the machine and the versions."""
+def made_with(cpus: int, device: str) -> dict:
+    """The commit, the machine and the versions. Raises UserError if JAX cannot use the device."""
     cpu_info = pathlib.Path("/proc/cpuinfo")
     models = [line for line in cpu_info.read_text().splitlines() if "model name" in line] if cpu_info.exists() else []
     versions = provenance.versions()
@@ -223,6 +225,7 @@ def made_with(cpus: int) -> dict:
         "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
         "cpus": os.cpu_count(),
         "threads": cpus,
+        "device": backend.devices()[0].device_kind if device != "cpu" else "cpu",
         "python": platform.python_version(),
         "allocator": os.environ.get("GLIBC_TUNABLES", ""),
         "versions": versions,
@@ -256,7 +259,8 @@ def published(output: str) -> str:
             )
     versions, threads = stored["versions"], stored["threads"]
     peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if versions[name] != "absent")
-    machine = f"{stored['cpu']}, {threads} CPUs; jax {versions['jax']}, {peers}"
+    device = "" if stored.get("device", "cpu") == "cpu" else f"{stored['device']}, "
+    machine = f"{device}{stored['cpu']}, {threads} CPUs; jax {versions['jax']}, {peers}"
     return f"{markdown(stored['results'])}\nCommit {stored['commit']}, {stored['date'][:10]}, {machine}.\n"
 
 
@@ -276,6 +280,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="the least length of a measurement")
     parser.add_argument("--threads", type=int, default=contestants.usable_cpus(), help="CPUs for each contestant")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "tpu"), help="default: %(default)s")
     parser.add_argument("--run", default="", help="folder of a trained run, for the row `ranking`")
     parser.add_argument("--study", default="", help="agreement.json of arada.agreement, for the row `ranking`")
     parser.add_argument("--output", default="workdir/benchmark.json")
@@ -288,9 +293,18 @@ def main(argv: list[str]) -> int:
     if unknown := [row for row in rows if row not in ROWS]:
         parser.error(f"--rows: {unknown[0]!r} is none of {', '.join(ROWS)}")
     run = functools.partial(measure, repeats=arguments.repeats, cpus=arguments.threads, seconds=arguments.seconds)
+    run = functools.partial(run, device=arguments.device)
     keep_memory()
+    # Contestants share the device; none may take all of its memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    jax.config.update("jax_platforms", arguments.device)
     tell(f"load of the machine: {os.getloadavg()[0]:.1f} processes on average in the last minute")
-    made, measured, failed = made_with(arguments.threads), 0, False
+    try:
+        made = made_with(arguments.threads, arguments.device)
+    except UserError as error:
+        tell(f"error: {error}")
+        return 1
+    measured, failed = 0, False
     for row in rows:
         try:
             for comparison in ROWS[row](arguments):

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from launch.benchmarks import contestants, side_by_side, speed
+from launch.benchmarks import contestants, side_by_side, speed, torch_contestants
 from launch.benchmarks.side_by_side import Comparison, Entry, Skipped
 
 
@@ -216,6 +217,22 @@ def test_runs_as_a_module_and_as_a_file(command, tmp_path, request):
     assert not done.stdout
 
 
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="a TPU's library is installed")
+def test_a_device_that_is_absent_ends_in_one_line(tmp_path, request):
+    command = [sys.executable, "-m", "launch.benchmarks.speed", "--device=tpu", f"--output={tmp_path}/benchmark.json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=request.config.rootpath)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: JAX cannot open its devices")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_device_stands_below_the_tables(tmp_path):
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps(STORED | {"device": "Some GPU"}))
+    assert "Commit abc, 2026-01-02, Some GPU, Some CPU, 2 CPUs; jax 1.0, torch 2.0." in speed.published(str(path))
+
+
 ABSENT = functools.partial(importlib.import_module, "no_such_library")
 
 
@@ -241,7 +258,7 @@ def test_a_comparison_from_end_to_end(peer, tmp_path, monkeypatch, capsys):
     settings = {"network": network, "batch_size": 4}
     entries = (
         Entry("arada", contestants.arada_gradients, settings),
-        Entry("PyTorch", contestants.torch_gradients, settings | {"layout": "channels-last"}, "channels-last"),
+        Entry("PyTorch", torch_contestants.gradients, settings | {"layout": "channels-last"}, "channels-last"),
         Entry("other", ABSENT, {}, optional=True),
     )
     comparison = Comparison("Tiny gradients", "gradients/s", entries)
