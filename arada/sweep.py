@@ -29,8 +29,8 @@ from arada.evaluation import outcomes, summary
 from arada.experiment import Experiment
 from arada.runs.identity import run_identity, uses_precomputed
 from arada.runs.workdir import Workdir
+from arada.runtime import backend, console, files, hosts, preemption, provenance
 from arada.runtime import cluster as clusters
-from arada.runtime import console, files, hosts, preemption, provenance
 
 # By name: as a command the module is called __main__.
 logger = logging.getLogger("arada.sweep")
@@ -158,6 +158,7 @@ def run(
         for number, (name, point) in enumerate(configs.items(), start=1):
             logger.info("%s: point %d of %d", name, number, len(configs))
             run_point(point.to_dict(), workdir)
+            backend.drop_programs()
     hosts.wait("the end of all points")
     return compare(config, workdir, grid)
 

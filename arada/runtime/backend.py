@@ -1,6 +1,7 @@
 """JAX's devices: its settings before it opens them, and clear errors if they fail."""
 
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -67,6 +68,16 @@ def fitting(remedy: str) -> Iterator[None]:
         raise UserError(
             f"the devices have too little memory ({reason}); {remedy}. python -m arada.doctor says what fits"
         ) from None
+
+
+def drop_programs() -> None:
+    """Frees the compiled programs of runs that are done: one process may then train any number of runs.
+
+    Every program is mapped memory. Linux aborts a process with more than 65,530 maps (vm.max_map_count), which about 70
+    small runs would reach.
+    """
+    jax.clear_caches()
+    gc.collect()
 
 
 def _in_use() -> bool:

@@ -17,7 +17,7 @@ from arada.experiment import Experiment
 from arada.metrics import calibration_floor
 from arada.runs import workdir as workdirs
 from arada.runs.identity import run_identity, uses_precomputed
-from arada.runtime import cluster, files, hosts, preemption, provenance
+from arada.runtime import backend, cluster, files, hosts, preemption, provenance
 from arada.studies import design, page
 from arada.studies.design import Task
 from arada.studies.results import Results, is_complete, ranking_folders
@@ -66,6 +66,7 @@ class Runner:
             else:
                 preemption.stop_if_asked(f"{due[0].name}/seed_{due[0].seed}")
                 self.run_task(due[0])
+                backend.drop_programs()
             self.write_page()
 
     def _look_at_all(self) -> None:

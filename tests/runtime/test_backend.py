@@ -1,13 +1,16 @@
 """What JAX is told before it opens its devices reaches it, or the user."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
 import jax
 import ml_collections
+import numpy as np
 import pytest
 
+from arada import models
 from arada.errors import UserError
 from arada.runtime import backend
 
@@ -99,3 +102,21 @@ def test_devices_that_cannot_be_opened_are_told_in_one_line(monkeypatch, error, 
     monkeypatch.setattr(jax, "devices", fail)
     with pytest.raises(UserError, match=rf"^JAX cannot open its devices {told}.*JAX_PLATFORMS=cpu$"):
         backend.devices()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the maps of a process")
+def test_programs_of_finished_runs_give_their_maps_back():
+    def maps():
+        return pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
+
+    model, images = models.build("resnet_v2", 10, depth=11, width=4), np.ones((2, 8, 8, 1), np.float32)
+    variables = model.init(jax.random.key(0), images)
+    before = maps()
+    kept = []
+    for number in range(3):
+        program = jax.jit(lambda variables, number=number: number * model.apply(variables, images, train=False))
+        jax.block_until_ready(program(variables))
+        kept.append(program)  # as a trainer of a study that has ended does
+    grown = maps()
+    backend.drop_programs()
+    assert maps() <= before < grown
