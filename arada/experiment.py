@@ -40,7 +40,7 @@ STAGES = ("vanilla", "rank", "train", "evaluate", "report")
 class Experiment:
     """One config in one workdir. Data are read when the first stage needs them."""
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: str, *, of_sweep: bool = False):
+    def __init__(self, config: ml_collections.ConfigDict, workdir: str, *, is_sweep_point: bool = False):
         self.config = config
         self.workdir = workdirs.Workdir(workdir)
         backend.configure(config.run, self.workdir.path)
@@ -52,7 +52,7 @@ class Experiment:
                 f"run.num_devices is {config.run.num_devices}, but {processes} processes use all; leave it at 0"
             )
         devices = devices[: config.run.num_devices or None]
-        checks.check_config(config, len(devices), processes, of_sweep=of_sweep)
+        checks.check_config(config, len(devices), processes, is_sweep_point=is_sweep_point)
         self.replicas = Replicas(devices, config.run.mapping)
         with hosts.failing_together():
             self.workdir.create()

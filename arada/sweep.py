@@ -119,7 +119,7 @@ def set_field(config: ml_collections.ConfigDict, field: str, value: Any) -> None
 
 def run_point(config: Mapping[str, Any], workdir: str) -> None:
     """Ranks if need be, trains and predicts at one point, given as a plain dict."""
-    experiment = Experiment(ml_collections.ConfigDict(config, convert_dict=True), workdir, of_sweep=True)
+    experiment = Experiment(ml_collections.ConfigDict(config, convert_dict=True), workdir, is_sweep_point=True)
     if uses_precomputed(experiment.config):
         experiment.rank()
     experiment.train()
@@ -133,7 +133,7 @@ def run_shared(configs: Sequence[Mapping[str, Any]], workdir: str) -> None:
     if ranked:
         experiment.vanilla()
     for config in ranked:
-        Experiment(config, workdir, of_sweep=True).rank()
+        Experiment(config, workdir, is_sweep_point=True).rank()
     generate_shifted(experiment)
 
 
@@ -144,7 +144,7 @@ def run(
     configs = points(config, grid)
     # All of them first: a mistake in the last point costs nothing.
     for point in configs.values():
-        Experiment(point, workdir, of_sweep=True)
+        Experiment(point, workdir, is_sweep_point=True)
     # One ranking for each attack, before tasks that would all make it.
     ranked = {point.ranking.folder: point for point in configs.values() if uses_precomputed(point)}
     shared = [of.to_dict() for of in (config, *ranked.values())]

@@ -68,7 +68,7 @@ def test_points_by_name():
     assert last.name == "ar_adals/alpha_1-attack_sdf-optimizer.l2_0"
     assert last.soft_labels.alpha == ((0, 1.0),)
     assert (last.ranking.attack, last.ranking.folder, last.optimizer.l2) == ("sdf", "sdf", 0.0)
-    checks.check_config(last, num_devices=1, of_sweep=True)
+    checks.check_config(last, num_devices=1, is_sweep_point=True)
     assert (config.name, config.ranking.attack, config.soft_labels.alpha) == ("ar_adals", "fmn", ((0, 0.05),))
 
 
@@ -130,7 +130,7 @@ def test_the_papers_grids(grid, method, values):
     points = sweep.points(cifar10.get_config(method), sweep.GRIDS[grid])
     assert tuple(read(point.soft_labels) for point in points.values()) == values
     for point in points.values():
-        checks.check_config(point, num_devices=1, of_sweep=True)
+        checks.check_config(point, num_devices=1, is_sweep_point=True)
 
 
 def test_figure_5_has_four_runs_at_each_point(monkeypatch, tmp_path):
@@ -252,7 +252,7 @@ def stages(monkeypatch):
     asked = []
 
     class Experiment:
-        def __init__(self, config, workdir, of_sweep=False):
+        def __init__(self, config, workdir, is_sweep_point=False):
             self.config = config
 
         def __getattr__(self, stage):

@@ -85,7 +85,7 @@ class Runner:
                 self.results.check(task, config)
 
     def _experiment(self, config: ml_collections.ConfigDict) -> Experiment:
-        return Experiment(config, self.workdir.path, of_sweep="/" in config.name)
+        return Experiment(config, self.workdir.path, is_sweep_point="/" in config.name)
 
     def _runnable(self, tasks: Sequence[Task]) -> list[Task]:
         """Those of `tasks` that are missing and wait for no choice, in their order."""

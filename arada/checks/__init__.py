@@ -1,11 +1,11 @@
 """Finds mistakes in a config before any compute is spent; each becomes one clear line."""
 
-import math
 import re
 
 import ml_collections
 
 from arada import attacks, methods, metrics, models
+from arada.checks.fields import check_pairs, check_values, get, one_of, positive
 from arada.data import corruptions, splits
 from arada.data.shifted import published
 from arada.data.shifted import sources as shift_sources
@@ -54,60 +54,51 @@ NOT_NEGATIVE = (
     "soft_labels.shrinkage",
     "ranking.cw.confidence",
 )
-# The types of the items of tuples, which ml_collections does not check.
-ITEMS = {
-    "seeds": int,
-    "data.image_shape": int,
-    "ranking.refresh_epochs": int,
-    "evaluation.shifts": str,
-    "evaluation.severities": int,
-    "evaluation.out_of_distribution": str,
-}
 # With fewer validation images in a subset its confidence and accuracy are noise.
 MIN_SUBSET = 10
 
 
 def check_config(
-    config: ml_collections.ConfigDict, num_devices: int, num_processes: int = 1, *, of_sweep: bool = False
+    config: ml_collections.ConfigDict, num_devices: int, num_processes: int = 1, *, is_sweep_point: bool = False
 ) -> None:
-    """Raises UserError naming the field, its value and the way out; `of_sweep` allows the names of a sweep's points.
+    """Raises UserError naming the field, its value and the way out.
 
-    `num_devices` counts the devices of all processes.
+    `num_devices` counts the devices of all processes; `is_sweep_point` allows names of two parts, method/point.
     """
-    _check_values(config)
-    _one_of("model.name", config.model.name, models.BY_NAME)
+    check_values(config)
+    one_of("model.name", config.model.name, models.BY_NAME)
     # Registered networks have fields of their own.
-    _one_of("model.batch_norm", config.model.get("batch_norm", "global"), ("global", "per_device"))
+    one_of("model.batch_norm", config.model.get("batch_norm", "global"), ("global", "per_device"))
     momentum = config.model.get("batch_norm_momentum", 0.0)
     if not 0 <= momentum < 1:
         raise UserError(
             f"model.batch_norm_momentum is {momentum}; it must be in [0, 1): 0 keeps the "
             f"statistics of the last step only, and 1 never updates them"
         )
-    _one_of("model.dtype", config.model.get("dtype", "float32"), models.DTYPES)
-    _one_of("optimizer.name", config.optimizer.name, ("adam", "sgd"))
-    _one_of("optimizer.l2_on", config.optimizer.l2_on, optimizers.L2_TARGETS)
-    _one_of("training.augmentation", config.training.augmentation, augmentation.BY_NAME)
-    _one_of("training.normalization", config.training.normalization, splits.NORMALIZATIONS)
-    _one_of("method.name", config.method.name, methods.BY_NAME)
-    _one_of("ranking.by", config.ranking.by, rankings.BY)
-    _one_of("ranking.attack", config.ranking.attack, attacks.BY_NAME)
-    _one_of("ranking.before_refresh", config.ranking.before_refresh, ("precomputed", "one_subset"))
-    _one_of("evaluation.variance_of", config.evaluation.variance_of, metrics.VARIANCES)
-    _one_of("evaluation.store_shifted", config.evaluation.store_shifted, ("logits", "summaries"))
-    _one_of("evaluation.subsets_of", config.evaluation.subsets_of, ("source", "own"))
-    _one_of("evaluation.choose_by", config.evaluation.choose_by, outcomes.CRITERIA)
-    _one_of("run.mapping", config.run.mapping, MAPPINGS)
-    _one_of("run.members", config.run.members, trained.UNROLLED)
+    one_of("model.dtype", config.model.get("dtype", "float32"), models.DTYPES)
+    one_of("optimizer.name", config.optimizer.name, ("adam", "sgd"))
+    one_of("optimizer.l2_on", config.optimizer.l2_on, optimizers.L2_TARGETS)
+    one_of("training.augmentation", config.training.augmentation, augmentation.BY_NAME)
+    one_of("training.normalization", config.training.normalization, splits.NORMALIZATIONS)
+    one_of("method.name", config.method.name, methods.BY_NAME)
+    one_of("ranking.by", config.ranking.by, rankings.BY)
+    one_of("ranking.attack", config.ranking.attack, attacks.BY_NAME)
+    one_of("ranking.before_refresh", config.ranking.before_refresh, ("precomputed", "one_subset"))
+    one_of("evaluation.variance_of", config.evaluation.variance_of, metrics.VARIANCES)
+    one_of("evaluation.store_shifted", config.evaluation.store_shifted, ("logits", "summaries"))
+    one_of("evaluation.subsets_of", config.evaluation.subsets_of, ("source", "own"))
+    one_of("evaluation.choose_by", config.evaluation.choose_by, outcomes.CRITERIA)
+    one_of("run.mapping", config.run.mapping, MAPPINGS)
+    one_of("run.members", config.run.members, trained.UNROLLED)
     for field in POSITIVE:
-        _positive(field, _get(config, field))
-    _positive("model.width", config.model.get("width", 1))
+        positive(field, get(config, field))
+    positive("model.width", config.model.get("width", 1))
     for field in NOT_NEGATIVE:
-        if _get(config, field) < 0:
-            raise UserError(f"{field} is {_get(config, field)}; it must be 0 or above")
+        if get(config, field) < 0:
+            raise UserError(f"{field} is {get(config, field)}; it must be 0 or above")
     if len(config.data.image_shape) != 3 or min(config.data.image_shape) <= 0:
         raise UserError(f"data.image_shape is {config.data.image_shape}; it must be (height, width, channels)")
-    _positive("data.num_test", config.data.get("num_test", 1))
+    positive("data.num_test", config.data.get("num_test", 1))
     if config.data.num_classes < 2:
         raise UserError(f"data.num_classes is {config.data.num_classes}; it must be 2 or above")
     _check_batches(config, num_devices, num_processes)
@@ -121,16 +112,16 @@ def check_config(
             f"seeds is {config.seeds}; give one or more different numbers, each 0 or above, such as (0, 1, 2)"
         )
     # A point of a sweep lies in the folder of its method, where no report looks.
-    name = rf"{RUN_NAME}/{RUN_NAME}" if of_sweep else RUN_NAME
+    name = rf"{RUN_NAME}/{RUN_NAME}" if is_sweep_point else RUN_NAME
     if not re.fullmatch(name, config.name):
         raise UserError(
             f"name is {config.name!r}; it names a folder: use letters, digits and _ . + -, and "
             f"begin with a letter, a digit or _"
         )
     if config.model.name == "resnet_v1":
-        _one_of("model.depth", config.model.depth, resnet_v1.BLOCKS)
-        _one_of("model.stride_on", config.model.get("stride_on", "3x3"), resnet_v1.STRIDE_ON)
-        _one_of("model.padding", config.model.get("padding", "same"), resnet_v1.PADDINGS)
+        one_of("model.depth", config.model.depth, resnet_v1.BLOCKS)
+        one_of("model.stride_on", config.model.get("stride_on", "3x3"), resnet_v1.STRIDE_ON)
+        one_of("model.padding", config.model.get("padding", "same"), resnet_v1.PADDINGS)
     if config.model.name == "resnet_v2" and (config.model.depth < 11 or (config.model.depth - 2) % 9):
         raise UserError(f"model.depth is {config.model.depth}; a ResNet v2 has 9n + 2 layers: 11, 20, 29 ...")
     if config.model.name == "wide_resnet" and (config.model.depth < 10 or (config.model.depth - 4) % 6):
@@ -142,7 +133,7 @@ def check_config(
         )
     if config.data.source == "imagenet":
         _check_imagenet(config, num_processes)
-    _check_pairs("optimizer.decay", config.optimizer.decay)
+    check_pairs("optimizer.decay", config.optimizer.decay)
     _check_init_from(config)
     _check_soft_labels(config)
     _check_method(config)
@@ -186,28 +177,10 @@ def _check_batches(config: ml_collections.ConfigDict, num_devices: int, num_proc
         )
 
 
-def _check_values(config: ml_collections.ConfigDict, section: str = "") -> None:
-    """Checks the types of numbers and of the items of tuples."""
-    for key, value in config.items():
-        field = f"{section}{key}"
-        if isinstance(value, ml_collections.ConfigDict):
-            _check_values(value, f"{field}.")
-            continue
-        kind = ITEMS.get(field)
-        if kind and not all(type(item) is kind for item in value):
-            raise UserError(f"{field} is {value!r}; its items must be {'whole numbers' if kind is int else 'strings'}")
-        for number in value if kind is int else (value,):
-            # Integers are of 32 bits in JAX.
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{field} is {value}; it must be a number, not nan or inf")
-            if isinstance(number, int) and abs(number) >= 2**31:
-                raise UserError(f"{field} is {value}; whole numbers must be below 2^31 (2,147,483,648)")
-
-
 def _check_shifts(config: ml_collections.ConfigDict) -> None:
     evaluation, shape = config.evaluation, tuple(config.data.image_shape)
     source = evaluation.shift_source
-    _one_of("evaluation.shift_source", source, shift_sources.TYPES)
+    one_of("evaluation.shift_source", source, shift_sources.TYPES)
     allowed = shift_sources.TYPES[source]
     for name in shift_sources.types(evaluation):
         if name not in allowed:
@@ -216,7 +189,7 @@ def _check_shifts(config: ml_collections.ConfigDict) -> None:
                 f"or a list ({', '.join(shift_sources.LISTS)}), not {name!r}"
             )
     for severity in evaluation.severities:
-        _one_of("evaluation.severities", severity, corruptions.SEVERITIES)
+        one_of("evaluation.severities", severity, corruptions.SEVERITIES)
     stored = [name.replace("/", "_") for name in evaluation.out_of_distribution]
     if len(set(stored)) < len(stored):
         raise UserError(
@@ -258,9 +231,9 @@ def _check_init_from(config: ml_collections.ConfigDict) -> None:
 
 def _check_imagenet(config: ml_collections.ConfigDict, num_processes: int) -> None:
     data = config.data
-    _positive("data.shuffle_buffer", data.shuffle_buffer)
-    _positive("data.streams", data.streams)
-    _one_of("data.resize", data.resize, RESIZES)
+    positive("data.shuffle_buffer", data.shuffle_buffer)
+    positive("data.streams", data.streams)
+    one_of("data.resize", data.resize, RESIZES)
     if config.training.batch_size % data.streams or data.streams % num_processes:
         raise UserError(
             f"data.streams is {data.streams}; it must divide training.batch_size={config.training.batch_size}, and be "
@@ -295,12 +268,12 @@ def _check_soft_labels(config: ml_collections.ConfigDict) -> None:
     if not 0 <= labels.epsilon < 1:
         raise UserError(f"soft_labels.epsilon is {labels.epsilon}; it must be in [0, 1)")
     if labels.adaptive:
-        _check_pairs("soft_labels.alpha", labels.alpha)
+        check_pairs("soft_labels.alpha", labels.alpha)
         if not labels.alpha or labels.alpha[0][0] != 0:
             raise UserError(f"soft_labels.alpha is {labels.alpha}; its first pair must begin at epoch 0")
     for field in ("soft_labels.num_subsets", "ranking.num_subsets"):
-        num_subsets = _get(config, field)
-        _positive(field, num_subsets)
+        num_subsets = get(config, field)
+        positive(field, num_subsets)
         in_subset = config.data.num_validation // num_subsets
         if num_subsets > 1 and in_subset < MIN_SUBSET:
             raise UserError(
@@ -316,7 +289,7 @@ def _check_method(config: ml_collections.ConfigDict) -> None:
     fields = config.method.get(name, {})
     for field in ("beta", "step_size", "steps", "rho", "num_bins", "rate", "highest", "switch"):
         if field in fields:
-            _positive(f"method.{name}.{field}", fields[field])
+            positive(f"method.{name}.{field}", fields[field])
     for field in ("radius", "gamma", "margin", "weight", "on_predicted", "on_others"):
         if fields.get(field, 0) < 0:
             raise UserError(f"method.{name}.{field} is {fields[field]}; it must be 0 or above")
@@ -333,8 +306,8 @@ def _check_method(config: ml_collections.ConfigDict) -> None:
 
 def _check_ensemble(config: ml_collections.ConfigDict) -> None:
     ensemble, ranking = config.ensemble, config.ranking
-    _positive("ensemble.members", ensemble.members)
-    _one_of("ensemble.ranks", ensemble.ranks, ("shared", "per_member"))
+    positive("ensemble.members", ensemble.members)
+    one_of("ensemble.ranks", ensemble.ranks, ("shared", "per_member"))
     if ensemble.of and not re.fullmatch(RUN_NAME, ensemble.of):
         raise UserError(f"ensemble.of is {ensemble.of!r}; it must be the name of a method's runs, such as 'vanilla'")
     if ensemble.of == config.name:
@@ -373,15 +346,15 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
         )
     if not source and ranking.by != "attack":
         raise UserError(
-            f"ranking.by is {ranking.by!r}, but ranking.source={ranking.source!r} is a folder, whose ranks are used as "
-            f"they are; leave ranking.by at 'attack', or name a run"
+            f"ranking.by is {ranking.by!r}, but ranking.source={ranking.source!r} is a folder, whose ranks are used "
+            f"unchanged; leave ranking.by at 'attack', or name a run"
         )
     if ranking.folder and not re.fullmatch(RUN_NAME, ranking.folder):
         raise UserError(f"ranking.folder is {ranking.folder!r}; it must be one plain word, such as 'by_fmn', or empty")
     if ranking.first_order.refine_steps < 0:
         raise UserError(f"ranking.first_order.refine_steps is {ranking.first_order.refine_steps}; 0 refines nothing")
     if ranking.refresh_attack:
-        _one_of("ranking.refresh_attack", ranking.refresh_attack, (*attacks.BY_NAME, "estimate"))
+        one_of("ranking.refresh_attack", ranking.refresh_attack, (*attacks.BY_NAME, "estimate"))
     if not (ranking.refresh_epochs or ranking.refresh_every):
         if ranking.before_refresh == "one_subset":
             raise UserError(
@@ -406,32 +379,3 @@ def _check_ranking(config: ml_collections.ConfigDict) -> None:
         raise UserError("ranking.by is 'random': a refresh would draw the same ranks; set ranking.refresh_epochs=()")
     if ranking.by != "attack" and ranking.refresh_attack:
         raise UserError(f"ranking.by is {ranking.by!r}, which needs no ranking.refresh_attack; leave it empty")
-
-
-def _check_pairs(field: str, pairs) -> None:
-    for pair in pairs:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            raise UserError(f"{field} is {pairs}; it must be ((epoch, value), ...) such as ((0, 0.05),)")
-        if type(pair[0]) is not int or pair[0] < 0 or type(pair[1]) not in (int, float) or not math.isfinite(pair[1]):
-            raise UserError(f"{field} is {pairs}; epochs must be whole numbers from 0 on, and values numbers")
-        if pair[1] <= 0:
-            raise UserError(f"{field} holds {pair[1]}; its values must be above 0")
-    epochs = [epoch for epoch, _ in pairs]
-    if epochs != sorted(set(epochs)):
-        raise UserError(f"{field} is {pairs}; its epochs must increase")
-
-
-def _get(config: ml_collections.ConfigDict, field: str):
-    for key in field.split("."):
-        config = config[key]
-    return config
-
-
-def _one_of(field: str, value, allowed) -> None:
-    if value not in allowed:
-        raise UserError(f"{field} must be one of {', '.join(map(str, allowed))}, not {value!r}")
-
-
-def _positive(field: str, value) -> None:
-    if value <= 0:
-        raise UserError(f"{field} is {value}; it must be above 0")
