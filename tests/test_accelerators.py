@@ -73,7 +73,7 @@ def test_logits_and_input_gradients_at_full_precision(name, images, cpu):
 
 
 def test_a_ranking_by_fmn_is_the_one_of_the_cpu(images, cpu):
-    model, variables = NETWORKS["resnet_v2"].build()
+    model, variables, _ = trained([cpu])
 
     def distance(variables, images):
         return attacks.fmn_l2(functools.partial(models.logits_fn(model), variables), images, steps=10).distance
@@ -84,10 +84,10 @@ def test_a_ranking_by_fmn_is_the_one_of_the_cpu(images, cpu):
     assert same.mean() > 0.98
 
 
-def losses(devices, *, dtype="float32", count=20):
-    """Of a run's first steps on CIFAR's network, random images, from one seed."""
+def trained(devices, *, dtype="float32", count=20):
+    """A network, its variables after `count` steps on one batch of random images, and the losses of these steps."""
     config = cifar10.get_config("ar_adals")
-    model = models.build("resnet_v2", 10, depth=11, width=16, dtype=dtype)
+    model = models.build("resnet_v2", 10, depth=11, width=16, dtype=dtype, batch_norm_momentum=0.8)
     optimizer = optimizers.build(config.optimizer, steps_per_epoch=count)
     normalization = {"mean": np.full(3, 0.5, np.float32), "scale": np.full(3, 0.2, np.float32)}
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -110,12 +110,14 @@ def losses(devices, *, dtype="float32", count=20):
     for _ in range(count):
         state, metrics = mapped(state, batch, labels, key)
         found.append(float(metrics["loss"]))
-    return np.asarray(found)
+    return model, jax.device_get(state).variables, np.asarray(found)
 
 
 def test_training_follows_the_cpu(cpu):
-    device = jax.local_devices()[:1]
-    expected = losses([cpu])
+    def losses(devices, **settings):
+        return trained(devices, **settings)[2]
+
+    device, expected = jax.local_devices()[:1], losses([cpu])
     assert expected[-1] < 0.9 * expected[0]
     with jax.default_matmul_precision("float32"):
         np.testing.assert_allclose(losses(device)[:5], expected[:5], rtol=1e-4)
