@@ -86,11 +86,11 @@ def cw_l2(
             previous_loss=jnp.full(batch, 1e6, jnp.float32),
         )
 
-    def searching(carry):
-        return carry[0] < binary_search_steps
+    def searching(carry: _Carry):
+        return carry.finished < binary_search_steps
 
-    def iterate(carry):
-        number, search, (lower, upper, const), best = carry
+    def iterate(carry: _Carry) -> _Carry:
+        search, const = carry.search, carry.const
         grads, (loss, squared, logits, adversarial) = jax.grad(objective, has_aux=True)(search.modifier, const)
         aborts, previous_loss = jnp.zeros(batch, bool), search.previous_loss
         if abort_early:
@@ -100,8 +100,7 @@ def cw_l2(
             previous_loss = jnp.where(checking, loss, previous_loss)
         raised = logits + confidence * jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32)
         flipped = class_changed(raised, label) & ~aborts & searching(carry)
-        better = flipped & (squared < best[0])
-        best = jnp.where(better, squared, best[0]), jnp.where(per_example(better, images), adversarial, best[1])
+        better = flipped & (squared < carry.best_squared)
         updates, optimizer_state = jax.vmap(optimizer.update)(grads, search.optimizer_state)
         search = _Search(
             modifier=search.modifier + updates,
@@ -111,17 +110,29 @@ def cw_l2(
             previous_loss=previous_loss,
         )
         ends = (aborts | (search.iteration == max_iterations)) & searching(carry)
-        upper = jnp.where(ends & search.success, jnp.minimum(upper, const), upper)
-        lower = jnp.where(ends & ~search.success, jnp.maximum(lower, const), lower)
-        const = jnp.where(ends, jnp.where(upper < 1e9, (lower + upper) / 2, const * 10), const)
-        search = jax.tree.map(lambda new, old: jnp.where(per_example(ends, old), new, old), fresh_search(), search)
-        return number + ends, search, (lower, upper, const), best
+        upper = jnp.where(ends & search.success, jnp.minimum(carry.upper, const), carry.upper)
+        lower = jnp.where(ends & ~search.success, jnp.maximum(carry.lower, const), carry.lower)
+        return _Carry(
+            finished=carry.finished + ends,
+            search=jax.tree.map(lambda new, old: jnp.where(per_example(ends, old), new, old), fresh_search(), search),
+            lower=lower,
+            upper=upper,
+            const=jnp.where(ends, jnp.where(upper < 1e9, (lower + upper) / 2, const * 10), const),
+            best_squared=jnp.where(better, squared, carry.best_squared),
+            best=jnp.where(per_example(better, images), adversarial, carry.best),
+        )
 
-    bounds = (jnp.full(batch, value, jnp.float32) for value in (0, 1e10, initial_const))
-    best = jnp.full(batch, jnp.inf, jnp.float32), images
-    start = jnp.zeros(batch, jnp.int32), fresh_search(), tuple(bounds), best
-    *_, (_, adversarial) = jax.lax.while_loop(lambda carry: jnp.any(searching(carry)), iterate, start)
-    return checked(logits_fn, images, jax.lax.stop_gradient(adversarial), label)
+    start = _Carry(
+        finished=jnp.zeros(batch, jnp.int32),
+        search=fresh_search(),
+        lower=jnp.full(batch, 0, jnp.float32),
+        upper=jnp.full(batch, 1e10, jnp.float32),
+        const=jnp.full(batch, initial_const, jnp.float32),
+        best_squared=jnp.full(batch, jnp.inf, jnp.float32),
+        best=jnp.asarray(images),
+    )
+    end = jax.lax.while_loop(lambda carry: jnp.any(searching(carry)), iterate, start)
+    return checked(logits_fn, images, jax.lax.stop_gradient(end.best), label)
 
 
 class _Search(NamedTuple):
@@ -132,3 +143,21 @@ class _Search(NamedTuple):
     iteration: jax.Array
     success: jax.Array
     previous_loss: jax.Array
+
+
+class _Carry(NamedTuple):
+    """What the loop carries, example by example: all arrays are [B, ...].
+
+    finished: how many searches are over.
+    search: the one under way.
+    lower, upper, const: the bracket of c, and the c of this search.
+    best_squared, best: the smallest squared distance at which the class changed, and that image.
+    """
+
+    finished: jax.Array
+    search: _Search
+    lower: jax.Array
+    upper: jax.Array
+    const: jax.Array
+    best_squared: jax.Array
+    best: jax.Array

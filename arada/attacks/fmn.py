@@ -37,7 +37,7 @@ def fmn_l2(
       steps: gradients an image.
       initial_step_size: L2 length of the first step; falls to a hundredth by a cosine.
       initial_shrinkage: relative change of the radius at the first step; falls to a fiftieth by a cosine.
-      overshoot: how far beyond the guessed boundary to step, so that one step crosses that of a locally linear model.
+      overshoot: how far beyond the guessed boundary to step: one step then crosses the boundary of a linear model.
       passes: points of the final direction to look at.
 
     Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks", algorithm 1; overshoot and final search are our

@@ -1,4 +1,4 @@
-"""The boundary of a classifier's first-order expansion, the step of DeepFool and its kin."""
+"""The boundary of a classifier's first-order expansion, the step of DeepFool and its successors."""
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ def nearest_boundary(
     distances = differences / norms
     nearest = jnp.argmin(distances, axis=0)[None]
 
-    def of_nearest(values):
+    def at_nearest(values):
         return jnp.take_along_axis(values, nearest.reshape(1, -1, *(1,) * (values.ndim - 2)), axis=0)[0]
 
-    normal = of_nearest(normals) / per_example(of_nearest(norms), points)
-    return logits, of_nearest(distances), normal
+    normal = at_nearest(normals) / per_example(at_nearest(norms), points)
+    return logits, at_nearest(distances), normal

@@ -46,8 +46,8 @@ def pgd_linf(
       The images found, whether or not the class changes there; `distance` is their L-infinity distance, `inf` where it
       does not.
 
-    Source: Stutz et al. 2020 (CCAT), PGD-Conf and its code; of images that are equally good the code keeps the first,
-    this the last.
+    Source: Stutz et al. 2020 (CCAT), PGD-Conf and its code; where images are equally good the code keeps
+    the first, and this function the last.
     """
     logits_fn, images, labels = prepared(logits_fn, images, labels)
     if example_id is None:
@@ -59,8 +59,8 @@ def pgd_linf(
     def objective(x):
         logits = logits_fn(x)
         is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-        of_wrong = jnp.max(jnp.where(is_label, 0, jax.nn.softmax(logits)), axis=-1)
-        return jnp.sum(of_wrong), of_wrong
+        wrong = jnp.max(jnp.where(is_label, 0, jax.nn.softmax(logits)), axis=-1)
+        return jnp.sum(wrong), wrong
 
     def step(_, carry):
         x, velocity, rate = carry

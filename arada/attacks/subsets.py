@@ -79,7 +79,7 @@ def agreement(distance: Array, reference: Array, num_subsets: int) -> dict[str, 
     difference = np.abs(equal_subsets(distance, num_subsets) - equal_subsets(reference, num_subsets))
     both = np.isfinite(distance) & np.isfinite(reference) & (reference > 0)
     ratio = np.median(distance[both] / reference[both]) if both.any() else np.nan
-    from scipy import stats  # a second that attacks need not wait
+    from scipy import stats  # takes a second to import, which attacks save
 
     # Ranks, not values: `inf` has a rank, but no covariance. Where all are equal there is no correlation.
     ranks = stats.rankdata(distance), stats.rankdata(reference)
