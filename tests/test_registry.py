@@ -105,6 +105,31 @@ def test_a_method_of_your_own(tmp_path):
         Experiment(config, tmp_path / "w2")
 
 
+def test_a_method_of_your_own_without_soft_labels(tmp_path, caplog):
+    """It learns nothing, and its run goes on from a checkpoint."""
+    text = METHOD.replace("arada.methods.SoftLabels", "arada.methods.Method").replace(
+        "losses, logits, batch_stats = super().loss(network, images, batch, learnt, key)",
+        "logits, batch_stats = network.forward(images)\n        losses = jnp.square(logits).sum(axis=-1)",
+    )
+    often = {"training.epochs": 2, "run.checkpoint_every_steps": 1}
+    config = loaded(tmp_path, "bonus.py", text, "testing", **often)
+    Experiment(config, tmp_path / "w").run("train")
+    run = Workdir(tmp_path / "w").run("entropy_bonus", 0)
+    rows = files.read_json_lines(run / "metrics.jsonl")
+    logged = {name for row in rows for name in row}
+    assert "validation/gap/subset_00" in logged
+    assert not any(name.startswith("soft_label") for name in logged)
+    last = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    last.rmtree()
+    with caplog.at_level("INFO"):
+        Experiment(config, tmp_path / "w").run("train")
+    assert "entropy_bonus/seed_0: resuming at step " in caplog.text
+    assert last.exists()
+    config.soft_labels.epsilon = 0.1
+    with pytest.raises(UserError, match=r"soft_labels.epsilon 0.1, but method.name 'entropy_bonus' has no soft labels"):
+        Experiment(config, tmp_path / "w2")
+
+
 def test_data_of_your_own(tmp_path):
     config = loaded(tmp_path, "my_data.py", DATA, "ar_adals,testing", **{"soft_labels.num_subsets": 4})
     Experiment(config, tmp_path / "w").run()
@@ -157,7 +182,7 @@ def test_networks_that_cannot_be_trained(tmp_path, mistake, message):
 def test_names_of_our_own_are_not_given_away():
     for register, name in ((models.register, "resnet_v1"), (methods.register, "mixup"), (data.register, "tfds")):
         with pytest.raises(ValueError, match=f"'{name}' is built in; choose another name"):
-            register(name, Wrong)
+            register(name, methods.SoftLabels)
     with pytest.raises(ValueError, match="it takes a name such as 'my_net'"):
         models.register("a/b", Wrong)
     models.register("wrong", Wrong)

@@ -146,6 +146,12 @@ def check_config(
 def _check_registered(config: ml_collections.ConfigDict) -> None:
     """Builds and traces a registered network or method: its mistakes show before any compute."""
     model, method = config.model.name, config.method.name
+    labels = config.soft_labels
+    if (labels.adaptive or labels.epsilon) and not methods.has_soft_labels(method):
+        raise UserError(
+            f"soft_labels.adaptive is {labels.adaptive} and soft_labels.epsilon {labels.epsilon}, but method.name "
+            f"{method!r} has no soft labels; leave them at False and 0, or derive it from arada.methods.SoftLabels"
+        )
     try:
         if method in methods.BY_NAME.files:
             methods.build(config)

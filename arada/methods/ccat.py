@@ -9,7 +9,7 @@ from jax import lax
 from arada import soft_labels as soft
 from arada.attacks.pgd import pgd_linf
 from arada.attacks.result import per_example
-from arada.methods.method import SoftLabels
+from arada.methods.soft_labels import SoftLabels
 from arada.models import BATCH_AXIS, normalize
 
 
@@ -34,7 +34,7 @@ class CCAT(SoftLabels):
     rho: float = 10.0
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss; the logits belong to the attacked images."""
+        """As Method.loss; the logits belong to the attacked images."""
         delta = self._perturbation(network, images, batch, key)
         logits, batch_stats = network.forward(images + delta / network.normalization["scale"])
         size = jnp.max(jnp.abs(delta), axis=tuple(range(1, delta.ndim)))
@@ -55,8 +55,8 @@ class CCAT(SoftLabels):
             jnp.take(x, places, axis=0, mode="clip") for x in (images, batch["label"], batch["example_id"])
         )
         mean, scale = network.normalization["mean"], network.normalization["scale"]
-        # Where augmentation moved a normalised image, its pixels lie over others' means ("mean_image" alone has one for
-        # each pixel) and may leave [0, 1] by their difference. The attack moves them no farther out.
+        # Where augmentation moved a normalised image, its pixels lie over other pixels' means ("mean_image" alone has
+        # one for each pixel) and may leave [0, 1] by their difference. The attack moves them no farther out.
         pixels = attacked * scale + mean
         found = pgd_linf(
             lambda pixels: network.logits(normalize(network.normalization, pixels)),

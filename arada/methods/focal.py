@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arada import soft_labels as soft
-from arada.methods.method import SoftLabels
+from arada.methods.soft_labels import SoftLabels
 
 
 def focus(gamma: jax.Array, label: jax.Array, logits: jax.Array) -> jax.Array:
@@ -92,9 +92,9 @@ class AdaFocal(SoftLabels):
     lowest, highest: where powers are clipped.
     switch: the paper's S_th.
 
-    Source: Ghosh et al. 2022 and its code. There bins of validation images are closed on the other side than those of
-    training images, which fall into a bin without validation images where many are equally confident; here one
-    rule holds.
+    Source: Ghosh et al. 2022 and its code. There bins of validation images are closed on the other side than bins of
+    training images, which fall into a bin without validation images where many are equally confident; here both
+    follow one rule.
     """
 
     gamma: float = 1.0

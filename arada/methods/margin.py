@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from arada.methods.method import SoftLabels
+from arada.methods.soft_labels import SoftLabels
 
 
 def unmasked(logits: jax.Array) -> jax.Array:

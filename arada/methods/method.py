@@ -1,9 +1,10 @@
-"""Cross-entropy with soft labels, and the interface of all methods.
+"""The interface of all methods, and what they are given.
 
 A method is a value: its fields never change. What it learns from the validation set is a separate pytree, which goes
 into every step as an argument, the same on all devices, and into the checkpoint.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from arada import soft_labels as soft
 from arada.data.splits import Batch
 
 
@@ -38,25 +38,21 @@ class Validation(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SoftLabels:
-    """Cross-entropy with the soft label of each image's subset: vanilla, label smoothing, AdaLS and AR-AdaLS.
+class Method(abc.ABC):
+    """Turns a batch into losses, and may learn from the validation set after every epoch. As it stands it learns
+    nothing.
 
     num_subsets, num_classes: R and Z.
-    epsilon: smoothing at the start.
-    alpha: ((first epoch, learning rate of eq. (3)), ...); empty if soft labels stay fixed.
-    shrinkage: how much subsets share what they learn, see `arada.soft_labels.shrink`; 0 is the paper's rule.
     """
 
     num_subsets: int
     num_classes: int
-    epsilon: float = 0.0
-    alpha: tuple[tuple[int, float], ...] = ()
-    shrinkage: float = 0.0
 
     def init(self) -> Any:
-        """The initial state, before the first epoch."""
-        return soft.init(self.num_subsets, self.num_classes, self.epsilon)
+        """What is known before the first epoch: a pytree of arrays."""
+        return ()
 
+    @abc.abstractmethod
     def loss(
         self, network: Network, images: jax.Array, batch: Batch, learnt: Any, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict]:
@@ -66,35 +62,21 @@ class SoftLabels:
           network: the network with the weights of this step.
           images: float32[B, H, W, C], augmented and normalised.
           batch: label, subset and example_id, int32[B] each.
-          learnt: the state that `init` and `update` return.
+          learnt: what `init` and `update` return.
           key: of this step, the same on all devices.
         """
-        del key
-        logits, batch_stats = network.forward(images)
-        return soft.cross_entropy(learnt, batch["subset"], batch["label"], logits), logits, batch_stats
 
     def update(self, learnt: Any, validation: Validation, epoch: int) -> Any:
-        """The state after this 0-based epoch."""
-        if not self.alpha:
-            return learnt
-        rate, confidence = rate_at(self.alpha, epoch), validation.subset_confidence
-        if self.shrinkage:
-            error = validation.confidence - validation.correct
-            images = len(error) // self.num_subsets
-            gap = soft.shrink(confidence - validation.subset_accuracy, error, images, self.shrinkage)
-            confidence = validation.subset_accuracy + gap
-        return soft.update(learnt, confidence, validation.subset_accuracy, rate)
+        """What is known after this 0-based epoch."""
+        del validation, epoch
+        return learnt
 
     def scalars(self, learnt: Any) -> dict[str, float]:
-        """Scalars of the state by name, for the log."""
-        return {f"soft_label/subset_{r:02}": float(p) for r, p in enumerate(learnt.p_correct)}
+        """Scalars for the log, by name."""
+        del learnt
+        return {}
 
     def describe(self, learnt: Any, epoch: int) -> str:
-        """A line on the state after this 0-based epoch; empty if it never changes."""
-        table = " ".join(f"{p:.3f}" for p in learnt.p_correct)
-        return f"soft labels after epoch {epoch + 1}, least robust first: {table}" if self.alpha else ""
-
-
-def rate_at(alpha: tuple[tuple[int, float], ...], epoch: int) -> float:
-    """The paper's alpha at a 0-based epoch, from ((first epoch, alpha), ...), the first of them 0."""
-    return [value for first, value in alpha if first <= epoch][-1]
+        """A line for the log after this 0-based epoch; empty if there is nothing to say."""
+        del learnt, epoch
+        return ""

@@ -8,7 +8,7 @@ from jax import lax
 
 from arada import soft_labels as soft
 from arada.attacks.result import per_example
-from arada.methods.method import SoftLabels
+from arada.methods.soft_labels import SoftLabels
 from arada.models import BATCH_AXIS
 
 
@@ -22,14 +22,14 @@ class Mixup(SoftLabels):
     The partner is the image at the same place of the batch read backwards: batches are shuffled, so it is a random one,
     and it costs each device the exchange of one part of the batch with one other device. The original permutes.
 
-    Source: Zhang et al. 2018; the partner is that of edward2's ImageNet baseline.
+    Source: Zhang et al. 2018; edward2's ImageNet baseline chooses the same partner.
     """
 
     beta: float = 0.2
     per_example: bool = False
 
     def loss(self, network, images, batch, learnt, key):
-        """As SoftLabels.loss; the logits belong to the mixed images."""
+        """As Method.loss; the logits belong to the mixed images."""
         targets = soft.targets(learnt, batch["subset"], batch["label"])
         partner_images, partner_targets = _backwards((images, targets))
         share = self._share(key, batch["example_id"])

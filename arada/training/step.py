@@ -11,14 +11,14 @@ import optax
 from jax import lax
 
 from arada import models
-from arada.methods import Network, SoftLabels
+from arada.methods import Method, Network
 from arada.models import BATCH_AXIS
 from arada.training.state import TrainState
 
 
 def train_step(
     model: nn.Module,
-    method: SoftLabels,
+    method: Method,
     augment: Callable[[jax.Array, jax.Array, jax.Array, Callable], jax.Array],
     optimizer: optax.GradientTransformation,
     penalty: Callable[[dict], jax.Array],

@@ -1,64 +1,55 @@
+"""What holds for every method, and how a config builds one."""
+
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from arada import methods
-from arada.methods import SoftLabels, Validation
+from arada.methods import Method, Validation
 from configs import digits
 
 
-def test_label_smoothing_of_0_is_vanilla(outcome, batch, assert_same):
-    vanilla = outcome(SoftLabels(num_subsets=1, num_classes=3), batch | {"subset": np.zeros(12, np.int32)})
-    smoothed = SoftLabels(num_subsets=2, num_classes=3, epsilon=0.0)
-    assert_same(outcome(smoothed, batch), vanilla)
-    assert (
-        np.abs(outcome(SoftLabels(num_subsets=2, num_classes=3, epsilon=0.1), batch).losses - vanilla.losses).min() > 0
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hinge(Method):
+    """A method without soft labels, which learns nothing: the multi-class hinge loss."""
+
+    margin: float = 1.0
+
+    def loss(self, network, images, batch, learnt, key):
+        logits, batch_stats = network.forward(images)
+        own = jnp.take_along_axis(logits, batch["label"][:, None], axis=-1)
+        return jnp.sum(jnp.maximum(0, self.margin + logits - own), axis=-1) - self.margin, logits, batch_stats
 
 
-def epochs(method, num_epochs=6, num_subsets=3):
-    """Soft labels before and after each of some epochs, with what the validation sets of these said."""
-    rng = np.random.default_rng(0)
-    learnt, told = [method.init()], []
-    for epoch in range(num_epochs):
-        confidence, accuracy = rng.uniform(0.3, 1, (2, num_subsets))
-        told.append((confidence, accuracy))
-        of_epoch = Validation(np.ones(1), np.ones(1), confidence, accuracy)
-        learnt.append(method.update(learnt[-1], of_epoch, epoch))
-    return [np.asarray(labels.p_correct) for labels in learnt], told
+def test_a_method_may_have_a_loss_alone(outcome, batch):
+    method = Hinge(num_subsets=2, num_classes=3, margin=0.5)
+    found = outcome(method, batch)
+    own = found.logits[np.arange(12), batch["label"]]
+    others = [np.delete(row, label) for row, label in zip(found.logits, batch["label"], strict=True)]
+    expected = [np.maximum(0, 0.5 + other - of).sum() for other, of in zip(others, own, strict=True)]
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-5, atol=1e-6)
+    learnt = method.init()
+    assert method.update(learnt, Validation(*np.ones((4, 1))), epoch=0) == learnt == ()
+    assert (method.scalars(learnt), method.describe(learnt, epoch=0)) == ({}, "")
 
 
-@pytest.mark.parametrize("num_subsets", [1, 3])
-def test_equation_3_over_epochs_with_a_schedule(num_subsets):
-    """AdaLS and AR-AdaLS."""
-    method = SoftLabels(num_subsets=num_subsets, num_classes=4, epsilon=0.2, alpha=((0, 0.5), (3, 0.1)))
-    found, told = epochs(method, num_subsets=num_subsets)
-    expected = np.full(num_subsets, 1 - 0.2 + 0.2 / 4)
-    for epoch, (confidence, accuracy) in enumerate(told):
-        np.testing.assert_allclose(found[epoch], expected, rtol=0, atol=1e-6)
-        expected = np.clip(expected - (0.5 if epoch < 3 else 0.1) * (confidence - accuracy), 1 / 4, 1)
-    np.testing.assert_allclose(found[-1], expected, rtol=0, atol=1e-6)
-    assert np.abs(expected - found[0]).min() > 0.01
+def test_a_method_needs_a_loss():
+    with pytest.raises(TypeError, match=r"abstract method '?loss"):
+        Method(num_subsets=2, num_classes=3)
 
 
-def test_subsets_share_what_they_learn():
-    # The example of test_soft_labels.py: gaps of 0.4 and 0 become 0.375 and 0.025.
-    of_epoch = Validation(
-        confidence=np.array([0.5, 1.3, 0.1, 0.9]),
-        correct=np.array([False, True, False, True]),
-        subset_confidence=np.array([0.9, 0.5]),
-        subset_accuracy=np.array([0.5, 0.5]),
-    )
-    for shrinkage, gap in ((0.0, [0.4, 0.0]), (1.0, [0.375, 0.025])):
-        method = SoftLabels(num_subsets=2, num_classes=4, alpha=((0, 0.5),), shrinkage=shrinkage)
-        learnt = method.update(method.init(), of_epoch, 0)
-        np.testing.assert_allclose(learnt.p_correct, 1 - 0.5 * np.array(gap), rtol=1e-6)
+def test_only_methods_can_be_registered():
+    with pytest.raises(ValueError, match=r"method.name 'mine': <function .* is not a subclass of arada.methods.Method"):
+        methods.register("mine", lambda **fields: Hinge(**fields))
 
 
-def test_without_a_rate_nothing_is_learnt():
-    fixed, _ = epochs(SoftLabels(num_subsets=3, num_classes=4))
-    tiny, _ = epochs(SoftLabels(num_subsets=3, num_classes=4, alpha=((0, 1e-12),)))
-    for labels in (fixed, tiny):
-        np.testing.assert_array_equal(labels, np.ones((7, 3)))
+def test_soft_labels_reach_only_methods_that_have_them(monkeypatch):
+    monkeypatch.setitem(methods.BY_NAME, "hinge", Hinge)
+    config = digits.get_config("ar_adals")
+    config.method.update(name="hinge", hinge={"margin": 2.0})
+    assert methods.build(config) == Hinge(num_subsets=10, num_classes=10, margin=2.0)
 
 
 @pytest.mark.parametrize("preset", digits.METHODS)
