@@ -25,6 +25,7 @@ from arada.errors import UserError
 from arada.runs import ranking as rankings
 from arada.runs import trained
 from arada.runs import workdir as workdirs
+from arada.runs.ranks import Ranking
 from arada.runtime import console, files, provenance
 from arada.training.replication import Replicas
 
@@ -104,7 +105,7 @@ class Study:
         workdirs.claim(self.directory, identity, config)
         self._variables = self._replicas.replicate(variables)
 
-    def rank(self, candidate: Candidate) -> dict[str, dict[str, np.ndarray]]:
+    def rank(self, candidate: Candidate) -> dict[str, Ranking]:
         """The candidate's ranking of each split, from its files if they exist."""
         directory = self.directory / candidate.name.lower().replace(" ", "_").replace(",", "")
         workdirs.claim(directory, {"settings": dict(candidate.settings)}, self._config)
@@ -135,7 +136,7 @@ class Study:
         return candidate.gradients + (steps * self._refined_fraction(candidate) if steps else 0)
 
     def _refined_fraction(self, candidate: Candidate) -> float:
-        return float(np.mean([ranking["refined"].mean() for ranking in self.rank(candidate).values()]))
+        return float(np.mean([np.mean(np.asarray(ranking.refined)) for ranking in self.rank(candidate).values()]))
 
     def _ranker(self, candidate: Candidate) -> rankings.Ranker:
         if candidate.name not in self._rankers:
@@ -162,38 +163,36 @@ class Study:
         return min(found[1:])
 
 
-def compare(ranking: dict, reference: dict, best: np.ndarray, log_odds: np.ndarray) -> dict[str, float | None]:
+def compare(ranking: Ranking, reference: Ranking, best: np.ndarray, log_odds: np.ndarray) -> dict[str, float | None]:
     """One candidate on one split against the reference's ranking and against the best distances known.
 
     log_odds float[N]: the network's log-odds of its predicted class. `gap_difference` is the largest difference, over
     the subsets, between the candidate's and the reference's (confidence - accuracy): what AR-AdaLS learns from.
     """
     confidence = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
-    correct = reference["predicted"] == reference["label"]
 
-    def gaps(of):
-        return metrics.subset_means(confidence - correct, attacks.equal_subsets(of, NUM_SUBSETS), NUM_SUBSETS)
+    def gaps(ranking: Ranking) -> np.ndarray:
+        return metrics.subset_means(confidence - reference.correct, ranking.subsets(NUM_SUBSETS), NUM_SUBSETS)
 
-    score = rankings.scores(ranking)
-    found = attacks.agreement(score, rankings.scores(reference), NUM_SUBSETS)
-    against_best = attacks.agreement(score, best, NUM_SUBSETS)
+    found = attacks.agreement(ranking.score, reference.score, NUM_SUBSETS)
+    against_best = attacks.agreement(ranking.score, best, NUM_SUBSETS)
     found |= {f"{key}_of_best": against_best[key] for key in ("spearman", "same_subset", "median_ratio")}
-    found["gap_difference"] = float(np.abs(gaps(score) - gaps(rankings.scores(reference))).max())
-    if "distance" in ranking:
-        found["success_rate"] = float(np.isfinite(score).mean())
-        found["median_distance"] = float(np.median(score))
+    found["gap_difference"] = float(np.abs(gaps(ranking) - gaps(reference)).max())
+    if ranking.kind == "distance":
+        found["success_rate"] = ranking.success_rate
+        found["median_distance"] = float(np.median(ranking.score))
     else:
         del found["median_ratio"], found["median_ratio_of_best"]
     # A short attack may fail everywhere: JSON knows neither infinity nor NaN.
     return {key: value if math.isfinite(value) else None for key, value in found.items()}
 
 
-def best_distance(rankings: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
+def best_distance(rankings: Iterable[Ranking]) -> np.ndarray:
     """The smallest distance [N] that an attack really found; distances that refining only predicts do not count."""
     found = [
-        np.where(of["refined"], of["distance"], np.inf) if "refined" in of else of["distance"]
-        for of in rankings
-        if "distance" in of
+        ranking.score if ranking.refined is None else np.where(ranking.refined, ranking.score, np.inf)
+        for ranking in rankings
+        if ranking.kind == "distance"
     ]
     return functools.reduce(np.minimum, found)
 
@@ -235,8 +234,8 @@ def run(study: Study, examples: int) -> dict[str, Any]:
             row[split] = compare(
                 rankings[candidate.name][split],
                 rankings[REFERENCE.name][split],
-                best_distance(of[split] for of in rankings.values()),
-                rankings["confidence"][split]["score"],
+                best_distance(by_split[split] for by_split in rankings.values()),
+                rankings["confidence"][split].score,
             )
         rows.append(row)
     return {

@@ -11,6 +11,7 @@ from arada.errors import UserError
 from arada.evaluation import summary
 from arada.runs import workdir as workdirs
 from arada.runs.identity import run_identity
+from arada.runs.ranks import Ranking
 from arada.runs.workdir import Workdir
 from arada.runtime import files
 from configs import cifar10, digits
@@ -48,15 +49,19 @@ def run_dir(tmp_path, monkeypatch):
     return folder
 
 
+def ranking(score, kind="distance", predicted=None, **fields):
+    """A ranking of images whose label is 0, and so is the predicted class unless it is given."""
+    label = np.zeros(len(score), np.int32)
+    predicted = label if predicted is None else np.array(predicted, np.int32)
+    ids = np.arange(len(score), dtype=np.int32)
+    return Ranking(ids, np.array(score, np.float32), kind, label=label, predicted=predicted, **fields)
+
+
 def test_figures_by_hand():
     """Ten images, one a subset: the candidate swaps the first two of the reference's order."""
-    reference = {
-        "distance": np.arange(1, 11, dtype=np.float32),
-        "label": np.zeros(10, np.int32),
-        "predicted": np.array([1] + [0] * 9, np.int32),
-    }
-    swapped = {"distance": np.array([2, 1, *range(3, 11)], np.float32) / 2}
-    best = np.minimum(swapped["distance"], reference["distance"])
+    reference = ranking(np.arange(1, 11), predicted=[1] + [0] * 9)
+    swapped = ranking(np.array([2, 1, *range(3, 11)]) / 2)
+    best = np.minimum(swapped.score, reference.score)
     # Confidence 0.8 for the first image, which is misclassified, and 0.6 for the others: gaps 0.8 and -0.4.
     log_odds = np.log(np.array([0.8 / 0.2] + [0.6 / 0.4] * 9))
     found = agreement.compare(swapped, reference, best, log_odds)
@@ -77,23 +82,23 @@ def test_figures_by_hand():
 
 
 def test_a_control_has_neither_distance_nor_success():
-    reference = {"distance": np.arange(10.0), "label": np.zeros(10, np.int32), "predicted": np.zeros(10, np.int32)}
-    found = agreement.compare({"score": np.arange(10.0)}, reference, reference["distance"], np.zeros(10))
+    reference = ranking(np.arange(10))
+    found = agreement.compare(ranking(np.arange(10), "score"), reference, reference.score, np.zeros(10))
     assert set(found) == {
         *("spearman", "same_subset", "adjacent_subset", "gap_difference", "spearman_of_best", "same_subset_of_best")
     }
 
 
 def test_the_best_distance_is_one_that_was_found():
-    cheap = {"distance": np.array([1.0, 2.0, 3.0])}
-    refined = {"distance": np.array([0.5, 0.4, 0.3]), "refined": np.array([True, False, False])}
-    np.testing.assert_array_equal(agreement.best_distance([cheap, {"score": np.zeros(3)}, refined]), [0.5, 2, 3])
+    cheap = ranking([1, 2, 3])
+    refined = ranking([0.5, 0.4, 0.3], refined=np.array([True, False, False]))
+    found = agreement.best_distance([cheap, ranking(np.zeros(3), "score"), refined])
+    np.testing.assert_array_equal(found, [0.5, 2, 3])
 
 
 def test_an_attack_that_fails_everywhere_has_no_figures_that_json_cannot_hold():
-    reference = {"distance": np.arange(10.0), "label": np.zeros(10, np.int32), "predicted": np.zeros(10, np.int32)}
     with np.errstate(invalid="ignore"):
-        found = agreement.compare({"distance": np.full(10, np.inf)}, reference, np.arange(10.0), np.zeros(10))
+        found = agreement.compare(ranking(np.full(10, np.inf)), ranking(np.arange(10)), np.arange(10.0), np.zeros(10))
     assert found["median_distance"] is None
     assert found["success_rate"] == 0
     json.dumps(found, allow_nan=False)
@@ -139,8 +144,8 @@ def test_a_study_goes_on_where_it_was(run_dir, monkeypatch):
     monkeypatch.setattr("arada.training.streaming.batches_over", None)
     again = agreement.Study(run_dir, **settings).rank(FMN)
     for split in agreement.SPLITS:
-        assert len(first[split]["distance"]) == 20
-        np.testing.assert_array_equal(again[split]["distance"], first[split]["distance"])
+        assert len(first[split]) == 20
+        np.testing.assert_array_equal(again[split].score, first[split].score)
     with pytest.raises(UserError, match="examples is 20 there and 30 here"):
         agreement.Study(run_dir, examples=30, batch_size=8)
 

@@ -243,7 +243,7 @@ def test_stages_that_come_too_early_say_what_is_missing(tmp_path):
 
 def test_a_ranking_of_other_images_is_refused(workdir, tmp_path):
     config = tiny("ar_adals", **{"ranking.source": str(workdir.ranking("vanilla/seed_0")), "data.split_seed": 1})
-    with pytest.raises(UserError, match="ranks other images than those of the train split"):
+    with pytest.raises(UserError, match="ranks other images than the train split holds"):
         Experiment(config, tmp_path).run("train")
 
 

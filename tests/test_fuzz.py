@@ -23,9 +23,9 @@ from ml_collections import config_flags
 from arada import checks, data, methods, soft_labels
 from arada.errors import UserError
 from arada.evaluation import bootstrap, predictions, summary
-from arada.runs import ranking as rankings
 from arada.runs import workdir as workdirs
 from arada.runs.identity import ranking_identity, ranking_sources, run_identity
+from arada.runs.ranks import stored_subsets
 from arada.runs.workdir import Workdir
 from arada.runtime import console, files
 from arada.training import log_rows, optimizers
@@ -222,7 +222,7 @@ def use(workdir):
             predictions.read(workdir.predictions(name, seed), split)
             predictions.read_logits(workdir.predictions(name, seed), split)
         workdirs.stored_config(workdir.predictions(name, seed))
-    rankings.subsets(workdir.ranking("vanilla/seed_0"), "test", SPLIT, 2)
+    stored_subsets(workdir.ranking("vanilla/seed_0"), "test", SPLIT, 2)
 
 
 def evaluate(workdir):

@@ -10,16 +10,15 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from arada import attacks, calibrators, metrics
+from arada import calibrators, metrics
 from arada.errors import UserError
 from arada.evaluation import bootstrap, cache, outcomes, predictions
 from arada.evaluation.bootstrap import Resamples, Sampled
+from arada.runs.ranks import Ranking
 from arada.runtime import files
 
 logger = logging.getLogger(__name__)
 
-# A ranking of the test split, as its file holds it.
-Ranking = Mapping[str, np.ndarray]
 # By name, the data sets of a type of shift, one a severity.
 ShiftedSets = Mapping[str, Sequence[str]]
 # Runs as they are and after each calibrator.
@@ -81,9 +80,9 @@ def _key(config, directory: epath.Path, ranking: Ranking | None, resamples: Resa
     """Tells whether a run has to be measured again."""
     names = [name for name in predictions.dataset_names(config.evaluation) if (directory / f"{name}.npz").exists()]
     checksums = {name: files.npz_checksums(directory / f"{name}.npz") for name in names}
-    of_ranking = {key: zlib.crc32(ranking[key].tobytes()) for key in ("example_id", "distance")} if ranking else {}
+    ranked = [zlib.crc32(array.tobytes()) for array in (ranking.example_id, ranking.score)] if ranking else []
     settings = config.evaluation.num_bins, config.ranking.num_subsets, resamples.checksum
-    return cache.digest(cache.code(__file__), checksums, of_ranking, settings)
+    return cache.digest(cache.code(__file__), checksums, ranked, settings)
 
 
 def _of_run(config, directory, ranking: Ranking | None, resamples: Resamples) -> tuple[dict[str, Any], np.ndarray]:
@@ -167,16 +166,13 @@ def _by_subset(config, directory, ranking: Ranking | None) -> dict[str, list]:
 
 
 def _subset_of(config, ranking: Ranking, ids: np.ndarray) -> np.ndarray:
-    """Joins by id: the subset of each example."""
-    order = np.argsort(ranking["example_id"])
-    ranked = ranking["example_id"][order]
-    at = np.minimum(np.searchsorted(ranked, ids), len(ranked) - 1)
-    if not np.array_equal(ranked[at], ids):
+    try:
+        return ranking.subsets_at(ids, config.ranking.num_subsets)
+    except LookupError:
         raise UserError(
-            f"ranking.source: {config.ranking.source} ranks other images than those of the test split; "
-            f"choose one of this data set and data.split_seed"
-        )
-    return attacks.equal_subsets(ranking["distance"][order], config.ranking.num_subsets)[at]
+            f"ranking.source: {config.ranking.source} ranks other images than the test split holds; choose one of this "
+            f"data set and data.split_seed"
+        ) from None
 
 
 def _variance(config, directories, rankings) -> dict[str, Any]:

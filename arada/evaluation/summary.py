@@ -13,9 +13,9 @@ from arada import attacks
 from arada.data.shifted import sources as shift_sources
 from arada.evaluation import bootstrap, measure, predictions, uncertainty
 from arada.evaluation.bootstrap import Resamples
-from arada.runs import ranking as rankings
 from arada.runs import workdir as workdirs
 from arada.runs.identity import ranking_sources, source_of, source_run
+from arada.runs.ranks import Ranking
 from arada.runtime import files, provenance
 from arada.training import log_rows
 
@@ -84,14 +84,11 @@ def _source(workdir, config, name: str, seed: int) -> str:
     return ranking_sources(of_run, seed)[0]
 
 
-def _by_split(directory) -> dict[str, measure.Ranking]:
+def _by_split(directory) -> dict[str, Ranking]:
     """The rankings by an attack in a folder; a control's ranks say nothing of robustness."""
     paths = {name: directory / f"{name}.npz" for name in SPLITS}
-    found: dict[str, measure.Ranking] = {name: rankings.read(path) for name, path in paths.items() if path.exists()}
-    found = {name: ranking for name, ranking in found.items() if "distance" in ranking}
-    for name, ranking in found.items():
-        files.check_arrays(paths[name], ranking, label=("i", 1), predicted=("i", 1))
-    return found
+    found = {name: Ranking.read(path, labelled=True) for name, path in paths.items() if path.exists()}
+    return {name: ranking for name, ranking in found.items() if ranking.kind == "distance"}
 
 
 def _methods(workdir, config, by_method, ranking_of_run) -> dict[str, Any]:
@@ -117,12 +114,12 @@ def _methods(workdir, config, by_method, ranking_of_run) -> dict[str, Any]:
     return reports
 
 
-def _ranking_of(workdir, config, name: str, seed: int, of_source: measure.Ranking | None) -> measure.Ranking | None:
+def _ranking_of(workdir, config, name: str, seed: int, of_source: Ranking | None) -> Ranking | None:
     """The ranking of the test split that a run's subsets are from, None if there is none."""
     if config.evaluation.subsets_of == "source":
         return of_source
     file = workdir.ranking(f"{name}/seed_{seed}") / "test.npz"
-    return rankings.read(file) if file.exists() else None
+    return Ranking.read(file) if file.exists() else None
 
 
 def _evaluated_on(evaluation, methods, absent) -> dict[str, Any]:
@@ -165,7 +162,7 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
         "dataset": config.data.get("name", config.data.source),
         "network": "-".join(str(config.model[key]) for key in ("name", "depth") if key in config.model),
         "num_classes": config.data.num_classes,
-        "num_examples": {name: len(of_sources[0]["example_id"]) for name, of_sources in by_split.items()},
+        "num_examples": {name: len(of_sources[0]) for name, of_sources in by_split.items()},
         "num_subsets": config.ranking.num_subsets,
         "num_bins": config.evaluation.num_bins,
         "variance_of": config.evaluation.variance_of,
@@ -177,11 +174,11 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
             # The runs or the folder behind `source`, over which what follows is a mean.
             "sources": list(by_source),
             "success_rate": {
-                name: float(np.mean([np.isfinite(of["distance"]).mean() for of in of_sources]))
+                name: float(np.mean([ranking.success_rate for ranking in of_sources]))
                 for name, of_sources in by_split.items()
             },
             "accuracy": {
-                name: float(np.mean([(of["predicted"] == of["label"]).mean() for of in of_sources]))
+                name: float(np.mean([ranking.correct.mean() for ranking in of_sources]))
                 for name, of_sources in by_split.items()
             },
             # The study is of one network.

@@ -1,5 +1,6 @@
 """The ranking job: how far each image of a split is from the decision boundary, in part files that survive a kill."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from arada.errors import UserError
 from arada.runs import trained
 from arada.runs import workdir as workdirs
 from arada.runs.identity import ranking_identity, ranking_sources, source_run
+from arada.runs.ranks import Ranking
 from arada.runtime import backend, files, hosts, lease, preemption
 from arada.runtime.progress import Progress
 from arada.training import streaming
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 BY = ("attack", "confidence", "random")
 # The splits whose subsets training needs.
 TRAINED_ON = ("train", "validation")
-# Images that a refined ranking measures although they seem decided, chosen at random: they estimate what it misses.
+# Images that a refined ranking measures although they seem decided, chosen at random: they show what it misses.
 AUDIT = 0.02
 
 
@@ -41,20 +43,20 @@ def attack_step(model, attack: str, settings: Mapping) -> Callable:
 
     def step(variables, batch):
         images = models.unit_range(batch["image"])
-        of_images = functools.partial(logits_fn, variables)
+        fixed_logits_fn = functools.partial(logits_fn, variables)
         # As inside the attack: a label found at lower precision could differ, and its distance be 0.
         with jax.default_matmul_precision("float32"):
-            predicted = of_images(images).argmax(axis=-1).astype(np.int32)
+            predicted = fixed_logits_fn(images).argmax(axis=-1).astype(np.int32)
         if attack == "estimate":
             return {
-                "score": attacks.first_order_estimate(of_images, images, predicted, **settings),
+                "score": attacks.first_order_estimate(fixed_logits_fn, images, predicted, **settings),
                 "predicted": predicted,
             }
         if attack == "first_order":
-            result, estimate = attacks.first_order(of_images, images, predicted, **settings)
+            result, estimate = attacks.first_order(fixed_logits_fn, images, predicted, **settings)
             return {"distance": result.distance, "predicted": predicted, "estimate": estimate}
         return {
-            "distance": attacks.BY_NAME[attack](of_images, images, predicted, **settings).distance,
+            "distance": attacks.BY_NAME[attack](fixed_logits_fn, images, predicted, **settings).distance,
             "predicted": predicted,
         }
 
@@ -107,7 +109,7 @@ class Ranker:
             self.mapped = self._map(confidence_step(model))
         logger.info("ranking by %s; the first batch compiles", attack if ranking.by == "attack" else ranking.by)
 
-    def rank(self, name: str, variables, split: Examples, directory: epath.Path) -> dict[str, np.ndarray]:
+    def rank(self, name: str, variables, split: Examples, directory: epath.Path) -> Ranking:
         """`arada.runs.ranking.rank` with this way of ranking; `variables` are replicated."""
         return rank(
             name,
@@ -148,11 +150,11 @@ def rank_by_source(
         return
     check_source(config, workdir, source)
     source_dir = workdir.run(*run)
-    of_source = workdirs.stored(source_dir)["identity"]
+    ranked_by = workdirs.stored(source_dir)["identity"]
     variables = trained.final_variables(source_dir)
     # The attacked weights are part of a ranking's identity.
-    of_source["weights"] = fingerprint(variables)
-    identity = ranking_identity(config, source) | {"source_run": of_source}
+    ranked_by["weights"] = fingerprint(variables)
+    identity = ranking_identity(config, source) | {"source_run": ranked_by}
     workdirs.check_claim(directory, identity)
     wanted = {name: split for name, split in splits.items() if not (directory / f"{name}.npz").exists()}
     model = trained.build_ranked(config)
@@ -218,13 +220,13 @@ def _how_to_train(name: str, seed: int) -> str:
 def check(model, variables, splits: Mapping[str, Examples]) -> None:
     """Checks images and classifier before hours are spent: raises UserError, or warns."""
     # The weights are an argument: closed over, 178 MB of a ResNet-101 would be constants of the program.
-    of_images = functools.partial(jax.jit(models.logits_fn(model)), jax.device_put(variables))
+    logits_fn = functools.partial(jax.jit(models.logits_fn(model)), jax.device_put(variables))
     for name, split in splits.items():
         try:
             if isinstance(split, Split) and split.image.dtype != np.uint8:  # streamed images are uint8
                 attacks.check_images(split.image)
             first = next(split.in_order(min(16, len(split))))["image"]
-            for warning in attacks.classifier_warnings(of_images, models.unit_range(first)):
+            for warning in attacks.classifier_warnings(logits_fn, models.unit_range(first)):
                 logger.warning("ranking %s: %s", name, warning)
         except ValueError as error:
             raise UserError(f"ranking {name}: {error}") from None
@@ -241,79 +243,54 @@ def rank(
     batch_size: int,
     replicas: Replicas,
     refine: Callable | None = None,
-) -> dict[str, np.ndarray]:
+) -> Ranking:
     """Scores every image of `split` and writes `directory`/`name`.npz; continues where a killed job stopped.
 
     Each process takes its share of the batches, on its own devices (`replicas`); they only exchange the scores. With
     `refine`, a mapped attack more expensive than `mapped`, the images that `arada.attacks.undecided` names are attacked
     again.
-
-    Returns the file's arrays: example_id, distance (or score, from a control), subset (0 = least robust), label,
-    predicted; with `refine` also estimate, and refined bool[N]: where it is False, distance is the value that `refine`
-    is expected to find.
     """
     file = directory / f"{name}.npz"
     if file.exists():
-        _tidy(directory, name)
-        return read(file)
+        _delete_parts(directory, name)
+        return Ranking.read(file)
     if num_subsets > len(split):
         raise UserError(f"{num_subsets} subsets cannot be made of the {len(split)} images of the {name} split")
     passed = functools.partial(
         _pass, variables=variables, directory=directory / "parts", batch_size=batch_size, replicas=replicas
     )
-    whole = passed(name, mapped, split=split)
+    ranking = Ranking.of(passed(name, mapped, split=split))
     if refine:
-        whole |= _refined(name, whole, num_subsets, lambda some: passed(f"{name}_refined", refine, split=some), split)
-    if "distance" in whole:
-        _tell_failures(name, whole["distance"], num_subsets)
-    whole["subset"] = attacks.equal_subsets(scores(whole), num_subsets)
+        measure = functools.partial(passed, f"{name}_refined", refine)
+        ranking = _refined(name, ranking, split, num_subsets, measure)
+    if ranking.kind == "distance":
+        _log_failures(name, ranking, num_subsets)
+    subset = ranking.subsets(num_subsets)
     if hosts.is_first():
-        files.write_npz(file, whole)
-        _tidy(directory, name)
+        ranking.write(file, subset)
+        _delete_parts(directory, name)
     hosts.wait(f"ranked {file}")  # the next process may read the file
-    return whole
+    return ranking
 
 
-def _tidy(directory: epath.Path, name: str) -> None:
+def _delete_parts(directory: epath.Path, name: str) -> None:
     # Parts of another batch size and half-written ones too.
     if hosts.is_first():
         for path in files.matching(directory / "parts", f"{name}_*.npz*"):
             path.unlink()
 
 
-def rank_at_random(
-    name: str, split: Examples, *, directory: epath.Path, num_subsets: int, seed: int = 0
-) -> dict[str, np.ndarray]:
+def rank_at_random(name: str, split: Examples, *, directory: epath.Path, num_subsets: int, seed: int = 0) -> Ranking:
     """A control: random subsets, unrelated to robustness. Writes `directory`/`name`.npz unless it exists."""
     file = directory / f"{name}.npz"
     if file.exists():
-        return read(file)
+        return Ranking.read(file)
     score = np.random.default_rng(seed).random(len(split), np.float32)
-    whole = {"example_id": split.example_id, "label": split.label, "score": score}
-    whole["subset"] = attacks.equal_subsets(score, num_subsets)
+    ranking = Ranking(split.example_id, score, "score", label=split.label)
     if hosts.is_first():
-        files.write_npz(file, whole)
+        ranking.write(file, ranking.subsets(num_subsets))
     hosts.wait(f"ranked {file}")
-    return whole
-
-
-def read(file: epath.Path) -> dict[str, np.ndarray]:
-    """The arrays of a ranking's file. Raises UserError if they are not a ranking's arrays."""
-    ranking = files.read_npz(file)
-    files.check_arrays(file, ranking, example_id=("i", 1), **{_scored(ranking): ("f", 1)})
-    of_images = (ranking[key] for key in (_scored(ranking), "label", "predicted") if key in ranking)
-    if any(of.shape != ranking["example_id"].shape for of in of_images) or np.isnan(scores(ranking)).any():
-        raise UserError(f"{file} does not hold a {_scored(ranking)} of each image; delete it and rank again")
     return ranking
-
-
-def scores(ranking: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The scores that order a ranking, ascending."""
-    return ranking[_scored(ranking)]
-
-
-def _scored(ranking: Mapping[str, np.ndarray]) -> str:
-    return "distance" if "distance" in ranking else "score"
 
 
 def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) -> dict[str, np.ndarray]:
@@ -326,8 +303,8 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
     missing = [number for number in mine if not path_of[number].exists()]
     there = len(mine) - len(missing)
     progress = Progress(f"ranking {name}", "batch", len(mine), batch_size * jax.process_count())
-    already = f", {there} of {len(mine)} batches are there" if there else ""
-    logger.info("ranking %s: %d images%s", name, len(split), already)
+    finished = f", {there} of {len(mine)} batches are finished" if there else ""
+    logger.info("ranking %s: %d images%s", name, len(split), finished)
     stream = streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=missing)
     for done, (number, part) in enumerate(zip(missing, stream, strict=True), start=there + 1):
         lease.check()
@@ -343,17 +320,18 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
     return streaming.joined(parts, split, batch_size)
 
 
-def _refined(name, cheap, num_subsets, measure, split) -> dict[str, np.ndarray]:
+def _refined(name: str, cheap: Ranking, split: Examples, num_subsets: int, measure: Callable) -> Ranking:
     """Measures undecided images again, and some others to check how far the rest can be trusted."""
-    undecided = attacks.undecided(cheap["estimate"], cheap["distance"], num_subsets)
+    undecided = attacks.undecided(cheap.estimate, cheap.score, num_subsets)  # type: ignore[arg-type]
     audited = ~undecided & (np.random.default_rng(0).random(len(split)) < AUDIT)
+    again = undecided | audited
     measured = np.full(len(split), np.nan, np.float32)
-    if (undecided | audited).any():
-        measured[undecided | audited] = measure(split.take(np.flatnonzero(undecided | audited)))["distance"]
-    distance = attacks.refined(cheap["distance"], measured)
-    logger.info("ranking %s: %.1f %% of the images were attacked again", name, 100 * np.mean(undecided | audited))
+    if again.any():
+        measured[again] = measure(split=split.take(np.flatnonzero(again)))["distance"]
+    distance = attacks.refined(cheap.score, measured)
+    logger.info("ranking %s: %.1f %% of the images were attacked again", name, 100 * np.mean(again))
     if audited.any():
-        expected = attacks.refined(cheap["distance"], np.where(audited, np.nan, measured))
+        expected = attacks.refined(cheap.score, np.where(audited, np.nan, measured))
         same = attacks.equal_subsets(expected, num_subsets) == attacks.equal_subsets(distance, num_subsets)
         logger.info(
             "ranking %s: audit of %d images that were not in doubt: %.1f %% keep their subset",
@@ -361,30 +339,18 @@ def _refined(name, cheap, num_subsets, measure, split) -> dict[str, np.ndarray]:
             audited.sum(),
             100 * np.mean(same[audited]),
         )
-    return {"distance": distance, "refined": undecided | audited}
+    return dataclasses.replace(cheap, score=distance, refined=again)
 
 
-def _tell_failures(name: str, distance: np.ndarray, num_subsets: int) -> None:
-    failed = int(np.isinf(distance).sum())
-    success = 100 * (1 - failed / len(distance))
-    logger.info("ranking %s: %.1f %% success, median distance %.4f", name, success, np.median(distance))
-    if failed > len(distance) / num_subsets:
+def _log_failures(name: str, ranking: Ranking, num_subsets: int) -> None:
+    failed = int(np.isinf(ranking.score).sum())
+    success = 100 * (1 - failed / len(ranking))
+    logger.info("ranking %s: %.1f %% success, median distance %.4f", name, success, np.median(ranking.score))
+    if failed > len(ranking) / num_subsets:
         logger.warning(
             "ranking %s: the attack failed on %d of %d images, more than a subset holds: the order among the most "
             "robust subsets is arbitrary",
             name,
             failed,
-            len(distance),
+            len(ranking),
         )
-
-
-def subsets(directory: epath.Path, name: str, split: Examples, num_subsets: int) -> np.ndarray:
-    """The subset int32[N] of each example of `split`, from a ranking's file. Raises UserError unless ids match."""
-    file = directory / f"{name}.npz"
-    if not file.exists():
-        raise UserError(f"there is no ranking {file}; make it with --stage=rank, or set ranking.source")
-    ranking = read(file)
-    order = np.argsort(ranking["example_id"])
-    if not np.array_equal(ranking["example_id"][order], split.example_id):
-        raise UserError(f"ranking.source: {file} ranks other images than those of the {name} split")
-    return attacks.equal_subsets(scores(ranking)[order], num_subsets)

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from arada import attacks, methods, metrics, models
+from arada import methods, metrics, models
 from arada.data import Examples, moments
 from arada.data.kept import kept
 from arada.runs import ranking as rankings
@@ -27,6 +27,7 @@ from arada.runs.identity import (
     run_identity,
     uses_precomputed,
 )
+from arada.runs.ranks import stored_subsets
 from arada.runtime import backend, lease
 from arada.training import lockstep, loop, optimizers, profile, streaming
 from arada.training import step as steps
@@ -140,7 +141,7 @@ class Trainer:
             for source, directory in zip(sources, directories, strict=True):
                 workdirs.check_ranked_as(directory, self._config, source)
             subsets = [
-                np.stack([rankings.subsets(of, name, self._splits[name], num_subsets) for of in directories])
+                np.stack([stored_subsets(path, name, self._splits[name], num_subsets) for path in directories])
                 for name in rankings.TRAINED_ON
             ]
             if len(sources) == 1:
@@ -210,7 +211,7 @@ class Trainer:
         scalars, subsets = {}, {}
         for split, before in (("train", supervision.train_subset), ("validation", supervision.validation_subset)):
             ranking = self._ranker.rank(split, state.variables, self._splits[split], directory)
-            subsets[split] = attacks.equal_subsets(rankings.scores(ranking), self._config.soft_labels.num_subsets)
+            subsets[split] = ranking.subsets(self._config.soft_labels.num_subsets)
             if not in_one_subset(self._config, epoch):
                 changed = subsets[split] != before
                 scalars[f"ranking/changed_{split}"] = np.mean(changed)

@@ -10,6 +10,7 @@ from arada.attacks import equal_subsets
 from arada.data.splits import Split
 from arada.errors import UserError
 from arada.runs import ranking as rankings
+from arada.runs.ranks import Ranking, stored_subsets
 from arada.runtime import files, preemption
 from arada.training.replication import Replicas
 
@@ -112,24 +113,24 @@ def parts_in(folder):
 
 
 def assert_same(actual, expected):
+    """Two rankings hold the same numbers of the same type."""
+    actual, expected = vars(actual), vars(expected)
     assert actual.keys() == expected.keys()
     for key, value in expected.items():
-        assert actual[key].dtype == value.dtype
+        assert np.asarray(actual[key]).dtype == np.asarray(value).dtype
         np.testing.assert_array_equal(actual[key], value, err_msg=key)
 
 
 def test_a_ranking_holds_every_image_once(rank, split, tmp_path):
     whole = rank()
     distance = 2 * split.image[:, 0, 0, 0]
-    expected = {
-        "example_id": IDS,
-        "label": split.label,
-        "predicted": np.full(COUNT, 7, np.int32),
-        "distance": np.where(distance < 1.5, distance, np.float32(np.inf)),
-    }
-    expected["subset"] = equal_subsets(expected["distance"], 3)
-    assert_same(whole, {key: expected[key] for key in whole})
-    assert_same(files.read_npz(tmp_path / "whole" / "train.npz"), whole)
+    distance = np.where(distance < 1.5, distance, np.float32(np.inf))
+    expected = Ranking(IDS, distance, "distance", label=split.label, predicted=np.full(COUNT, 7, np.int32))
+    assert_same(whole, expected)
+    written = files.read_npz(tmp_path / "whole" / "train.npz")
+    assert written.keys() == {"example_id", "label", "predicted", "distance", "subset"}
+    np.testing.assert_array_equal(written["subset"], equal_subsets(distance, 3))
+    assert_same(Ranking.read(tmp_path / "whole" / "train.npz"), expected)
     assert parts_in(tmp_path) == []
     assert rank.attacked == [IDS[0], IDS[4], IDS[8], IDS[12], IDS[16]]
 
@@ -181,7 +182,7 @@ def test_a_ranking_goes_on_with_another_number_of_devices(rank, tmp_path, before
     assert_same(resumed, rank())
 
 
-def test_another_batch_size_starts_anew(rank, tmp_path):
+def test_another_batch_size_starts_again(rank, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         rank("stopped", dies_after=4)
     # What a kill in the middle of writing leaves.
@@ -210,10 +211,10 @@ def test_failures_sort_as_most_robust_by_id(rank, split):
     image[:, 0, 0, 0] = np.linspace(0.7, 0.1, COUNT)
     image[[3, 0, 9, 7], 0, 0, 0] = 0.8
     whole = rank(split=split_of(image), num_subsets=9)
-    np.testing.assert_array_equal(np.isinf(whole["distance"]).nonzero()[0], [0, 3, 7, 9])
-    np.testing.assert_array_equal(whole["subset"][[0, 3, 7, 9]], [7, 7, 8, 8])
+    np.testing.assert_array_equal(np.isinf(whole.score).nonzero()[0], [0, 3, 7, 9])
+    np.testing.assert_array_equal(whole.subsets(9)[[0, 3, 7, 9]], [7, 7, 8, 8])
     # The others fall from 1.4 with the position: the last two are the least robust.
-    np.testing.assert_array_equal(whole["subset"][[17, 16, 15, 1]], [0, 0, 1, 6])
+    np.testing.assert_array_equal(whole.subsets(9)[[17, 16, 15, 1]], [0, 0, 1, 6])
 
 
 def test_more_subsets_than_images_are_refused_before_the_attack(rank):
@@ -223,15 +224,15 @@ def test_more_subsets_than_images_are_refused_before_the_attack(rank):
 
 
 @pytest.mark.parametrize(("failures", "warns"), [(6, False), (7, True)])
-def test_more_failures_than_a_subset_holds_are_told(rank, split, caplog, failures, warns):
+def test_more_failures_than_a_subset_holds_are_warned_of(rank, split, caplog, failures, warns):
     image = split.image.copy()
     image[:, 0, 0, 0] = np.linspace(0.1, 0.7, COUNT)
     image[:failures, 0, 0, 0] = 0.8
     with caplog.at_level(logging.INFO, logger="arada"):
         rank(split=split_of(image), num_subsets=3)
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     expected = "ranking train: the attack failed on 7 of 18 images, more than a subset holds: "
-    assert [message.startswith(expected) for message in told] == [True] * warns
+    assert [message.startswith(expected) for message in warned] == [True] * warns
     assert f"ranking train: {100 * (18 - failures) / 18:.1f} % success" in caplog.text
 
 
@@ -266,7 +267,7 @@ def test_a_fit_classifier_is_not_remarked_on(split, caplog, dtype):
     ],
     ids=["probabilities", "constant"],
 )
-def test_a_classifier_unfit_for_attacks_is_told(split, caplog, output, remark):
+def test_a_classifier_unfit_for_attacks_is_named(split, caplog, output, remark):
     with caplog.at_level(logging.WARNING, logger="arada"):
         rankings.check(Linear(output), Linear.variables(), {"train": split})
     assert remark in caplog.text
@@ -277,40 +278,7 @@ def test_a_classifier_of_nan_is_refused(split):
         rankings.check(Linear(lambda logits: logits * jnp.nan), Linear.variables(), {"test": split})
 
 
-@pytest.fixture
-def stored(tmp_path, split):
-    """A ranking whose rows are permuted, as another tool may write it; distances grow with the id."""
-    rows = np.random.default_rng(1).permutation(COUNT)
-    distance = np.arange(1, 1 + COUNT, dtype=np.float32)
-    files.write_npz(tmp_path / "train.npz", {"example_id": IDS[rows], "distance": distance[rows]})
-    return tmp_path
-
-
-def test_subsets_are_joined_by_id(stored, split):
-    found = rankings.subsets(stored, "train", split, 6)
-    np.testing.assert_array_equal(found, np.repeat(np.arange(6), 3))
-    assert found.dtype == np.int32
-
-
-def test_ties_go_to_the_lower_id_in_any_order_of_rows(tmp_path, split):
-    files.write_npz(tmp_path / "train.npz", {"example_id": IDS[::-1], "distance": np.full(COUNT, np.inf)})
-    np.testing.assert_array_equal(rankings.subsets(tmp_path, "train", split, 2), np.repeat([0, 1], 9))
-
-
-@pytest.mark.parametrize("positions", [np.arange(COUNT - 1), np.arange(COUNT) - 1])
-def test_other_ids_are_refused(stored, split, positions):
-    ids = np.unique(np.where(positions < 0, 1, IDS[positions]))
-    other = Split(split.image[: len(ids)], split.label[: len(ids)], ids.astype(np.int32))
-    with pytest.raises(UserError, match=r"ranking\.source: .*train\.npz ranks other images than .* the train split"):
-        rankings.subsets(stored, "train", other, 6)
-
-
-def test_a_missing_ranking_names_the_stage(tmp_path, split):
-    with pytest.raises(UserError, match=r"there is no ranking .*/test\.npz; make it with --stage=rank"):
-        rankings.subsets(tmp_path, "test", split, 6)
-
-
-def test_new_weights_do_not_compile_anew(split):
+def test_new_weights_do_not_compile_again(split):
     model, replicas = Linear(), Replicas(jax.devices()[:2])
     settings = ml_collections.ConfigDict({"steps": 2, "passes": 4})
     mapped = replicas.map(rankings.attack_step(model, "fmn", settings), in_axes=(None, 0), out_axes=0)
@@ -358,11 +326,11 @@ def test_what_the_first_order_leaves_in_doubt_is_measured_again(rank, ranking, s
     estimate, distance = image[:, 0, 0, 0], 2 * image[:, 0, 0, 0] + (IDS % 9 == 1)
     in_doubt = equal_subsets(estimate, 3) != equal_subsets(distance, 3)
     assert 0 < in_doubt.sum() < COUNT
-    np.testing.assert_array_equal(again, IDS[whole["refined"]])
-    assert np.all(whole["refined"][in_doubt])
-    np.testing.assert_allclose(whole["distance"][whole["refined"]], 2 * estimate[whole["refined"]], rtol=1e-6)
+    np.testing.assert_array_equal(again, IDS[whole.refined])
+    assert np.all(whole.refined[in_doubt])
+    np.testing.assert_allclose(whole.score[whole.refined], 2 * estimate[whole.refined], rtol=1e-6)
     assert f"{100 * np.mean(whole['refined']):.1f} % of the images were attacked again" in caplog.text
-    assert_same(files.read_npz(tmp_path / "train.npz"), whole)
+    assert_same(Ranking.read(tmp_path / "train.npz"), whole)
     assert parts_in(tmp_path) == []
 
 
@@ -374,11 +342,11 @@ def ranker(model, by="attack", attack="", **settings):
 
 def test_the_estimate_alone_is_a_score_for_no_distance_was_found(split, tmp_path):
     whole = ranker(Linear(), attack="estimate", candidates=2).rank("train", Linear.variables(), split, tmp_path)
-    assert "distance" not in whole
+    assert whole.kind == "score"
     found = ranker(Linear(), attack="first_order", candidates=2).rank("validation", Linear.variables(), split, tmp_path)
-    np.testing.assert_array_equal(whole["score"], found["estimate"])
-    np.testing.assert_array_equal(whole["subset"], equal_subsets(found["estimate"], 3))
-    assert_same(rankings.read(tmp_path / "train.npz"), whole)
+    np.testing.assert_array_equal(whole.score, found.estimate)
+    np.testing.assert_array_equal(whole.subsets(3), equal_subsets(found.estimate, 3))
+    assert_same(Ranking.read(tmp_path / "train.npz"), whole)
 
 
 def test_a_linear_network_is_never_in_doubt(split, tmp_path, monkeypatch):
@@ -393,12 +361,12 @@ def test_a_linear_network_is_never_in_doubt(split, tmp_path, monkeypatch):
     gap = np.take_along_axis(logits, label[:, None], 1) - logits
     norm = np.linalg.norm(kernel.T[label][:, None] - kernel.T[None], axis=-1)
     nearest = np.min(np.where(gap > 0, gap / np.where(norm > 0, norm, 1), np.inf), axis=-1)
-    np.testing.assert_allclose(whole["estimate"], nearest, rtol=1e-4)
-    np.testing.assert_array_equal(whole["predicted"], label)
+    np.testing.assert_allclose(whole.estimate, nearest, rtol=1e-4)
+    np.testing.assert_array_equal(whole.predicted, label)
     audited = np.random.default_rng(0).random(COUNT) < 0.3
     assert 0 < audited.sum() < COUNT
-    np.testing.assert_array_equal(whole["refined"], audited)
-    np.testing.assert_array_equal(whole["subset"], equal_subsets(nearest, 3))
+    np.testing.assert_array_equal(whole.refined, audited)
+    np.testing.assert_array_equal(whole.subsets(3), equal_subsets(nearest, 3))
 
 
 def test_what_a_kill_left_of_a_finished_ranking_is_tidied(rank, tmp_path):
@@ -416,15 +384,15 @@ def test_the_confidence_control_orders_what_float32_cannot(split, tmp_path):
     top = logits.max(axis=-1, keepdims=True)
     wrong = np.sum(np.where(logits == top, 0, np.exp(logits - top)), axis=-1)
     assert np.mean(np.float32(1 / (1 + wrong)) == 1) > 0.5
-    np.testing.assert_allclose(whole["score"], -np.log(wrong), rtol=1e-4)
-    np.testing.assert_array_equal(whole["subset"], equal_subsets(-np.log(wrong), 3))
-    assert "distance" not in whole
+    np.testing.assert_allclose(whole.score, -np.log(wrong), rtol=1e-4)
+    np.testing.assert_array_equal(whole.subsets(3), equal_subsets(-np.log(wrong), 3))
+    assert whole.kind == "score"
 
 
 def test_the_random_control_says_nothing_of_the_images(split, tmp_path):
     whole = rankings.rank_at_random("train", split, directory=tmp_path / "one", num_subsets=3)
     again = rankings.rank_at_random("train", split_of(1 - split.image), directory=tmp_path / "two", num_subsets=3)
     assert_same(again, whole)
-    np.testing.assert_array_equal(np.bincount(whole["subset"]), [6, 6, 6])
-    assert not np.array_equal(whole["subset"], np.sort(whole["subset"]))
-    np.testing.assert_array_equal(rankings.subsets(tmp_path / "one", "train", split, 3), whole["subset"])
+    np.testing.assert_array_equal(np.bincount(whole.subsets(3)), [6, 6, 6])
+    assert not np.array_equal(whole.subsets(3), np.sort(whole.subsets(3)))
+    np.testing.assert_array_equal(stored_subsets(tmp_path / "one", "train", split, 3), whole.subsets(3))

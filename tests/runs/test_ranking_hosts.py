@@ -38,11 +38,15 @@ def counted(variables, batch):
 image = np.random.default_rng(0).choice(np.linspace(0.1, 0.9, 9), (26, 2, 2, 1)).astype(np.float32)
 split = Split(image, np.arange(26, dtype=np.int32) % 3, np.arange(100, 126, dtype=np.int32))
 settings = dict(num_subsets=3, batch_size=4, replicas=replicas, directory=folder)
+def arrays(ranking):
+    fields = {"example_id": "example_id", "score": "distance", "predicted": "predicted", "label": "label"}
+    return {name: getattr(ranking, field) for field, name in fields.items()} | {"subset": ranking.subsets(3)}
+
 whole = rankings.rank("train", counted, np.float32(2), split, **settings)
-np.savez(folder / f"host_{number}.npz", attacked=seen, **whole)
+np.savez(folder / f"host_{number}.npz", attacked=seen, **arrays(whole))
 # One batch for two hosts.
 few = rankings.rank("few", counted, np.float32(2), split.take(np.arange(3)), **settings)
-np.savez(folder / f"few_{number}.npz", **few)
+np.savez(folder / f"few_{number}.npz", **arrays(few))
 """
 
 

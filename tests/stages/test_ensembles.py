@@ -9,8 +9,8 @@ import arada
 from arada import metrics
 from arada.errors import UserError
 from arada.experiment import Experiment
-from arada.runs import ranking as rankings
 from arada.runs import trained
+from arada.runs.ranks import stored_subsets
 from arada.runs.workdir import Workdir
 from arada.runtime import files
 from arada.training.checkpoints import Checkpoints
@@ -237,7 +237,7 @@ def test_members_may_have_ranks_of_their_own(lockstep):
     run(config, lockstep.path, "vanilla", "rank", "train", "evaluate")
     probabilities, labels, _ = predicted(lockstep, "per_member", "validation")
     split = Experiment(config, lockstep.path).splits["validation"]
-    of_members = [rankings.subsets(lockstep.ranking(f"vanilla/seed_{m}"), "validation", split, R) for m in range(M)]
+    of_members = [stored_subsets(lockstep.ranking(f"vanilla/seed_{m}"), "validation", split, R) for m in range(M)]
     assert not np.array_equal(*of_members)
     last = of_epochs(lockstep, "per_member")[-1]
     confidence, correct = metrics.confidence_and_correct(probabilities, labels)
@@ -277,9 +277,7 @@ def test_each_member_is_ranked_by_the_vanilla_run_of_its_own_seed(averaged):
     run(config, averaged.path, "vanilla", "rank", "train")
     for seed in range(M):
         ranking = averaged.ranking(f"vanilla/seed_{seed}") / "validation.npz"
-        level = rankings.subsets(
-            ranking.parent, "validation", Experiment(config, averaged.path).splits["validation"], R
-        )
+        level = stored_subsets(ranking.parent, "validation", Experiment(config, averaged.path).splits["validation"], R)
         run(tiny("ar_adals", seeds=(seed,)), averaged.path, "evaluate")
         stored = files.read_npz(averaged.predictions("ar_adals", seed) / "validation.npz")
         correct = stored["logits"][0].argmax(axis=-1) == stored["label"]
