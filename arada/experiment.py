@@ -90,6 +90,11 @@ class Experiment:
         """Where shifted versions of the test split come from."""
         return shift_sources.build(self.config, self.dataset, self.splits["test"], self.workdir.path)
 
+    @property
+    def sources(self) -> predictions.Sources:
+        """Where all images of the evaluation come from."""
+        return predictions.Sources(self.dataset, self.shifted, self.splits)
+
     def _check_vanilla(self) -> None:
         """Raises UserError if the run named vanilla is not: it is trained and ranked first, and all methods are
         compared with it.
@@ -112,7 +117,7 @@ class Experiment:
                     trained.initial_dir(self.workdir, config, seed)
         if stage == "all":
             # Missing data can be fetched, and mistakes fixed, before hours of training.
-            predictions.absent(self.config, self.dataset, self.shifted)
+            predictions.find_absent(self.config, self.sources)
         for name in STAGES if stage == "all" else (stage,):
             preemption.stop_if_asked(f"the stage {name}")
             getattr(self, name)()
@@ -177,11 +182,9 @@ class Experiment:
         if hosts.is_first():
             files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
 
-    def predict(self) -> dict[str, dict[str, str]]:
+    def predict(self) -> predictions.Absent:
         """Only stores the predictions of the method's runs; returns the data that could not be read, and why."""
-        return PredictionJob(
-            self.config, self.workdir, self.dataset, self.shifted, self.splits, self.replicas
-        ).predict()
+        return PredictionJob(self.config, self.workdir, self.sources, self.replicas).predict()
 
     def _rank_own(self) -> None:
         """Ranks the test images by each run's own weights; an ensemble cannot be attacked and goes without."""

@@ -219,7 +219,7 @@ def _store(workdir, name: str, seed: int, config, arrays: Mapping[str, Mapping],
 def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Writes evaluation.json of all runs of the workdir, and returns it."""
     before = files.read_json(workdir.evaluation)["experiment"] if workdir.evaluation.exists() else {}
-    absent = {"shift": before.get("shift_missing", {}), "ood": before.get("ood_missing", {})}
+    absent = predictions.Absent(before.get("shift_missing", {}), before.get("ood_missing", {}))
     evaluation = summary.summarize(workdir, config, absent)
     files.write_json(workdir.evaluation, evaluation)
     return evaluation

@@ -133,9 +133,9 @@ def _out_of_distribution(config, directory) -> dict[str, dict[str, float]]:
     evaluation, found = config.evaluation, {}
     there = {name: predictions.ood_name(name) for name in evaluation.out_of_distribution}
     there = {name: of for name, of in there.items() if of not in predictions.missing(directory, evaluation)}
-    inside = predictions.read(directory, "test")[0] if there else np.zeros((0, 2))
+    inside = predictions.read(directory, "test").probabilities if there else np.zeros((0, 2))
     for name, stored in there.items():
-        outside = predictions.read(directory, stored)[0]
+        outside = predictions.read(directory, stored).probabilities
         is_outside = np.repeat([False, True], [len(inside), len(outside)])
         both = np.concatenate([inside, outside])
         found[name] = {"entropy": float(metrics.entropy(outside).mean())}
@@ -181,12 +181,14 @@ def _variance(config, directories, rankings) -> dict[str, Any]:
     def of(name: str) -> tuple[np.ndarray, np.ndarray]:
         stored = [predictions.read(directory, name) for directory in directories.values()]
         _, labels, ids = stored[0]
-        if any(not np.array_equal(of[2], ids) for of in stored):
+        if any(not np.array_equal(run.example_id, ids) for run in stored):
             where = ", ".join(map(str, directories.values()))
             raise UserError(f"{name}.npz holds other examples in {where}; delete them and evaluate again")
         blocks = [slice(start, start + BLOCK) for start in range(0, len(labels), BLOCK)]
         of_blocks = [
-            metrics.example_variance(np.stack([of[0][at] for of in stored]), labels[at], config.evaluation.variance_of)
+            metrics.example_variance(
+                np.stack([run.probabilities[at] for run in stored]), labels[at], config.evaluation.variance_of
+            )
             for at in blocks
         ]
         return np.concatenate(of_blocks), ids

@@ -8,8 +8,6 @@ import ml_collections
 from etils import epath
 
 from arada import models
-from arada.data import Dataset, Examples
-from arada.data.shifted.sources import ShiftSource
 from arada.errors import UserError
 from arada.evaluation import predictions
 from arada.runs import trained
@@ -27,21 +25,18 @@ class PredictionJob:
         self,
         config: ml_collections.ConfigDict,
         workdir: workdirs.Workdir,
-        dataset: Dataset,
-        shifted: ShiftSource,
-        splits: Mapping[str, Examples],
+        sources: predictions.Sources,
         replicas: Replicas,
     ):
-        self._config, self._workdir, self._replicas = config, workdir, replicas
-        self._sets = dataset, shifted, splits
+        self._config, self._workdir, self._sources, self._replicas = config, workdir, sources, replicas
 
-    def predict(self) -> dict[str, dict[str, str]]:
-        """Stores the predictions of the config's runs; returns what data could not be read (`predictions.absent`)."""
-        config, (dataset, shifted, _) = self._config, self._sets
-        absent = predictions.absent(config, dataset, shifted)
+    def predict(self) -> predictions.Absent:
+        """Stores the predictions of the config's runs; returns the data that could not be read."""
+        config = self._config
+        absent = predictions.find_absent(config, self._sources)
         if not hosts.alike(absent):
             raise UserError("processes see different data sets in run.data_dir or run.published_dir")
-        left_out = predictions.names_of(config.evaluation, absent)
+        left_out = absent.stored_names(config.evaluation)
         if config.ensemble.of:
             self._predict_ensemble(left_out)
         else:
@@ -88,7 +83,7 @@ class PredictionJob:
         self._predict_missing(config, incomplete, left_out)
 
     def _run_identity(self, config: ml_collections.ConfigDict, seed: int) -> dict:
-        """That of a run, which may be evaluated on other devices than it was trained on."""
+        """The identity of a run, which may be evaluated on other devices than it was trained on."""
         return workdirs.identity_of_run(self._workdir.run(config.name, seed), config, seed, len(self._replicas))
 
     def _predict_missing(
@@ -108,4 +103,4 @@ class PredictionJob:
             for directory in incomplete:
                 leases.enter_context(lease.held(directory))
             leases.enter_context(backend.fitting("lower run.evaluation_batch_size"))
-            predictions.predict(config.name, mapped, incomplete, config, *self._sets, own, left_out)
+            predictions.predict(config.name, mapped, incomplete, config, self._sources, own, left_out)

@@ -3,10 +3,11 @@
 Of shifted images the files may hold what metrics need in place of the logits (`arada.evaluation.compact`).
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -28,12 +29,46 @@ from arada.training.replication import Replicas
 logger = logging.getLogger(__name__)
 
 
+class Sources(NamedTuple):
+    """Where the images of an evaluation come from.
+
+    dataset: of out-of-distribution sets.
+    shifted: of shifted versions of the test split.
+    splits: by name, the clean ones.
+    """
+
+    dataset: Dataset
+    shifted: shift_sources.ShiftSource
+    splits: Mapping[str, Examples]
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent:
+    """Data that cannot be read, and why: reasons by type of shift, and by name of an out-of-distribution set."""
+
+    shift: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ood: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def stored_names(self, evaluation: ml_collections.ConfigDict) -> set[str]:
+        """The names under which their predictions would be stored."""
+        by_type = shifted_names(evaluation)
+        return {name for kind in self.shift for name in by_type[kind]} | {ood_name(name) for name in self.ood}
+
+
+class Predicted(NamedTuple):
+    """Mean probabilities over members float32[N, Z], labels int32[N] and example ids int32[N]."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    example_id: np.ndarray
+
+
 def dataset_names(evaluation: ml_collections.ConfigDict) -> list[str]:
-    """The data sets that a config evaluates on: clean, shifted, and from elsewhere."""
+    """The data sets that a config evaluates on: clean, shifted and out-of-distribution."""
     return [
         "test",
         "validation",
-        *(name for of_type in shifted_names(evaluation).values() for name in of_type),
+        *(name for names in shifted_names(evaluation).values() for name in names),
         *(ood_name(name) for name in evaluation.out_of_distribution),
     ]
 
@@ -48,7 +83,7 @@ def compacted_names(evaluation: ml_collections.ConfigDict) -> set[str]:
     """The data sets of whose predictions only a summary is stored."""
     if evaluation.store_shifted == "logits":
         return set()
-    return {name for of_type in shifted_names(evaluation).values() for name in of_type}
+    return {name for names in shifted_names(evaluation).values() for name in names}
 
 
 def ood_name(name: str) -> str:
@@ -61,47 +96,35 @@ def missing(directory: epath.Path, evaluation: ml_collections.ConfigDict) -> set
     return {name for name in dataset_names(evaluation) if not (directory / f"{name}.npz").exists()}
 
 
-def absent(
-    config: ml_collections.ConfigDict, dataset: Dataset, shifted: shift_sources.ShiftSource
-) -> dict[str, dict[str, str]]:
-    """What cannot be read, and why: {"shift": {type: reason}, "ood": {name: reason}}; logged as a warning.
+def find_absent(config: ml_collections.ConfigDict, sources: Sources) -> Absent:
+    """The data that cannot be read, logged as a warning.
 
-    Raises UserError for a mistake: what does not exist, or is there and broken.
+    Raises UserError for a mistake: a name that does not exist, or files that are there and broken.
     """
     evaluation, image_shape = config.evaluation, tuple(config.data.image_shape)
-    ood = {name: dataset.why_absent(name, image_shape) for name in evaluation.out_of_distribution}
-    reasons = {
-        "shift": shifted.absent(shift_sources.types(evaluation), evaluation.severities),
-        "ood": {name: reason for name, reason in ood.items() if reason},
-    }
+    ood = {name: sources.dataset.why_absent(name, image_shape) for name in evaluation.out_of_distribution}
+    absent = Absent(
+        sources.shifted.absent(shift_sources.types(evaluation), evaluation.severities),
+        {name: reason for name, reason in ood.items() if reason},
+    )
     by_reason: dict[str, list[str]] = {}
-    for name, reason in (reasons["shift"] | reasons["ood"]).items():
+    for name, reason in (*absent.shift.items(), *absent.ood.items()):
         by_reason.setdefault(reason, []).append(name)
     if by_reason:
         listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
         logger.warning("evaluation leaves out missing data: %s", listed)
-    return reasons
+    return absent
 
 
-def names_of(evaluation: ml_collections.ConfigDict, reasons: dict[str, dict[str, str]]) -> set[str]:
-    """The stored names of what `absent` found."""
-    shifted = shifted_names(evaluation)
-    return {name for of in reasons["shift"] for name in shifted[of]} | {ood_name(name) for name in reasons["ood"]}
-
-
-def _splits_of(
-    evaluation: ml_collections.ConfigDict,
-    dataset: Dataset,
-    shifted: shift_sources.ShiftSource,
-    splits: Mapping[str, Examples],
-    wanted: set[str],
+def _each_split(
+    evaluation: ml_collections.ConfigDict, sources: Sources, wanted: set[str]
 ) -> Iterator[tuple[str, Examples]]:
     """The splits whose names are `wanted`, made one at a time."""
-    of_shifts = [(name, severity) for name in shift_sources.types(evaluation) for severity in evaluation.severities]
+    shifts = [(name, severity) for name in shift_sources.types(evaluation) for severity in evaluation.severities]
     makers: tuple[Callable[[], Any], ...] = (
-        *(functools.partial(splits.get, name) for name in ("test", "validation")),
-        *(functools.partial(shifted.shifted, name, severity) for name, severity in of_shifts),
-        *(functools.partial(dataset.out_of_distribution, name) for name in evaluation.out_of_distribution),
+        *(functools.partial(sources.splits.get, name) for name in ("test", "validation")),
+        *(functools.partial(sources.shifted.shifted, name, severity) for name, severity in shifts),
+        *(functools.partial(sources.dataset.out_of_distribution, name) for name in evaluation.out_of_distribution),
     )
     for name, make in zip(dataset_names(evaluation), makers, strict=True):
         if name in wanted:
@@ -115,9 +138,7 @@ def predict(
     mapped: Callable,
     runs: Mapping[epath.Path, Any],
     config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    shifted: shift_sources.ShiftSource,
-    splits: Mapping[str, Examples],
+    sources: Sources,
     replicas: Replicas,
     left_out: Collection[str] = (),
 ) -> None:
@@ -127,26 +148,26 @@ def predict(
       job: what progress lines call it.
       mapped: (variables, batch) -> {"logits": [B, M, Z]} of M members.
       runs: from the directory of a run's predictions to its variables. A shifted set is made once for all of them.
-      left_out: data sets that cannot be read.
+      left_out: the stored names of data that cannot be read.
     """
     wanted = {directory: missing(directory, config.evaluation).difference(left_out) for directory in runs}
     datasets = set().union(*wanted.values())
     logger.info("%s: predicting on %d data sets with %d models", job, len(datasets), len(runs))
-    progress = Progress(job, "data set", len(datasets), len(splits["test"]) * len(runs))
+    progress = Progress(job, "data set", len(datasets), len(sources.splits["test"]) * len(runs))
     batch_size, compacted = config.run.evaluation_batch_size, compacted_names(config.evaluation)
     # The validation set comes before the shifted ones.
-    of_run = functools.cache(fitted)
-    for done, (name, split) in enumerate(_splits_of(config.evaluation, dataset, shifted, splits, datasets), start=1):
+    calibrators_of = functools.cache(fitted)
+    for done, (name, split) in enumerate(_each_split(config.evaluation, sources, datasets), start=1):
         preemption.stop_if_asked(f"predicting on {name}")
         lacking = {directory: variables for directory, variables in runs.items() if name in wanted[directory]}
-        of_runs = streaming.over_runs(mapped, list(lacking.values()), split, batch_size=batch_size, replicas=replicas)
+        by_run = streaming.over_runs(mapped, list(lacking.values()), split, batch_size=batch_size, replicas=replicas)
         if hosts.is_first():
-            for directory, outputs in zip(lacking, of_runs, strict=True):
+            for directory, outputs in zip(lacking, by_run, strict=True):
                 outputs["logits"] = np.moveaxis(outputs["logits"], 1, 0).astype(np.float32)
                 if name in compacted:
                     logits = mean_logits(outputs.pop("logits"))
                     num_bins = config.evaluation.num_bins
-                    outputs |= compact.compact(logits, outputs["label"], of_run(directory), num_bins)
+                    outputs |= compact.compact(logits, outputs["label"], calibrators_of(directory), num_bins)
                 lease.check()
                 files.write_npz(directory / f"{name}.npz", outputs)
         progress.update(done)
@@ -155,19 +176,22 @@ def predict(
 def join(members: Sequence[epath.Path], directory: epath.Path, name: str) -> None:
     """Writes `directory`/`name`.npz with the logits of all `members`, one after the other."""
     stored = [_stored(member, name) for member in members]
-    if any(not np.array_equal(of["example_id"], stored[0]["example_id"]) for of in stored):
+    if any(not np.array_equal(arrays["example_id"], stored[0]["example_id"]) for arrays in stored):
         raise UserError(
             f"{name}.npz holds other examples in {', '.join(map(str, members))}; delete them and evaluate again"
         )
-    files.write_npz(directory / f"{name}.npz", stored[0] | {"logits": np.concatenate([of["logits"] for of in stored])})
+    logits = np.concatenate([arrays["logits"] for arrays in stored])
+    files.write_npz(directory / f"{name}.npz", stored[0] | {"logits": logits})
 
 
-def read(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probabilities over members float32[N, Z], labels int32[N] and example ids int32[N] of a stored set."""
+def read(directory: epath.Path, name: str) -> Predicted:
+    """The predictions of a stored set."""
     stored = _stored(directory, name)
     if compact.is_compact(stored):
-        return compact.probabilities_of(stored), stored["label"], stored["example_id"]
-    return scipy.special.softmax(stored["logits"], axis=-1).mean(axis=0), stored["label"], stored["example_id"]
+        probabilities = compact.probabilities_of(stored)
+    else:
+        probabilities = scipy.special.softmax(stored["logits"], axis=-1).mean(axis=0)
+    return Predicted(probabilities, stored["label"], stored["example_id"])
 
 
 def read_logits(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -179,26 +203,26 @@ def read_logits(directory: epath.Path, name: str) -> tuple[np.ndarray, np.ndarra
 def read_outcomes(
     directory: epath.Path, name: str, calibrators_: Mapping[str, Calibrator], num_bins: int
 ) -> tuple[dict[str, Outcomes], np.ndarray]:
-    """The outcomes of a stored set, as it is ("plain") and after each calibrator, and its example ids int32[N]."""
+    """The outcomes of a stored set, uncalibrated ("plain") and after each calibrator, and its example ids int32[N]."""
     stored = _stored(directory, name)
     if compact.is_compact(stored):
         found = {key: compact.outcomes_of(stored, key, num_bins) for key in ("plain", *calibrators_)}
     else:
         probabilities = calibrated(mean_logits(stored["logits"]), calibrators_)
-        found = {key: outcomes.of(of, stored["label"], num_bins) for key, of in probabilities.items()}
+        found = {key: outcomes.of(values, stored["label"], num_bins) for key, values in probabilities.items()}
     return found, stored["example_id"]
 
 
 def calibrated(logits: np.ndarray, calibrators_: Mapping[str, Calibrator]) -> dict[str, np.ndarray]:
-    """Probabilities float[N, Z] as they are ("plain") and after each calibrator."""
+    """Probabilities float[N, Z], uncalibrated ("plain") and after each calibrator."""
     plain = {"plain": scipy.special.softmax(logits, axis=-1)}
     return plain | {key: calibrator(logits) for key, calibrator in calibrators_.items()}
 
 
-def mean_logits(of_members: np.ndarray) -> np.ndarray:
+def mean_logits(logits: np.ndarray) -> np.ndarray:
     """The logarithm [N, Z] of the mean probabilities of M members, from their logits [M, N, Z]."""
-    log_probabilities = scipy.special.log_softmax(of_members, axis=-1)
-    return scipy.special.logsumexp(log_probabilities, axis=0) - np.float32(np.log(len(of_members)))
+    log_probabilities = scipy.special.log_softmax(logits, axis=-1)
+    return scipy.special.logsumexp(log_probabilities, axis=0) - np.float32(np.log(len(logits)))
 
 
 def fitted(directory: epath.Path) -> dict[str, Calibrator]:
@@ -223,7 +247,7 @@ def _stored(directory: epath.Path, name: str) -> dict[str, np.ndarray]:
     label = stored["label"]
     if not (len(logits) == len(label) == len(stored["example_id"]) > 0 and np.isfinite(logits).all() and logits.size):
         raise UserError(f"{path} does not hold a finite prediction of each example; delete it and evaluate again")
-    # What comes from elsewhere has labels of its own, or none.
+    # Out-of-distribution images have labels of their own, or none.
     if not name.startswith(ood_name("")) and not np.all((label >= 0) & (label < classes)):
         raise UserError(f"{path} has labels outside its {classes} classes; delete it and evaluate again")
     return stored

@@ -27,13 +27,13 @@ SPLITS = ("train", "validation", "test")
 def summarize(
     workdir: workdirs.Workdir,
     config: ml_collections.ConfigDict,
-    absent: Mapping[str, Mapping[str, str]] | None = None,
+    absent: predictions.Absent | None = None,
     runs: Iterable[tuple[str, int]] | None = None,
 ) -> dict[str, Any]:
     """The metrics of every run with predictions, on the data sets that `config.evaluation` names.
 
-    `absent` says why shifts and out-of-distribution sets could not be read (`predictions.absent`). `runs` are pairs of
-    name and seed, by default all of the workdir's but those of sweeps.
+    `absent` says why shifts and out-of-distribution sets could not be read. `runs` are pairs of name and seed, by
+    default all of the workdir's but the points of sweeps.
 
     Subsets are those of a ranking of the test split by an attack: on `config.ranking.source`, for every method alike,
     also for those that were trained on other ranks, or on each run itself (`evaluation.subsets_of`). An ensemble whose
@@ -64,7 +64,7 @@ def summarize(
     methods = _methods(workdir, config, by_method, ranking_of_run)
     return {
         "experiment": _experiment(workdir, config, by_method, by_source)
-        | _evaluated_on(config.evaluation, methods, absent or {"shift": {}, "ood": {}})
+        | _evaluated_on(config.evaluation, methods, absent or predictions.Absent())
         | {
             "subsets_of": config.evaluation.subsets_of,
             "reference": config.evaluation.reference,
@@ -96,7 +96,7 @@ def _methods(workdir, config, by_method, ranking_of_run) -> dict[str, Any]:
     if not by_method:
         return {}
     name, seeds = next(iter(by_method.items()))
-    resamples = Resamples(predictions.read(workdir.predictions(name, seeds[0]), "test")[2])
+    resamples = Resamples(predictions.read(workdir.predictions(name, seeds[0]), "test").example_id)
     measured = {}
     for name, seeds in by_method.items():
         directories = {seed: workdir.predictions(name, seed) for seed in seeds}
@@ -122,16 +122,16 @@ def _ranking_of(workdir, config, name: str, seed: int, of_source: Ranking | None
     return Ranking.read(file) if file.exists() else None
 
 
-def _evaluated_on(evaluation, methods, absent) -> dict[str, Any]:
+def _evaluated_on(evaluation, methods, absent: predictions.Absent) -> dict[str, Any]:
     """What every mean over shifts is over, and which of the config's sets no run was predicted on."""
     runs = [run for method in methods.values() for run in method["runs"].values()]
 
-    def parted(key: str, names) -> tuple[list[str], dict[str, str]]:
+    def parted(key: str, names, reasons: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         present = [name for name in names if any(name in run[key] for run in runs)]
-        return present, {name: absent[key].get(name, "not predicted") for name in names if name not in present}
+        return present, {name: reasons.get(name, "not predicted") for name in names if name not in present}
 
-    types, missing_types = parted("shift", shift_sources.types(evaluation))
-    ood, missing_ood = parted("ood", evaluation.out_of_distribution)
+    types, missing_types = parted("shift", shift_sources.types(evaluation), absent.shift)
+    ood, missing_ood = parted("ood", evaluation.out_of_distribution, absent.ood)
     return {
         "shift_source": evaluation.shift_source,
         "shift_types": types,

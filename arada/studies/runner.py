@@ -1,6 +1,7 @@
 """Runs what a study lacks, one arm and seed after the other or as jobs of a cluster, within its budget of hours."""
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -167,8 +168,9 @@ class Runner:
             config.evaluation.update(fields)
             if task.of_choice:
                 config.evaluation.out_of_distribution = ()
-            absent[part] = experiment.predict()
-            report = summary.summarize(self.workdir, config, absent[part], [(config.name, task.seed)])
+            missing = experiment.predict()
+            absent[part] = dataclasses.asdict(missing)
+            report = summary.summarize(self.workdir, config, missing, [(config.name, task.seed)])
             run = report["methods"][config.name]["runs"][str(task.seed)]
             metrics = _joined(metrics, run, part)
         if not task.of_choice and hosts.is_first():

@@ -75,7 +75,8 @@ def predict(model, config):
             passes.append(float(variables))
             return mapped(variables, batch)
 
-        predictions.predict("job", counted, runs, config, dataset, dataset, splits, replicas, left_out)
+        sources = predictions.Sources(dataset, dataset, splits)
+        predictions.predict("job", counted, runs, config, sources, replicas, left_out)
         return dataset.made, passes
 
     return run
@@ -146,15 +147,15 @@ def test_of_shifted_sets_a_summary_can_be_stored(predict, tmp_path, config):
         np.testing.assert_allclose(*probabilities, rtol=1e-5)
 
 
-def test_what_is_absent_is_told_in_one_line_and_left_out(predict, tmp_path, config, caplog):
+def test_absent_data_are_named_in_one_line_and_left_out(predict, tmp_path, config, caplog):
     dataset = Dataset(no_shift=("blur",), no_ood=("a/b",))
     with caplog.at_level(logging.WARNING, logger="arada"):
-        reasons = predictions.absent(config, dataset, dataset)
-    assert reasons == {"shift": {"blur": "no such file"}, "ood": {"a/b": "not prepared"}}
+        absent = predictions.find_absent(config, predictions.Sources(dataset, dataset, {}))
+    assert absent == predictions.Absent(shift={"blur": "no such file"}, ood={"a/b": "not prepared"})
     assert [record.getMessage() for record in caplog.records] == [
         "evaluation leaves out missing data: blur: no such file; a/b: not prepared"
     ]
-    left_out = predictions.names_of(config.evaluation, reasons)
+    left_out = absent.stored_names(config.evaluation)
     assert left_out == {"blur_1", "blur_5", "ood_a_b"}
     made, _ = predict({tmp_path: np.float32(1)}, left_out)
     assert made == ["noise_1", "noise_5", "photographs"]
@@ -162,7 +163,8 @@ def test_what_is_absent_is_told_in_one_line_and_left_out(predict, tmp_path, conf
 
 
 def test_nothing_is_said_when_nothing_is_absent(config, caplog):
-    assert predictions.absent(config, Dataset(), Dataset()) == {"shift": {}, "ood": {}}
+    sources = predictions.Sources(Dataset(), Dataset(), {})
+    assert predictions.find_absent(config, sources) == predictions.Absent()
     assert not caplog.records
 
 

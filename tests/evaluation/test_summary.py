@@ -8,7 +8,7 @@ from scipy import stats
 
 from arada import metrics
 from arada.errors import UserError
-from arada.evaluation import cache, measure, summary
+from arada.evaluation import cache, measure, predictions, summary
 from arada.runs import workdir as workdirs
 from arada.runs.identity import run_identity
 from arada.runs.workdir import Workdir
@@ -265,7 +265,7 @@ def test_what_some_runs_were_not_predicted_on_is_left_out(workdir):
 
 def test_the_experiment_says_what_means_are_over(workdir):
     add_run(workdir, "adals", 0, sets=["validation", "noise_1", "noise_2", "blur_1"])
-    said = summary.summarize(workdir, config_of(), {"shift": {"blur": "no file"}, "ood": {}})["experiment"]
+    said = summary.summarize(workdir, config_of(), predictions.Absent(shift={"blur": "no file"}))["experiment"]
     assert (said["shift_source"], said["shift_severities"], said["shift_max_examples"]) == ("simple", [1, 2], 0)
     assert (said["shift_types"], said["shift_missing"]) == (["noise"], {"blur": "no file"})
     assert (said["ood"], said["ood_missing"]) == ([], {"photographs": "not predicted"})
