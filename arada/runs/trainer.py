@@ -97,22 +97,18 @@ class Trainer:
             ):
                 loop.train(
                     name,
-                    train_step,
-                    state,
-                    supervision,
                     train_split,
-                    replicas=self._replicas,
-                    epochs=config.training.epochs,
-                    batch_size=config.training.batch_size,
-                    seed=seed,
-                    key=step_key,
+                    program=loop.Program(train_step, self._replicas),
+                    start=loop.Start(state, supervision, step_key, window),
+                    plan=loop.Plan(
+                        epochs=config.training.epochs,
+                        batch_size=config.training.batch_size,
+                        seed=seed,
+                        log_every_steps=config.run.log_every_steps,
+                        checkpoint_every_steps=config.run.checkpoint_every_steps,
+                    ),
                     after_epoch=functools.partial(self._after_epoch, name, seed),
-                    writer=writer,
-                    checkpoints=checkpoints,
-                    log_every_steps=config.run.log_every_steps,
-                    checkpoint_every_steps=config.run.checkpoint_every_steps,
-                    run={"config": config.to_json(), "seed": seed},
-                    window=window,
+                    records=loop.Records(writer, checkpoints, {"config": config.to_json(), "seed": seed}),
                 )
 
     def _initial_state(self, seed: int) -> tuple[TrainState, jax.Array, Examples | lockstep.MemberOrders]:

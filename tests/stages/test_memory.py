@@ -66,21 +66,18 @@ def test_training_holds_no_more_after_many_steps(tmp_path, measured):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints, open_writer(tmp_path, 0) as writer:
         loop.train(
             "run/seed_0",
-            replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,)),
-            init_state(Linear(), optimizer, normalization, SHAPE, jax.random.key(0)),
-            Supervision(method.init(), np.zeros(200, np.int32), np.zeros(5, np.int32)),
             split,
-            replicas=replicas,
-            epochs=24,
-            batch_size=BATCH,
-            seed=0,
-            key=jax.random.key(1),
+            program=loop.Program(
+                replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,)), replicas
+            ),
+            start=loop.Start(
+                init_state(Linear(), optimizer, normalization, SHAPE, jax.random.key(0)),
+                Supervision(method.init(), np.zeros(200, np.int32), np.zeros(5, np.int32)),
+                jax.random.key(1),
+            ),
+            plan=loop.Plan(epochs=24, batch_size=BATCH, seed=0, log_every_steps=2, checkpoint_every_steps=16),
             after_epoch=after_epoch,
-            writer=writer,
-            checkpoints=checkpoints,
-            log_every_steps=2,
-            checkpoint_every_steps=16,
-            run={},
+            records=loop.Records(writer, checkpoints, {}),
         )
     (host_before, device_before), (host_after, device_after) = held
     # 48 steps and three checkpoints later. The log keeps its rows, about a kilobyte each.

@@ -32,7 +32,7 @@ def task(training):
 
 
 def softened(epoch, state, supervision):
-    """A hook whose result hangs on the epoch, the weights and what the supervision was."""
+    """A hook whose result depends on the epoch, the weights and the supervision before."""
     mean = float(np.mean(state.params["Dense_0"]["kernel"]))
     p_correct = supervision.learnt.p_correct * np.float32(0.9 + 0.01 * epoch + 0.01 * np.tanh(mean))
     labels = supervision.learnt.replace(p_correct=p_correct)
@@ -60,22 +60,18 @@ def run(task, split):
             with open_writer(directory, int(state.step) - len(window)) as writer:
                 state, supervision = loop.train(
                     "run/seed_0",
-                    step,
-                    state,
-                    supervision,
                     split,
-                    replicas=task.replicas,
-                    epochs=EPOCHS,
-                    batch_size=BATCH,
-                    seed=0,
-                    key=jax.random.key(5),
+                    program=loop.Program(step, task.replicas),
+                    start=loop.Start(state, supervision, jax.random.key(5), window),
+                    plan=loop.Plan(
+                        epochs=EPOCHS,
+                        batch_size=BATCH,
+                        seed=0,
+                        log_every_steps=log_every,
+                        checkpoint_every_steps=save_every,
+                    ),
                     after_epoch=hook,
-                    writer=around_writer(writer),
-                    checkpoints=checkpoints,
-                    log_every_steps=log_every,
-                    checkpoint_every_steps=save_every,
-                    run={"seed": 0},
-                    window=window,
+                    records=loop.Records(around_writer(writer), checkpoints, {"seed": 0}),
                 )
         return jax.device_get((state, supervision))
 
@@ -106,7 +102,7 @@ def whole(run, tmp_path):
 
 
 def recording(task, calls):
-    """The step, with what it is given kept in `calls`."""
+    """The step, with its arguments kept in `calls`."""
 
     def step(state, batch, labels, key):
         # Without the axis of devices.
@@ -305,7 +301,7 @@ def test_who_was_replaced_writes_nothing_more(run, tmp_path):
     assert saved_steps(directory) == [4]
 
 
-def test_a_full_disk_is_told_and_the_last_checkpoint_stays(run, whole, tmp_path, monkeypatch):
+def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_stays(run, whole, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -338,7 +334,7 @@ def test_what_a_method_has_learnt_goes_on_after_a_kill(run, training, tmp_path):
     task = training(2, "pmap", "sgd", method=method)
 
     def hook(epoch, state, supervision):
-        # Confidences that hang on the weights.
+        # Confidences that depend on the weights.
         confidence = 0.6 + 0.3 * np.tanh(np.asarray(state.params["Dense_0"]["kernel"]).ravel())
         validation = methods.Validation(confidence, np.arange(len(confidence)) % 2, None, None)
         return supervision.replace(learnt=method.update(supervision.learnt, validation, epoch)), {}
@@ -400,6 +396,16 @@ def test_a_finished_run_does_nothing(run, whole, task):
     assert_bit_equal(run(directory, step=recording(task, calls)), expected)
     assert calls == []
     assert rows(directory) == before
+
+
+def test_means_of_a_window_by_hand():
+    window = loop.Window([{"loss": np.float32(1), "accuracy": np.float32(0.25)}])
+    window.metrics.append({"loss": np.float32(2), "accuracy": np.float32(0.75)})
+    assert len(window) == 2
+    assert window.means("run", 8) == {"train/loss": 1.5, "train/accuracy": 0.5}
+    window.metrics.append({"loss": np.float32(np.inf), "accuracy": np.float32(0)})
+    with pytest.raises(UserError, match=r"^run: train/loss not finite between steps 7 and 9; lower optimizer"):
+        window.means("run", 9)
 
 
 @pytest.mark.parametrize(("metric", "value"), [("loss", np.nan), ("loss", np.inf), ("gradient_norm", np.nan)])
