@@ -213,8 +213,8 @@ def table(study: dict[str, Any]) -> str:
     for row in study["candidates"]:
         cells = [row["name"], f"{row['gradients']:.4g}" if row["attack"] else "-"]
         for _, key, scale, spec in columns:
-            of_splits = [row[split].get(key) for split in SPLITS]
-            cells.append("-" if None in of_splits else " / ".join(format(scale * value, spec) for value in of_splits))
+            values = [row[split].get(key) for split in SPLITS]
+            cells.append("-" if None in values else " / ".join(format(scale * value, spec) for value in values))
         speed = row["images_per_second"]
         cells.append("-" if not speed else f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}")
         lines.append(cells)

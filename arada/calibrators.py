@@ -1,6 +1,6 @@
 """Calibration after training: maps from logits to probabilities, fitted on a validation set.
 
-All keep the order of an example's classes, so that accuracy stays as it is. Logits are float[N, Z], labels int[N] in
+All keep the order of an example's classes, so that accuracy does not change. Logits are float[N, Z], labels int[N] in
 0..Z-1, both with concrete values. A logit of -inf masks a class. Everything else raises ValueError: other shapes and
 dtypes, labels out of range, NaN, +inf, a label whose class is masked, no examples.
 """
@@ -41,14 +41,14 @@ def temperature_scaling(logits: Array, labels: Array) -> Calibrator:
     Source: Guo et al. 2017.
     """
     logits, labels = _checked(logits, labels)
-    of_label = np.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    label_logit = np.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
 
     def slope(log_inverse: float) -> float:
         """Of the mean negative log-likelihood by 1 / T, at 1 / T = exp(log_inverse)."""
         probabilities = special.softmax(np.exp(log_inverse) * logits, axis=-1)
         # 0 times the -inf of a masked class would be NaN.
         expected = np.sum(probabilities * np.where(probabilities > 0, logits, 0), axis=-1)
-        return float(np.mean(expected - of_label))
+        return float(np.mean(expected - label_logit))
 
     from scipy import optimize  # a moment that those who import `arada` need not wait
 
@@ -117,5 +117,5 @@ def _checked(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _components(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore"):  # inf and NaN make a row of NaN
-        plain, scaled = (special.softmax(of, axis=-1) for of in (logits, logits / temperature))
+        plain, scaled = (special.softmax(values, axis=-1) for values in (logits, logits / temperature))
     return scaled, plain, np.full_like(plain, 1 / plain.shape[-1])

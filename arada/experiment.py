@@ -100,8 +100,8 @@ class Experiment:
         compared with it.
         """
         configs = self.config, vanilla_config(self.config)
-        of_config, of_vanilla = (run_identity(config, 0, len(self.replicas)) for config in configs)
-        if self.config.name == "vanilla" and (differing := differences(of_vanilla, of_config)):
+        identity, vanilla_identity = (run_identity(config, 0, len(self.replicas)) for config in configs)
+        if self.config.name == "vanilla" and (differing := differences(vanilla_identity, identity)):
             fault = "; ".join(differing).replace(" there and ", " in vanilla training and ")
             raise UserError(f"name is 'vanilla', but {fault}; name the method by --config.name, or use its preset")
 
@@ -111,9 +111,9 @@ class Experiment:
             workdirs.check_seeds_alike(self.workdir, self.config)
         if stage in ("all", "train") and self.config.training.init_from:
             config, seeds = self._runs()
-            for of_run in seeds:
-                done = trained.is_finished(self.workdir.run(config.name, of_run), config)
-                for seed in () if done else trained.network_seeds(config, of_run):
+            for run_seed in seeds:
+                done = trained.is_finished(self.workdir.run(config.name, run_seed), config)
+                for seed in () if done else trained.network_seeds(config, run_seed):
                     trained.initial_dir(self.workdir, config, seed)
         if stage == "all":
             # Missing data can be fetched, and mistakes fixed, before hours of training.

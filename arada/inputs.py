@@ -18,7 +18,7 @@ ROUNDING = 1e-4
 
 
 def as_array(values: Any) -> Array:
-    """Arrays as they are, anything else as NumPy makes it."""
+    """Arrays unchanged, anything else as a NumPy array."""
     return values if isinstance(values, jax.Array | np.ndarray) else np.asarray(values)
 
 

@@ -25,11 +25,11 @@ from arada.data.sources.records import StreamedSplit
 from arada.errors import UserError
 from arada.runtime import console, files
 
-# Not __name__: that of a command is "__main__", whose lines `console.start_logging` does not show.
+# Not __name__: in a command it is "__main__", whose lines `console.start_logging` does not show.
 logger = logging.getLogger("arada.prepare")
 
 # The sources whose run.data_dir is not TFDS' folder.
-OF_FILES = ("folder", "npz", "cifar_archive")
+FROM_FILES = ("folder", "npz", "cifar_archive")
 # Zenodo's record of each data set's published corruptions, and the archives in it.
 PUBLISHED = {
     "cifar10": (2535967, "CIFAR-10-C.tar"),
@@ -56,9 +56,9 @@ def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
     def training() -> str:
         splits.update(data.load_splits(dataset, config.data))
         # Validation and test may be parts of the same files.
-        for of_split in {split.files: None for split in splits.values() if isinstance(split, StreamedSplit)}:
-            logger.info("%s: reading all files, %d from %s on", name, len(of_split.paths), of_split.paths[0])
-            of_split.check()
+        for files_ in {split.files: None for split in splits.values() if isinstance(split, StreamedSplit)}:
+            logger.info("%s: reading all files, %d from %s on", name, len(files_.paths), files_.paths[0])
+            files_.check()
         return ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
 
     def elsewhere(name: str) -> str:
@@ -67,8 +67,8 @@ def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
         return f"{len(dataset.out_of_distribution(name)):,}"
 
     name = config.data.get("name", source)
-    tfds_dir = "" if source in OF_FILES else run.data_dir
-    yield _item(name, training, name if source not in ("digits", *OF_FILES) else "", run.data_dir, download)
+    tfds_dir = "" if source in FROM_FILES else run.data_dir
+    yield _item(name, training, name if source not in ("digits", *FROM_FILES) else "", run.data_dir, download)
     for name in config.evaluation.out_of_distribution:
         yield _item(name, functools.partial(elsewhere, name), "" if source == "digits" else name, tfds_dir, download)
     # The simple shifts need nothing.
@@ -76,12 +76,12 @@ def items(config: ml_collections.ConfigDict, download: bool) -> Iterator[Item]:
         yield _shifted(config, dataset, splits.get("test"), tfds_dir, download)
 
 
-def _item(name: str, read: Callable[[], str], of_tfds: str, data_dir: str, download: bool) -> Item:
-    """The result of `read` for a data set; `of_tfds` is its name in TFDS, if it comes from there."""
+def _item(name: str, read: Callable[[], str], tfds_name: str, data_dir: str, download: bool) -> Item:
+    """The result of `read` for a data set; `tfds_name` is its name in TFDS, if it comes from there."""
     where = data_dir
     try:
-        if of_tfds:
-            builder = tfds.builder(of_tfds, data_dir)
+        if tfds_name:
+            builder = tfds.builder(tfds_name, data_dir)
             where = builder.data_path
             if not where.exists():
                 if not download:
@@ -132,7 +132,8 @@ def _shifted(config: ml_collections.ConfigDict, dataset, test, tfds_dir: str, do
         by_hand = f"; fetch {tars} of https://zenodo.org/records/{record}, unpack, set run.published_dir to the folder"
     try:
         if source == "tfds" and download:
-            for builder in (tfds.builder(of, tfds_dir) for of in published.tfds_names(data_set, types, severities)):
+            for full_name in published.tfds_names(data_set, types, severities):
+                builder = tfds.builder(full_name, tfds_dir)
                 if not builder.data_path.exists():
                     _download(builder)
         if test is None:

@@ -67,7 +67,7 @@ def targets(state: SoftLabelState, subset: Array, label: Array) -> jax.Array:
     subset = inputs.whole_numbers("subset", subset, ("label", label), len(p_correct))
     label = inputs.whole_numbers("label", label, ("subset", subset), state.num_classes)
     is_known = (label >= 0) & (label < state.num_classes) & (subset >= 0) & (subset < len(p_correct))
-    # Under jit alone some may not be: a loss of NaN is seen, that of another class is not.
+    # Under jit alone some may not be: a loss of NaN is seen, a loss of another class is not.
     epsilon = jnp.where(is_known, smoothing(state)[subset], jnp.nan)[:, None]
     return (1 - epsilon) * jax.nn.one_hot(label, state.num_classes, dtype=jnp.float32) + epsilon / state.num_classes
 
@@ -126,7 +126,7 @@ def shrink(gap: Array, error: Array, images: int, strength: float = 1.0) -> np.n
       gap: float[R], confidence minus accuracy in each validation subset.
       error: float[M], confidence minus correctness of each validation image; subsets are of equal size.
       images: M / R, at least 2.
-      strength: 0 leaves gaps as they are; 1 is the estimate; endlessly much makes all gaps the same, as in AdaLS.
+      strength: 0 changes nothing; 1 is the estimate; a very large number makes all gaps the same, as in AdaLS.
 
     Raises ValueError for other shapes and numbers.
 

@@ -147,7 +147,7 @@ def run(
         Experiment(point, workdir, is_sweep_point=True)
     # One ranking for each attack, before tasks that would all make it.
     ranked = {point.ranking.folder: point for point in configs.values() if uses_precomputed(point)}
-    shared = [of.to_dict() for of in (config, *ranked.values())]
+    shared = [point.to_dict() for point in (config, *ranked.values())]
     if submit:
         if ranked or config.evaluation.shift_source == "generated":
             submit(run_shared, [shared])
@@ -182,16 +182,16 @@ def compare(config: ml_collections.ConfigDict, workdir: str, grid: Grid) -> dict
     methods = summary.summarize(Workdir(workdir), config, runs=runs)["methods"]
     measured: list[dict[str, Any]] = []
     for name, values in zip(names, itertools.product(*grid.values()), strict=True):
-        of_seeds = list(methods[name]["runs"].values())
-        shifted = [[one["ece"] for of_type in of["shift"].values() for one in of_type] for of in of_seeds]
+        by_seed = list(methods[name]["runs"].values())
+        shifted = [[one["ece"] for kind in run["shift"].values() for one in kind] for run in by_seed]
         measured.append(
             {
                 "name": name,
                 "values": dict(zip(grid, values, strict=True)),
-                **{f"validation_{key}": [of["validation"][key] for of in of_seeds] for key in outcomes.CRITERIA},
-                "accuracy": [of["test"]["accuracy"] for of in of_seeds],
-                "ece": [of["test"]["ece"] for of in of_seeds],
-                "ece_under_shift": [float(np.mean(of)) if of else None for of in shifted],
+                **{f"validation_{key}": [run["validation"][key] for run in by_seed] for key in outcomes.CRITERIA},
+                "accuracy": [run["test"]["accuracy"] for run in by_seed],
+                "ece": [run["test"]["ece"] for run in by_seed],
+                "ece_under_shift": [float(np.mean(errors)) if errors else None for errors in shifted],
             }
         )
     criterion = config.evaluation.choose_by
@@ -209,12 +209,12 @@ def compare(config: ml_collections.ConfigDict, workdir: str, grid: Grid) -> dict
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The points as a Markdown table: NLL and Brier score as they are, the others in percent."""
+    """The points as a Markdown table: NLL and Brier score unscaled, the others in percent."""
     criterion = found["chosen_by"]
-    of_validation = {
+    validation_columns = {
         f"validation_{key}": f"validation {outcomes.CRITERIA[key]}" for key in dict.fromkeys([criterion, "ece"])
     }
-    columns = of_validation | {"accuracy": "accuracy", "ece": "ECE", "ece_under_shift": "shift ECE"}
+    columns = validation_columns | {"accuracy": "accuracy", "ece": "ECE", "ece_under_shift": "shift ECE"}
     fields = list(found["points"][0]["values"])
     rows = []
     for point in found["points"]:
@@ -223,13 +223,13 @@ def table(found: Mapping[str, Any]) -> str:
     text = tabulate.tabulate(rows, [*fields, *columns.values()], "pipe", disable_numparse=True)
     return (
         f"{text}\n\nECE of {found['num_bins']} bins and accuracy x100; {found['method']}, seeds {found['seeds']}; "
-        f"bold: lowest {of_validation[f'validation_{criterion}']}.\n"
+        f"bold: lowest {validation_columns[f'validation_{criterion}']}.\n"
     )
 
 
 def _cell(column: str, values: Sequence[float | None]) -> str:
-    as_they_are = column in ("validation_nll", "validation_brier")
-    scale, digits = (1, 4) if as_they_are else (100, 2)
+    unscaled = column in ("validation_nll", "validation_brier")
+    scale, digits = (1, 4) if unscaled else (100, 2)
     numbers = [scale * value for value in values if value is not None]
     spread = f" ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else ""
     return f"{np.mean(numbers):.{digits}f}{spread}" if numbers else "not run"

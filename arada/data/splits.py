@@ -17,7 +17,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Of every batch, part `index` of `count` equal parts: those of one host."""
+    """One host's part of every batch: part `index` of `count` equal parts."""
 
     index: int = 0
     count: int = 1

@@ -128,7 +128,7 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
 
 
 def imported_identity(config: ml_collections.ConfigDict, seed: int) -> dict[str, Any]:
-    """The fields that a run with imported weights shares with those of its workdir, and its seed."""
+    """The fields that a run with imported weights shares with the other runs of its workdir, and its seed."""
     return shared_identity(config) | {"training": {"normalization": config.training.normalization}, "seed": seed}
 
 
@@ -162,7 +162,7 @@ def member_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 def members_of(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, tuple[int, ...]]:
     """The config and the seeds of the single runs that an ensemble averages."""
     seeds = (models.member_seeds(seed, config.ensemble.members) for seed in config.seeds)
-    return member_config(config), tuple(member for of_seed in seeds for member in of_seed)
+    return member_config(config), tuple(member for members in seeds for member in members)
 
 
 def lockstep_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -91,7 +91,7 @@ def _of_torchvision(config: ml_collections.ConfigDict, arrays: Mapping[str, np.n
     if model.name != "resnet_v1":
         listed = ", ".join(sorted(arrays)[:5])
         raise ValueError(
-            f"{len(arrays)} names ({listed} ...) are not those of this package, params/..., and model.name is "
+            f"{len(arrays)} names ({listed} ...) are not this package's, params/..., and model.name is "
             f"{model.name!r}; names of torchvision and timm are for resnet_v1, such as configs/imagenet.py"
         )
     if depth and depth != model.depth:

@@ -299,7 +299,7 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
     """
     # The batch size is part of the name: a job with another batch size starts again.
     path_of = [directory / f"{name}_{batch_size}_{number:06}.npz" for number in range(-(-len(split) // batch_size))]
-    mine = streaming.of_process(len(path_of))
+    mine = streaming.own_batches(len(path_of))
     missing = [number for number in mine if not path_of[number].exists()]
     there = len(mine) - len(missing)
     progress = Progress(f"ranking {name}", "batch", len(mine), batch_size * jax.process_count())

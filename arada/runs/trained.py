@@ -24,7 +24,7 @@ UNROLLED = {"auto": None, "stacked": False, "unrolled": True}
 
 
 def build_model(config: ml_collections.ConfigDict, **fields) -> nn.Module:
-    """The network of a config; `fields` take the place of those of `config.model`."""
+    """The network of a config; `fields` replace fields of `config.model`."""
     return models.build(num_classes=config.data.num_classes, **(config.model.to_dict() | fields))
 
 
@@ -95,8 +95,8 @@ def logits_fn(config: ml_collections.ConfigDict) -> Callable:
     model, count = build_model(config), num_members(config)
     if count == 1:
         return _precisely(models.logits_fn(model))
-    of_members = models.member_logits_fn(model, count, unrolled=unrolled(config))
-    return _precisely(lambda variables, images: models.mean_prediction(of_members(variables, images)))
+    logits_fn = models.member_logits_fn(model, count, unrolled=unrolled(config))
+    return _precisely(lambda variables, images: models.mean_prediction(logits_fn(variables, images)))
 
 
 def member_logits_fn(config: ml_collections.ConfigDict) -> Callable:
@@ -168,8 +168,8 @@ def stacked_variables(run_dirs: Sequence[epath.Path]) -> dict:
 
 def initial_dir(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, seed: int) -> epath.Path:
     """The folder of the run that a network with `seed` starts from (`training.init_from`). Raises UserError."""
-    name, of_seed = initial_run(config, seed) or (config.training.init_from, seed)
-    run_dir, prefix = workdir.run(name, of_seed), f"training.init_from names {name}/seed_{of_seed}"
+    name, source_seed = initial_run(config, seed) or (config.training.init_from, seed)
+    run_dir, prefix = workdir.run(name, source_seed), f"training.init_from names {name}/seed_{source_seed}"
     if not (run_dir / "config.json").exists():
         there = ", ".join(f"{name}/seed_{seed}" for name, seed in workdir.runs()) or "none"
         raise UserError(f"{prefix}, but {workdir.path} has no such run (there: {there}); train or import it first")

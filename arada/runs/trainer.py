@@ -86,9 +86,7 @@ class Trainer:
         supervision = self._initial_supervision(seed)
         with lease.held(run_dir), Checkpoints(run_dir / "checkpoints") as checkpoints:
             restored = checkpoints.restore(jax.device_get(state), supervision)
-            window: list[dict] = []
-            if restored is not None:
-                state, supervision, window = restored
+            state, supervision, window = restored or (state, supervision, [])
             with (
                 backend.fitting("lower training.batch_size, or raise training.accumulate"),
                 # Rows that were logged later, also in an open window, are logged again.
@@ -112,10 +110,10 @@ class Trainer:
                 )
 
     def _initial_state(self, seed: int) -> tuple[TrainState, jax.Array, Examples | lockstep.MemberOrders]:
-        """Fresh weights or those of `training.init_from`, the key of the steps, and the training images in the order of
-        the seed (of each member's)."""
+        """Fresh weights or the weights of `training.init_from`, the key of the steps, and the training images in the
+        order of the seed (of each member's)."""
 
-        def of(seed: int) -> tuple[TrainState, jax.Array]:
+        def initial(seed: int) -> tuple[TrainState, jax.Array]:
             init_key, step_key = jax.random.split(jax.random.key(seed))
             image_shape = tuple(self._config.data.image_shape)
             state = init_state(self._model, self._optimizer, self._normalization, image_shape, init_key)
@@ -125,8 +123,8 @@ class Trainer:
             return state, step_key
 
         if self._members == 1:
-            return *of(seed), self._splits["train"]
-        states, keys = zip(*map(of, models.member_seeds(seed, self._members)), strict=True)
+            return *initial(seed), self._splits["train"]
+        states, keys = zip(*map(initial, models.member_seeds(seed, self._members)), strict=True)
         return lockstep.stack(states), jnp.stack(keys), lockstep.MemberOrders(self._splits["train"], self._members)
 
     def _initial_supervision(self, seed: int) -> Supervision:
@@ -151,18 +149,18 @@ class Trainer:
     ) -> tuple[Supervision, dict[str, float]]:
         """Validates, updates the method, and ranks again if the config says so."""
         config = self._config
-        of_images = streaming.over(
+        outputs = streaming.over(
             self._validation_step,
             state.variables,
             self._validation,
             batch_size=config.run.evaluation_batch_size,
             replicas=self._replicas.own,
         )
-        confidence, correct = of_images["confidence"], of_images["correct"]
+        confidence, correct = outputs["confidence"], outputs["correct"]
         scalars: dict[str, Any] = {
             "validation/accuracy": np.mean(correct, dtype=np.float64),
             "validation/confidence": np.mean(confidence, dtype=np.float64),
-            "validation/nll": np.mean(of_images["loss"], dtype=np.float64),
+            "validation/nll": np.mean(outputs["loss"], dtype=np.float64),
             "validation/ece": metrics.binned_error(confidence, correct, num_bins=config.evaluation.num_bins),
         }
         num_subsets, unranked = config.soft_labels.num_subsets, in_one_subset(config, epoch)

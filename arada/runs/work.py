@@ -71,5 +71,5 @@ def evaluated_sets(config: ml_collections.ConfigDict, num_test: int = 0) -> list
     """The size of each set that a run is evaluated on."""
     evaluation, num_test = config.evaluation, config.data.get("num_test", num_test)
     shifted = len(shift_sources.types(evaluation)) * len(evaluation.severities)
-    of_shift = min(evaluation.max_examples_per_shift or num_test, num_test)
-    return [num_test, config.data.num_validation, *[of_shift] * shifted]
+    size = min(evaluation.max_examples_per_shift or num_test, num_test)
+    return [num_test, config.data.num_validation, *[size] * shifted]

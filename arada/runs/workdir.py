@@ -53,8 +53,8 @@ class Workdir:
         """The folder of a ranking: by a run of this workdir, `<name>/seed_<s>`, or any other folder."""
         if not source_run(source):
             return files.absolute(source)
-        of_source = self.path / "robustness" / source
-        return of_source / (folder or ("" if by == "attack" else f"by_{by}"))
+        ranked_by_run = self.path / "robustness" / source
+        return ranked_by_run / (folder or ("" if by == "attack" else f"by_{by}"))
 
     def refreshed_ranking(self, name: str, seed: int, epoch: int) -> epath.Path:
         """The folder of the ranking by a run's own weights after `epoch` epochs."""
@@ -69,11 +69,11 @@ class Workdir:
         return self.path / "evaluation" / name
 
     def runs(self) -> list[tuple[str, int]]:
-        """(name, seed) of every run that has begun, by name, then seed; not those of sweeps, a folder deeper."""
+        """(name, seed) of every run that has begun, by name, then seed; without points of sweeps, a folder deeper."""
         return sorted(run for run in map(source_run, self._begun("*")) if run)
 
     def identities(self, name: str = "") -> dict[str, dict[str, Any]]:
-        """The identity of every run that has begun, those of sweeps too, or of every seed of one name; by its folder
+        """The identity of every run that has begun, points of sweeps too, or of every seed of one name; by its folder
         below runs/."""
         begun = self._begun(name) if name else [*self._begun("*"), *self._begun("*/*")]
         return {run: stored(self.path / "runs" / run)["identity"] for run in begun}
@@ -119,7 +119,7 @@ def check_claim(path: epath.Path, identity: Mapping[str, Any]) -> None:
 
 def _refused(path: epath.Path, differing: list[str], another: str = "") -> UserError:
     return UserError(
-        f"{path} was made with another config: {'; '.join(differing)}. Set them as they are there, use another "
+        f"{path} was made with another config: {'; '.join(differing)}. Set them to the values there, use another "
         f"--workdir or {another or '--config.name'}, or delete the folder"
     )
 

@@ -5,7 +5,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +20,14 @@ logger = logging.getLogger(__name__)
 
 # The last file that orbax writes into a checkpoint before it names it.
 _METADATA = "_CHECKPOINT_METADATA"
+
+
+class Restored(NamedTuple):
+    """A run as its checkpoint holds it; `window` has the metrics of the steps that are not logged yet."""
+
+    state: TrainState
+    supervision: Supervision
+    window: list[dict[str, np.float32]]
 
 
 class Checkpoints:
@@ -40,8 +48,8 @@ class Checkpoints:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # orbax reads this file of all checkpoints, and accepts broken JSON.
             raise UserError(
-                f"a {_METADATA} in {self._directory} is not what orbax writes ({_told(error)}); delete the folder that "
-                f"it is in, and the checkpoint before it is used"
+                f"a {_METADATA} in {self._directory} is not what orbax writes ({_one_line(error)}); delete the folder "
+                f"that it is in, and the checkpoint before it is used"
             ) from None
 
     def steps(self) -> list[int]:
@@ -73,11 +81,8 @@ class Checkpoints:
             if not self._manager.save(step, args=args):
                 raise RuntimeError(f"orbax declined to save step {step} in {self._directory}")
 
-    def restore(
-        self, state: TrainState, supervision: Supervision
-    ) -> tuple[TrainState, Supervision, list[dict[str, np.float32]]] | None:
-        """The newest checkpoint that can be read, in the shape of the arguments, with the metrics of the steps that
-        are not logged yet; None if there is no checkpoint.
+    def restore(self, state: TrainState, supervision: Supervision) -> Restored | None:
+        """The newest checkpoint that can be read, in the shape of the arguments; None if there is no checkpoint.
 
         A broken checkpoint is named in a warning, deleted, and the one before it is used. Raises UserError if there
         are checkpoints and none can be read, or if they are of another network.
@@ -88,7 +93,7 @@ class Checkpoints:
             return None
         # As the step made them: their mean is one of float32.
         window = [{k: np.float32(v) for k, v in metrics.items()} for metrics in restored["run"].get("window", [])]
-        return restored["state"], restored["supervision"], window
+        return Restored(restored["state"], restored["supervision"], window)
 
     def restore_state(self, state: TrainState) -> TrainState:
         """The newest weights alone, in the shape of `state`. Raises UserError if there are none."""
@@ -115,7 +120,7 @@ class Checkpoints:
                 raise
             except Exception as error:  # orbax raises many kinds for broken files
                 logger.warning(
-                    "checkpoint %s cannot be read and is skipped: %s", self._directory / str(step), _told(error)
+                    "checkpoint %s cannot be read and is skipped: %s", self._directory / str(step), _one_line(error)
                 )
         if self.steps():
             raise UserError(
@@ -154,8 +159,8 @@ class Checkpoints:
             yield
         except (OSError, ValueError) as error:  # orbax', and tensorstore's
             raise UserError(
-                f"a checkpoint cannot be written to {self._directory} ({_told(error)}); earlier ones are kept, and "
-                f"when there is room the same command goes on from the newest"
+                f"a checkpoint cannot be written to {self._directory} ({_one_line(error)}); earlier ones are kept, "
+                f"and when there is room the same command goes on from the newest"
             ) from None
 
     def __enter__(self) -> "Checkpoints":
@@ -165,7 +170,7 @@ class Checkpoints:
         self.close()
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """The error in one line, without the source locations and settings that tensorstore adds."""
     lines = str(error).partition(" [")[0].splitlines() or [type(error).__name__]
     return ": ".join(lines[0].split(": ")[-2:])

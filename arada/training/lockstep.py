@@ -18,7 +18,7 @@ STATE_AXES = TrainState(**AXES)
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
-    """The states of M members as one, see `STATE_AXES`; a single state stays as it is."""
+    """The states of M members as one, see `STATE_AXES`; a single state is returned unchanged."""
     if len(states) == 1:
         return states[0]
     return jax.tree.map(
@@ -37,11 +37,11 @@ def lockstep(step: Callable, members: int, *, unrolled: bool | None = None) -> C
     """
     each = over_members(step, (STATE_AXES, 1, None, 0), (STATE_AXES, 0), members=members, unrolled=unrolled)
 
-    def of_all(state, batch, learnt, key):
+    def step_of_all(state, batch, learnt, key):
         state, metrics = each(state, batch, learnt, key)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    return of_all
+    return step_of_all
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Writer(Protocol):
     """The interface of a writer of a run's metrics."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds scalars to those of `step`."""
+        """Adds scalars to the row of `step`."""
 
     def flush(self) -> None:
         """After it, everything written survives a kill."""

@@ -113,7 +113,7 @@ class Window:
         Raises UserError if one is not finite.
         """
         metrics = jax.device_get(self.metrics)
-        means = {f"train/{key}": float(np.mean([of_step[key] for of_step in metrics])) for key in metrics[0]}
+        means = {f"train/{key}": float(np.mean([step[key] for step in metrics])) for key in metrics[0]}
         # The loss is from before the update; a gradient that is not finite breaks the weights after it.
         broken = [key for key, value in means.items() if not math.isfinite(value)]
         if broken:

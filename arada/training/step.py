@@ -50,7 +50,7 @@ def train_step(
             weights = {"params": state.params, "batch_stats": state.batch_stats}
             return model.apply(weights, images, train=False)
 
-        def of_part(batch):
+        def part_gradients(batch):
             images = augment(augment_key, batch["example_id"], models.unit_range(batch["image"]), normalize)
 
             def objective(params):
@@ -69,7 +69,7 @@ def train_step(
 
         # Equal shards: the mean of the devices' means is the mean over the batch. Batch statistics differ by device
         # where batch norm is `per_device`; elsewhere their mean changes nothing.
-        grads, batch_stats, metrics = lax.pmean(_mean_of_parts(of_part, batch, accumulate), BATCH_AXIS)
+        grads, batch_stats, metrics = lax.pmean(_mean_of_parts(part_gradients, batch, accumulate), BATCH_AXIS)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -40,8 +40,8 @@ def _over_runs(mapped, runs, split, *, batch_size, replicas, batches) -> Iterato
     pending: collections.deque = collections.deque()
 
     def fetched():
-        parts, of_runs = pending.popleft()
-        whole = [replicas.fetch(outputs) for outputs in of_runs]
+        parts, outputs_of_runs = pending.popleft()
+        whole = [replicas.fetch(outputs) for outputs in outputs_of_runs]
         for number, part in enumerate(parts):
             at = slice(number * batch_size, (number + 1) * batch_size)
             known = {"example_id": part["example_id"], "label": part["label"]}
@@ -84,13 +84,13 @@ def over_runs(
     mapped: Callable, runs: Sequence, split: Examples, *, batch_size: int, replicas: Replicas
 ) -> list[dict[str, np.ndarray]]:
     """Like `over`, for the variables of several runs: examples are read and decoded once for all of them."""
-    own = of_process(-(-len(split) // batch_size))
+    own = own_batches(-(-len(split) // batch_size))
     # A process without a batch must know the shapes of the outputs, and repeats the first batch.
     parts = list(_over_runs(mapped, runs, split, batch_size=batch_size, replicas=replicas, batches=own or [0]))
-    return [joined(list(of_run), split, batch_size) for of_run in zip(*parts, strict=True)]
+    return [joined(list(parts_of_run), split, batch_size) for parts_of_run in zip(*parts, strict=True)]
 
 
-def of_process(batches: int) -> range:
+def own_batches(batches: int) -> range:
     """The numbers of the batches that this process makes: neighbours, so that it does not read the others' files."""
     each = _most(batches)
     return range(jax.process_index() * each, min((jax.process_index() + 1) * each, batches))
@@ -110,7 +110,7 @@ def joined(parts: list[dict[str, np.ndarray]], split: Examples, batch_size: int)
 
 
 def _exchanged(parts: list[dict[str, np.ndarray]], count: int, size: int) -> list[dict[str, np.ndarray]]:
-    """The parts of all processes in order, from those of this one (see `of_process`)."""
+    """The parts of all processes in order, from the parts that this one made (see `own_batches`)."""
     if jax.process_count() == 1:
         return parts
     # The same shape everywhere; all but the last batch are full, and padding is at the end.

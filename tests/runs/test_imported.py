@@ -136,7 +136,7 @@ def of_strangers(arrays):
             r"1 of \d+ arrays have other shapes .*\[7\] there and \[10\] here, data.num_classes .*: 10",
         ),
         (with_nan, r"1 arrays hold NaN or infinity, the first is params/Dense_0/bias"),
-        (of_strangers, r"1 names \(fc \.\.\.\) are not those of this package, .* model.name is 'resnet_v2'"),
+        (of_strangers, r"1 names \(fc \.\.\.\) are not this package's, .* model.name is 'resnet_v2'"),
     ],
 )
 def test_files_of_other_networks_are_refused(workdir, tmp_path, change, message):

@@ -107,7 +107,7 @@ def test_claim_keeps_what_made_it_and_refuses_another(workdir):
     assert str(error.value) == (
         f"{path} was made with another config: seed is 0 there and 1 here; "
         "soft_labels.alpha is [[0, 0.25]] there and [[0, 0.5]] here; training.epochs is 6 there and 7 here. "
-        "Set them as they are there, use another --workdir or --config.name, or delete the folder"
+        "Set them to the values there, use another --workdir or --config.name, or delete the folder"
     )
     assert (path / "config.json").read_text() == before
 

@@ -260,7 +260,9 @@ def test_an_ensemble_ranks_nothing(lockstep, name):
 def test_runs_of_another_config_are_not_averaged(averaged):
     before = averaged.runs()
     config = tiny("ensemble_vanilla", **{"name": "ensemble", "optimizer.learning_rate": 0.5})
-    message = r"runs/vanilla/seed_0 .* optimizer.learning_rate is 0.001 there and 0.5 here. Set them as they are there"
+    message = (
+        r"runs/vanilla/seed_0 .* optimizer.learning_rate is 0.001 there and 0.5 here. Set them to the values there"
+    )
     for stage in ("train", "evaluate"):
         with pytest.raises(UserError, match=message):
             run(config, averaged.path, stage)

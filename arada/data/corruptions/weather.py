@@ -57,7 +57,7 @@ def frost(images: np.ndarray, strength: tuple[float, float, int], rngs: Generato
 
     A picture that is smaller than the image is mirrored at its border.
     """
-    of_image, of_frost, every = strength
+    image_share, frost_share, every = strength
     folder = frost_pictures()
     if folder is None:
         raise UserError(
@@ -74,7 +74,7 @@ def frost(images: np.ndarray, strength: tuple[float, float, int], rngs: Generato
         top, left = rng.integers((picture.shape[0] - height, picture.shape[1] - width))
         return picture[top : top + height, left : left + width]
 
-    return truncated(of_image * images + of_frost * draws(rngs, crop))
+    return truncated(image_share * images + frost_share * draws(rngs, crop))
 
 
 def _fractals(rngs: Generators, size: int, decay: float) -> np.ndarray:
@@ -142,7 +142,7 @@ def _edges(grey: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 def _equalized(levels: np.ndarray) -> np.ndarray:
-    """Histogram equalisation of uint8 [N, H, W], image by image; a constant image stays as it is."""
+    """Histogram equalisation of uint8 [N, H, W], image by image; a constant image does not change."""
     count, pixels = len(levels), levels[0].size
     key = levels + 256 * np.arange(count)[:, None, None]
     upto = np.bincount(key.ravel(), minlength=256 * count).reshape(count, 256).cumsum(axis=1)

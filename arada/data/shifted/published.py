@@ -138,7 +138,7 @@ def _check_join(where: str, labels: np.ndarray, position: np.ndarray, test: Spli
 
 
 def hashed_order(keys: Iterable[str], split: str) -> list[str]:
-    """The keys of a TFDS builder's examples in the order of its files, which is that of their MD5, salted.
+    """The keys of a TFDS builder's examples in the order of its files: by their MD5, salted.
 
     `cifar10_corrupted` stores nothing else of the key, a number.
     """
@@ -202,4 +202,4 @@ class Tfds:
 def tfds_names(name: str, types: Iterable[str], severities: Iterable[int]) -> list[str]:
     """The TFDS data sets that hold `types` at `severities` for the data set `name`."""
     severities = tuple(severities)
-    return [f"{name}_corrupted/{_TFDS_NAMES[name].get(of, of)}_{severity}" for of in types for severity in severities]
+    return [f"{name}_corrupted/{_TFDS_NAMES[name].get(kind, kind)}_{at}" for kind in types for at in severities]

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 as their author publishes them, in the order of his files, unpacked or not.
 
-The ids are not those of TFDS, which shuffles what it prepares.
+TFDS has other ids, because it shuffles what it prepares.
 
 The "python version" is a pickle. Nothing in it is ever called: the NumPy names in the files are replaced by a record of
 its arguments, any other name is an error, and the array is made here from the bytes and the shape on record.

@@ -44,22 +44,22 @@ def plain_crop(jpeg, size: int, resize: str, side: int = 0):
     `side=0` stands for 8/7 of `size`.
     """
     tf = import_tensorflow()
-    of = (size, side) if side else (7, 8)
+    part, whole = (size, side) if side else (7, 8)
     if resize != "bilinear":
-        return _cut(jpeg, _centre(tf.image.extract_jpeg_shape(jpeg), *of), size, resize)
+        return _cut(jpeg, _centre(tf.image.extract_jpeg_shape(jpeg), part, whole), size, resize)
     # torchvision resizes the whole image, then cuts; its longer side is rounded down.
     image = tf.image.decode_jpeg(jpeg, channels=3)
     shape = tf.shape(image)[:2]
-    image = resized(image, size * of[1] // of[0] * shape // tf.reduce_min(shape), resize)
+    image = resized(image, size * whole // part * shape // tf.reduce_min(shape), resize)
     # Half a pixel more goes to the even neighbour, as Python rounds.
     top, left = tf.unstack(tf.cast(tf.round((tf.shape(image)[:2] - size) / 2), tf.int32))
     return image[top : top + size, left : left + size]
 
 
-def _centre(shape, size: int = 7, of: int = 8):
-    """The box of the centre square whose side is `size` / `of` of the shorter side."""
+def _centre(shape, part: int = 7, whole: int = 8):
+    """The box of the centre square whose side is `part` / `whole` of the shorter side."""
     tf = import_tensorflow()
-    side = tf.maximum(size * tf.minimum(shape[0], shape[1]) // of, 1)
+    side = tf.maximum(part * tf.minimum(shape[0], shape[1]) // whole, 1)
     return tf.stack([(shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2, side, side])
 
 

@@ -124,8 +124,8 @@ class StreamedSplit:
         return dataclasses.replace(self, example_id=self.example_id[np.sort(positions)])
 
     def epoch(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: Share = ALL) -> Iterator[Batch]:
-        """As `Split.epoch`. The order comes from that of the files, reading several at once and the shuffle buffer;
-        crops are a function of (seed, epoch, example id). Skipped batches are read but not decoded.
+        """As `Split.epoch`. The order follows from a shuffle of the files, reading several at once and the shuffle
+        buffer; crops are a function of (seed, epoch, example id). Skipped batches are read but not decoded.
         """
         tf = import_tensorflow()
         steps, batch_size = len(self) // batch_size, batch_size // share.count
@@ -196,9 +196,9 @@ class StreamedSplit:
         wanted[example_ids] = True
         starts, lengths = self.files.starts, self.files.lengths
         read = [number for number in order if wanted[starts[number] : starts[number] + lengths[number]].any()]
-        of_files = tf.data.Dataset.from_tensor_slices(([self.files.paths[number] for number in read], starts[read]))
-        records = of_files.interleave(
-            lambda path, start: self._of_file(path).enumerate(start),
+        files = tf.data.Dataset.from_tensor_slices(([self.files.paths[number] for number in read], starts[read]))
+        records = files.interleave(
+            lambda path, start: self._records_in(path).enumerate(start),
             cycle_length=open_files,
             block_length=_IN_TURN,
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -209,7 +209,7 @@ class StreamedSplit:
         return records.filter(lambda example_id, _: wanted[example_id])
 
     @staticmethod
-    def _of_file(path):
+    def _records_in(path):
         return import_tensorflow().data.TFRecordDataset(path, buffer_size=_READ_BYTES)
 
     def _decoded(self, example_id, record, crop: Callable) -> dict:
@@ -223,14 +223,14 @@ class StreamedSplit:
         }
 
     def _run(self, records, decode: Callable, batch_size: int) -> Iterator[Batch]:
-        """The batches of `records`, the last one as short as it is, decoded on threads of their own.
+        """The batches of `records`, the last one as short as it comes, decoded on threads of their own.
 
         A store that fails is tried again after longer and longer waits; the batches stay the same.
         """
         tf = import_tensorflow()
         options = tf.data.Options()
         options.deterministic = True
-        # As many threads as there are cores, apart from those of TensorFlow's other work; one operation, one thread.
+        # As many threads as there are cores, beside TensorFlow's threads for other work; one operation, one thread.
         options.threading.private_threadpool_size = 0
         options.threading.max_intra_op_parallelism = 1
 
