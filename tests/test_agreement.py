@@ -150,7 +150,7 @@ def test_a_study_goes_on_where_it_was(run_dir, monkeypatch):
         agreement.Study(run_dir, examples=30, batch_size=8)
 
 
-def test_mistakes_are_told(run_dir, tmp_path, monkeypatch):
+def test_mistakes_are_reported(run_dir, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--examples is 5; it must lie between 10 and .* data.num_train=128"):
         agreement.Study(run_dir, examples=5, batch_size=4)
     with pytest.raises(UserError, match=r"--batch_size is 6, which cannot be divided among 4 devices"):

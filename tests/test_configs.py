@@ -138,7 +138,7 @@ def test_a_size_alone_is_no_method():
 
 
 def test_finetuning_by_hand():
-    """A tenth, or a quarter, of all that is told in epochs; alpha in proportion."""
+    """A tenth, or a quarter, of all that is counted in epochs; alpha in proportion."""
     config = cifar10.get_config("finetune,ar_adals_on_the_fly")  # 200 epochs; refreshed after 65 and 130
     assert (config.name, config.training.init_from) == ("ar_adals_on_the_fly_finetuned", "vanilla/seed_{seed}")
     assert (config.training.epochs, config.ranking.refresh_epochs) == (20, (6, 13))
@@ -184,7 +184,7 @@ def test_a_finetuned_learning_rate_is_a_tenth_and_a_hundredth(name):
         ("mine,mine", r"one method at a time, not mine and mine"),
     ],
 )
-def test_wrong_presets_are_told(presets, message):
+def test_wrong_presets_are_reported(presets, message):
     with pytest.raises(ValueError, match=message):
         base.with_presets(base.config(), presets, {"mine": {}, "yours": {}}, {"small": {}})
 

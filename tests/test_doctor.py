@@ -36,7 +36,7 @@ def test_a_config_is_measured_and_told_as_json(tmp_path):
     assert 0 < found["train step"]["values"]["share_of_matrix_product"] < 1
 
 
-def test_missing_data_are_wrong_and_the_rest_is_told(tmp_path):
+def test_missing_data_are_wrong_and_the_rest_is_reported(tmp_path):
     config = digits.get_config("vanilla,testing")
     config.run.num_devices = 1
     config.data = {"source": "npz", "num_classes": 10, "image_shape": (8, 8, 1), "num_train": 64, "num_validation": 100}

@@ -163,7 +163,7 @@ def test_a_control_draws_another_partition_for_each_seed(workdir):
     assert np.mean(drawn[0]["subset"] == drawn[1]["subset"]) < 0.3
 
 
-def test_a_seed_without_its_vanilla_run_is_told_which_command_makes_it(workdir):
+def test_a_seed_without_its_vanilla_run_names_the_command_that_makes_it(workdir):
     config = tiny("ar_adals", seeds=(0, 1, 7))
     for stage in ("rank", "train"):
         with pytest.raises(
@@ -174,7 +174,7 @@ def test_a_seed_without_its_vanilla_run_is_told_which_command_makes_it(workdir):
         Experiment(tiny("ar_adals", **{"ranking.source": "adals/seed_7"}), workdir.path).run("rank")
 
 
-def test_a_missing_ranking_is_told_before_any_seed_is_trained(workdir, tmp_path):
+def test_a_missing_ranking_is_reported_before_any_seed_is_trained(workdir, tmp_path):
     Experiment(tiny("ar_adals", seeds=(0,)), tmp_path).run("vanilla")
     Experiment(tiny("ar_adals", seeds=(0,)), tmp_path).run("rank")
     Experiment(tiny("vanilla"), tmp_path).run("train")
@@ -247,7 +247,7 @@ def test_a_ranking_of_other_images_is_refused(workdir, tmp_path):
         Experiment(config, tmp_path).run("train")
 
 
-def test_a_data_set_that_does_not_exist_is_told_before_training(tmp_path):
+def test_a_data_set_that_does_not_exist_is_reported_before_training(tmp_path):
     config = tiny("vanilla", **{"evaluation.out_of_distribution": ("paintings",)})
     with pytest.raises(
         UserError, match=r"evaluation.out_of_distribution must be 'photographs' for digits, not 'paintings'"
@@ -279,13 +279,13 @@ def test_another_source_leaves_the_first_one_s_predictions_alone(workdir, tmp_pa
     assert after == before
 
 
-def test_a_workdir_that_cannot_be_written_is_told(tmp_path):
+def test_a_workdir_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written: Not a directory; choose another"):
         Experiment(tiny("vanilla"), tmp_path / "file" / "workdir")
 
 
-def test_more_devices_than_there_are_is_told(tmp_path):
+def test_more_devices_than_there_are_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"run\.num_devices is 64, but there are 4"):
         Experiment(tiny("vanilla", **{"run.num_devices": 64}), tmp_path)
 

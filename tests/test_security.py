@@ -1,4 +1,4 @@
-"""Nothing that lies in a workdir or a data folder is ever run: told from the source, call by call."""
+"""Nothing that lies in a workdir or a data folder is ever run: seen in the source, call by call."""
 
 import ast
 import pathlib

@@ -70,14 +70,14 @@ def all_stages(config, workdir, fields):
 
 
 def test_digits(tmp_path):
-    told = all_stages("digits.py:ar_adals,testing", tmp_path, SMALL)
-    assert told.count("pip install tensorboard") == 1
+    log = all_stages("digits.py:ar_adals,testing", tmp_path, SMALL)
+    assert log.count("pip install tensorboard") == 1
 
 
 def test_npz_and_what_tfds_has_is_left_out_in_one_line(tmp_path):
     np.savez(tmp_path / "own.npz", image=IMAGES, label=LABELS)
-    told = all_stages("own_images.py:ar_adals", tmp_path / "work", own("npz", tmp_path / "own.npz"))
-    (line,) = {line.partition(" ")[2] for line in told.splitlines() if "leaves out" in line}
+    log = all_stages("own_images.py:ar_adals", tmp_path / "work", own("npz", tmp_path / "own.npz"))
+    (line,) = {line.partition(" ")[2] for line in log.splitlines() if "leaves out" in line}
     assert line.startswith(
         "evaluation leaves out missing data: cifar100, svhn_cropped: tensorflow and tensorflow_datasets are not "
         "installed"

@@ -11,7 +11,7 @@ STEPS = 4
 
 
 @pytest.mark.parametrize(("momentum", "averaged"), [(0.99, 100), (0.8, 5)])
-def test_statistics_older_than_an_epoch_are_told_before_training(tmp_path, caplog, momentum, averaged):
+def test_statistics_older_than_an_epoch_are_reported_before_training(tmp_path, caplog, momentum, averaged):
     warnings = trainer_warnings(tmp_path, caplog, momentum)
     assert warnings == [
         f"model.batch_norm_momentum is {momentum}: batch norm averages the last {averaged} steps, but an epoch has "

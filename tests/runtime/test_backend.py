@@ -1,4 +1,4 @@
-"""What JAX is told before it opens its devices reaches it, or the user."""
+"""Settings for JAX from before it opens its devices reach it, or the user."""
 
 import os
 import pathlib
@@ -86,7 +86,7 @@ def test_too_little_memory_names_the_field():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (
             RuntimeError("Unable to initialize backend 'cuda':\n no driver"),
@@ -95,12 +95,12 @@ def test_too_little_memory_names_the_field():
         (AssertionError(), r"\(no such platform is installed\)"),
     ],
 )
-def test_devices_that_cannot_be_opened_are_told_in_one_line(monkeypatch, error, told):
+def test_devices_that_cannot_be_opened_are_reported_in_one_line(monkeypatch, error, message):
     def fail():
         raise error
 
     monkeypatch.setattr(jax, "devices", fail)
-    with pytest.raises(UserError, match=rf"^JAX cannot open its devices {told}.*JAX_PLATFORMS=cpu$"):
+    with pytest.raises(UserError, match=rf"^JAX cannot open its devices {message}.*JAX_PLATFORMS=cpu$"):
         backend.devices()
 
 

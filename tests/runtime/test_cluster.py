@@ -1,4 +1,4 @@
-"""Tasks as jobs: what submitit is told, and what it refuses."""
+"""Tasks as jobs: what submitit gets, and what it refuses."""
 
 import sys
 

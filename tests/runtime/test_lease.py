@@ -123,7 +123,7 @@ def test_an_owner_that_was_replaced_stops_and_leaves_the_file(folder, elsewhere)
     assert files.read_json(folder / "owner.json")["host"] == "elsewhere"
 
 
-def test_a_folder_that_vanished_is_told_and_not_made_again(folder, quick):
+def test_a_folder_that_vanished_is_reported_and_not_made_again(folder, quick):
     with lease.held(folder):
         shutil.rmtree(folder)
         with pytest.raises(UserError, match=f"{folder} has vanished while it was written to"):

@@ -16,7 +16,7 @@ COMMAND = (
     *(sys.executable, "-m", "arada.main", "--config=configs/digits.py:vanilla,testing", "--config.seeds=(0,)"),
     *("--config.run.log_every_steps=1", "--stage=vanilla"),
 )
-# Two processes of one job that take steps together, of which one is told.
+# Two processes of one job that take steps together, of which one is asked to stop.
 STEPS = """
 import os, signal, sys, time
 import jax

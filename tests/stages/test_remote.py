@@ -105,7 +105,7 @@ def test_an_experiment_from_end_to_end(store, tmp_path, monkeypatch):
         Experiment(config, f"{BUCKET}/digits").run("train")
 
 
-def test_a_store_that_refuses_is_told_in_one_line(store, monkeypatch):
+def test_a_store_that_refuses_is_reported_in_one_line(store, monkeypatch):
     errors = backend.tf_backend.tf.errors
 
     def refuse(path):

@@ -234,7 +234,7 @@ def test_a_window_comes_back_as_the_step_made_it(tmp_path, states, empty):
 
 
 @pytest.mark.parametrize("moment", ["save", "close"])
-def test_a_store_that_is_full_is_told_in_one_line(tmp_path, monkeypatch, moment):
+def test_a_store_that_is_full_is_reported_in_one_line(tmp_path, monkeypatch, moment):
     def full(*_, **__):
         raise ValueError(f"FULL: Error writing x: Failed: No space left [os_error_code='28'] {'x' * 999}\nand more")
 

@@ -112,7 +112,7 @@ def test_other_images_or_ids_are_kept_elsewhere(build, config, test, tmp_path):
     assert len(list((tmp_path / "shifted").iterdir())) == 4
 
 
-def test_a_broken_file_of_ours_is_told(build, tmp_path):
+def test_a_broken_file_of_ours_is_reported(build, tmp_path):
     build("generated").shifted("contrast", 1)
     (path,) = tmp_path.rglob("contrast.npy")
     path.write_bytes(path.read_bytes()[:-100])

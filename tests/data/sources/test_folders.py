@@ -322,7 +322,7 @@ def test_16_bits_with_a_transparent_colour(colour):
     np.testing.assert_array_equal(found[5:], 0x40)
 
 
-def test_a_class_without_images_is_told(tmp_path, caplog):
+def test_a_class_without_images_is_reported(tmp_path, caplog):
     np.savez(tmp_path / "a.npz", image=np.stack([noise(seed) for seed in range(9)]), label=np.arange(9) % 2)
     splits_of(tmp_path / "a.npz", source="npz", num_classes=4)
     assert "data.num_classes is 4, but no training image has the label 2, 3" in caplog.text

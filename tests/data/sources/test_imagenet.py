@@ -228,12 +228,12 @@ CHANGES = {
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_broken_file_is_named(data_dir, tmp_path, what):
-    change, told = CHANGES[what]
+    change, message = CHANGES[what]
     copy, file = broken_copy(data_dir, tmp_path, "train", change)
     split = splits_in(copy)["train"]
     # Batches that leave no example over: every record is missed.
     for batches in (split.in_order(4), split.epoch(4, seed=0, epoch=0)):
-        with pytest.raises(UserError, match=f"run.data_dir: {re.escape(file)} {told}"):
+        with pytest.raises(UserError, match=f"run.data_dir: {re.escape(file)} {message}"):
             list(batches)
 
 

@@ -105,7 +105,7 @@ def test_no_part_of_a_file_is_read(tmp_path):
             splits_of(tmp_path / "part.npz")
 
 
-def test_a_member_that_is_no_array_is_told(tmp_path):
+def test_a_member_that_is_no_array_is_reported(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("image.npy", b"pixels")
         archive.writestr("label.npy", b"classes")
@@ -134,6 +134,6 @@ def test_another_format_is_refused(tmp_path):
         (LABEL[:, None], r"labels are int64 \[9, 1\].*Save them as label.ravel\(\).astype\('int32'\)"),
     ],
 )
-def test_labels_of_another_form_are_told_the_way(tmp_path, label, way_out):
+def test_labels_of_another_form_are_shown_the_way(tmp_path, label, way_out):
     with pytest.raises(UserError, match=way_out):
         splits_of(write(tmp_path / "a.npz", image=IMAGE, label=label))
