@@ -1,4 +1,4 @@
-"""Tables, figures and the HTML page of an experiment, from the files that evaluation left in its workdir."""
+"""Tables, figures and the HTML page of an experiment, from the files that evaluation wrote into its workdir."""
 
 from arada.reporting.page import write_report
 from arada.reporting.tables import terminal_table

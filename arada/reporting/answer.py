@@ -1,4 +1,4 @@
-"""The first lines of a report: what was compared and what came out, from the intervals of evaluation.json."""
+"""The first lines of a report: the comparison and its result, from the intervals of evaluation.json."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,18 +10,18 @@ from arada.reporting import figures, tables
 from arada.reporting.figures import Panel
 from arada.reporting.names import style
 
-# The method that the sentences are about: the first of these that was run, else the first beside the reference.
+# The sentences are about the first of these methods that was run, else the first method that is not the reference.
 SUBJECTS = ("ar_adals", "ar_adals_on_the_fly", "adals", "label_smoothing")
-# What it is compared with, beside the reference.
+# The methods that the subject is compared with, besides the reference.
 OPPONENTS = ("label_smoothing", "adals", "ar_adals_by_random")
 ONE_SEED = (
-    "There is no interval over seeds: it takes two seeds or more to see how much one run differs from another. The "
-    "intervals here cover the choice of test images alone."
+    "There is no interval over seeds: at least two seeds are needed to see how much runs differ. The intervals here "
+    "cover only the choice of test images."
 )
 
 
 class Value(NamedTuple):
-    """A method's ECE x100 under shift, or on the test set: mean, interval over seeds (NaN without), floor."""
+    """A method's ECE x100 under shift, or on the test set: mean, interval over seeds (NaN if there is none), floor."""
 
     mean: float
     low: float
@@ -30,7 +30,7 @@ class Value(NamedTuple):
 
 
 def sentences(evaluation: dict) -> list[str]:
-    """Two or three sentences, and why there is no interval over seeds if there is none."""
+    """Two or three sentences, and a note if there is no interval over seeds."""
     methods, experiment = evaluation["methods"], evaluation["experiment"]
     if not methods:
         return ["Nothing has been evaluated."]
@@ -51,7 +51,7 @@ def sentences(evaluation: dict) -> list[str]:
 
 
 def subject(evaluation: dict) -> str | None:
-    """The method that the sentences are about; None if there is nothing to compare."""
+    """The name of the method that the sentences are about; None if there is nothing to compare."""
     methods, reference = evaluation["methods"], evaluation["experiment"]["reference"]
     others = [name for name in methods if name != reference]
     return next((name for name in SUBJECTS if name in others), others[0] if others else None)
@@ -61,7 +61,7 @@ def _comparison(evaluation: dict, part: str, variant: str, when: str) -> str:
     methods, reference, name = evaluation["methods"], evaluation["experiment"]["reference"], subject(evaluation)
     if name is None:
         return ""
-    others = [of for of in dict.fromkeys((reference, *OPPONENTS)) if of in methods and of != name]
+    others = [other for other in dict.fromkeys((reference, *OPPONENTS)) if other in methods and other != name]
     differences: list[tuple[str, Sequence[float]]] = []
     for other in others:
         over_seeds = uncertainty.difference(methods[name], methods[other], "ece", part, variant)
@@ -79,7 +79,7 @@ def _comparison(evaluation: dict, part: str, variant: str, when: str) -> str:
         for other, (mean, low, high) in differences
     ]
     images_alone = all(
-        uncertainty.difference(methods[name], methods[of], "ece", part, variant) is None for of, _ in differences
+        uncertainty.difference(methods[name], methods[other], "ece", part, variant) is None for other, _ in differences
     )
     covers = "the choice of test images" if images_alone else "over seeds"
     return (
@@ -97,7 +97,7 @@ def _over_images(method: dict, part: str, variant: str) -> Sequence[float] | Non
 def _verdict(low: float, high: float) -> str:
     if high < 0:
         return "is lower than"
-    return "is higher than" if low > 0 else "cannot be told from"
+    return "is higher than" if low > 0 else "is not distinguishable from"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -116,19 +116,19 @@ def _value(method: dict, part: str, variant: str) -> Value:
 
 
 def panel(evaluation: dict) -> Panel | None:
-    """The main figure: each method's ECE with its interval over seeds, as it is and after temperature scaling."""
+    """The main figure: each method's ECE with its interval over seeds, as trained and after temperature scaling."""
     part = "shift" if evaluation["experiment"]["shift_types"] else "test"
     values = {
         name: {variant: _value(method, part, variant) for variant in ("plain", "temperature")}
         for name, method in evaluation["methods"].items()
     }
-    values = {name: of for name, of in values.items() if np.isfinite(of["plain"].mean)}
+    values = {name: by_variant for name, by_variant in values.items() if np.isfinite(by_variant["plain"].mean)}
     if not values:
         return None
     where = "under shift" if part == "shift" else "on the test set"
     means = "; ".join(
-        f"{style(name).label} {' and '.join(f'{value.mean:.1f}' for value in of.values() if np.isfinite(value.mean))}"
-        for name, of in values.items()
+        f"{style(name).label} {' and '.join(f'{x.mean:.1f}' for x in by_variant.values() if np.isfinite(x.mean))}"
+        for name, by_variant in values.items()
     )
     described = f"ECE x100 {where}, as trained and after temperature scaling: {means}."
     height = 1.8 + 0.35 * len(values)

@@ -9,16 +9,16 @@ COLUMNS = (ACCURACY, ECE, ECE_UNDER_SHIFT)
 
 
 def table(evaluations: Mapping[str, dict]) -> Table:
-    """Every method of any experiment, by the experiments' titles."""
+    """A row for every method of any experiment; `evaluations` by the experiments' titles."""
     merged = {method: None for evaluation in evaluations.values() for method in evaluation["methods"]}
     methods = names.in_order({"methods": merged})["methods"]
     return Table(
         "comparison",
         "All experiments",
-        "A method that helps is ahead in every experiment; to be ahead in one may be luck.",
+        "A method that helps is better in every experiment; being better in one may be luck.",
         [
-            "Means over the seeds of each experiment, ± the standard deviation (n - 1) where there are several. "
-            "Experiments may differ in network, bins, shifts and seeds: each says below what its numbers are over."
+            "Means over the seeds of each experiment, ± the standard deviation (n - 1) if there are several. "
+            "Experiments may differ in network, bins, shifts and seeds: each report below states its own."
         ],
         [f"{column.heading}, {title}" for column in COLUMNS for title in evaluations],
         [

@@ -1,4 +1,4 @@
-"""Tables of differences between methods, each with an interval over seeds and one over the choice of test images."""
+"""Tables of differences between methods, with intervals over seeds and over the choice of test images."""
 
 from arada.evaluation import uncertainty
 from arada.reporting import names
@@ -40,19 +40,19 @@ def _cell(numbers: list[float] | None, scale: int, signed: bool) -> Interval | T
     return Interval(mean, low, high, signed)
 
 
-def _over(of_parts: dict, part: str, metric: str) -> list[float] | None:
-    return of_parts.get(part, {}).get(metric)
+def _numbers(by_part: dict, part: str, metric: str) -> list[float] | None:
+    return by_part.get(part, {}).get(metric)
 
 
 def _covers(evaluation: dict) -> str:
-    """What the two kinds of interval are."""
+    """The definition of both kinds of interval."""
     experiment = evaluation["experiment"]
     level, resamples = round(100 * experiment["bootstrap"]["level"]), experiment["bootstrap"]["resamples"]
     one = any(len(method["runs"]) < 2 for method in evaluation["methods"].values())
     return (
-        f"[low, high]: {level} % intervals. Over seeds: what {experiment['intervals']['seeds']}. Over images: "
-        f"{experiment['intervals']['images']}, {resamples:,} resamples. Neither holds the other's share, and neither "
-        "the bias of an ECE, which is the larger the better a method is calibrated: see its floor."
+        f"[low, high]: {level} % intervals. Over seeds: {experiment['intervals']['seeds']}. Over images: "
+        f"{experiment['intervals']['images']}, {resamples:,} resamples. Each covers only its own source of chance. "
+        "Neither covers the bias of an ECE, which grows the better a method is calibrated: see its floor."
         + (" A method with one seed has no interval over seeds, because one run has no spread." if one else "")
     )
 
@@ -61,42 +61,45 @@ def _from_reference(evaluation: dict, variant: str) -> Table:
     reference, methods = evaluation["experiment"]["reference"], evaluation["methods"]
     against = names.label(reference)
 
-    def row(name: str, of_variant: str) -> list[Interval | Text]:
-        of = methods[name]["uncertainty"][of_variant]
-        found = []
+    uncertainties = {name: method["uncertainty"] for name, method in methods.items()}
+
+    def row(name: str, row_variant: str) -> list[Interval | Text]:
+        by_kind = uncertainties[name][row_variant]
+        found: list[Interval | Text] = []
         for _, part, metric, scale in COLUMNS:
             for kind in ("seeds", "images"):
-                numbers = _over(of[kind]["differences"], part, metric)
-                alone = kind == "seeds" and not numbers and _over(of["images"]["differences"], part, metric)
-                found.append(Text(ONE_SEED) if alone else _cell(numbers, scale, signed=True))
+                numbers = _numbers(by_kind[kind]["differences"], part, metric)
+                one = kind == "seeds" and not numbers and _numbers(by_kind["images"]["differences"], part, metric)
+                found.append(Text(ONE_SEED) if one else _cell(numbers, scale, signed=True))
         return found
 
-    there = {name: method["uncertainty"] for name, method in methods.items()}
-    rows = [(names.label(name), row(name, variant)) for name in there if name != reference and variant in there[name]]
-    if variant == "plain" and "temperature" in there.get(reference, ()):
+    rows = [
+        (names.label(name), row(name, variant))
+        for name, by_variant in uncertainties.items()
+        if name != reference and variant in by_variant
+    ]
+    if variant == "plain" and "temperature" in uncertainties.get(reference, ()):
         rows.insert(0, (names.label(f"{reference}+temperature"), row(reference, "temperature")))
     headings = [f"{heading}, over {kind}" for heading, *_ in COLUMNS for kind in ("seeds", "images")]
     after = " after temperature scaling" if variant != "plain" else ""
     title = f"Differences from {against}{after}"
-    shared = f" Under shift an image is drawn together with all its corruptions: {shift_mean(evaluation)}."
+    shared = f" Under shift an image is resampled together with all its corruptions: {shift_mean(evaluation)}."
     if variant == "plain":
         caption = (
-            f"An interval that leaves out 0 tells a method from {against}: over seeds (first) that other training runs "
-            "would say the same, over images that another test set would."
+            f"An interval that excludes 0 shows a difference from {against}: over seeds (first), one that other "
+            "training runs would show too; over images, one that another test set would show too."
         )
         return Table("differences", title, caption, [_covers(evaluation) + shared], headings, rows)
     caption = (
-        f"What is left once each method, {against} too, has the temperature that its validation images ask for: the "
-        "comparison at matched confidence."
+        f"The difference that remains after every method, also {against}, is scaled by the temperature fitted on its "
+        "validation images: the comparison at matched confidence."
     )
-    definition = [
-        _covers(evaluation) + " Temperature scaling is fitted on the validation predictions of each run." + shared
-    ]
+    definition = [_covers(evaluation) + " Each run's temperature is fitted on its validation predictions." + shared]
     return Table("differences_calibrated", title, caption, definition, headings, rows)
 
 
 def _pairs(evaluation: dict) -> Table:
-    """ECE under shift, or on the test set, of every method against every other, over seeds."""
+    """Differences in ECE, under shift or on the test set, of all pairs of methods, with intervals over seeds."""
     methods, part = evaluation["methods"], "shift" if evaluation["experiment"]["shift_types"] else "test"
 
     def cell(name: str, other: str) -> Interval | Text:
@@ -104,19 +107,18 @@ def _pairs(evaluation: dict) -> Table:
         return _cell(list(found) if found else None, 100, signed=True)
 
     rows = [(names.label(name), [cell(name, other) for other in methods]) for name in methods]
-    there = len(methods) > 2 and any(isinstance(of, Interval) for _, row in rows for of in row)
+    several = len(methods) > 2 and any(isinstance(cell, Interval) for _, row in rows for cell in row)
     return Table(
         "pairs",
         f"Every method against every other: ECE {'under shift' if part == 'shift' else 'on the test set'}",
-        "The method of the row minus that of the column, x100, with intervals over seeds: below 0 the row is better "
-        "calibrated.",
+        "The row's method minus the column's, x100, with intervals over seeds: below 0 the row's is better calibrated.",
         [
-            "Paired by seed, over the seeds and the types of shift that both have. Of many pairs, one in twenty leaves "
-            "out 0 by luck alone. evaluation.json holds accuracy, NLL and Brier score too, and all of it after "
+            "Paired by seed, over the seeds and the types of shift that both have. About one interval in twenty "
+            "excludes 0 by luck alone. evaluation.json also holds accuracy, NLL and Brier score, and all of them after "
             "calibration."
         ],
         [names.label(name) for name in methods],
-        rows if there else [],
+        rows if several else [],
     )
 
 
@@ -129,12 +131,14 @@ def _intervals(evaluation: dict) -> Table:
             for _, part, metric, scale in COLUMNS:
                 value = on_test(metric) if part == "test" else shifted(metric)
                 mean = cells(runs_of(evaluation, system), [Column("", value, scale, 2)])[0].mean
-                of = method["uncertainty"][variant]
-                over_seeds, over_images = (_over(of[kind]["intervals"], part, metric) for kind in ("seeds", "images"))
+                by_kind = method["uncertainty"][variant]
+                over_seeds, over_images = (
+                    _numbers(by_kind[kind]["intervals"], part, metric) for kind in ("seeds", "images")
+                )
                 row.append(_cell(over_seeds, scale, signed=False))
                 row.append(_cell([mean / scale, *over_images] if over_images else None, scale, signed=False))
             rows.append((names.label(system), row))
     headings = [f"{heading}, over {kind}" for heading, *_ in COLUMNS for kind in ("seeds", "images")]
-    caption = "How far each number may be from that of other seeds, and of other test images."
+    caption = "How much each number may change with other seeds, and with other test images."
     definition = [_covers(evaluation) + f" Under shift: {shift_mean(evaluation)}."]
     return Table("intervals", "Intervals of all means", caption, definition, headings, rows)

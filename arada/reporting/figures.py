@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from arada.reporting.names import BLUE, PURPLE, VERMILLION, Style, style
 
-# Text, axes and grid. No such colour reaches a file: `to_svg` makes it the colour of the page's own text.
+# Text, axes and grid. This colour never reaches a file: `_to_svg` replaces it by the page's text colour.
 INK = "#010203"
 INKS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
 SETTINGS: dict[Any, Any] = {
@@ -38,21 +38,22 @@ SETTINGS: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9.5,
     "legend.title_fontsize": 9.5,
-    # Names from data may hold dollars.
+    # Names from data may contain dollar signs.
     "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "arada",
 }
-# Least robust to most robust. Its colours differ in hue, not in lightness: the dark or the light end of a usual
-# sequential scale would vanish on one of the two backgrounds.
+# From least to most robust. The colours differ in hue, not in lightness: an end of a sequential scale would vanish on
+# a light or a dark page.
 ROBUSTNESS = LinearSegmentedColormap.from_list("robustness", [VERMILLION, PURPLE, BLUE])
-# So that a panel on a phone keeps its text readable: 420 CSS pixels wide.
+# Inches, about 420 CSS pixels: text stays readable on a phone.
 WIDTH = 4.4
+# Bins with fewer predictions have hollow points.
 FEW = 10
 
 
 class Panel(NamedTuple):
-    """One picture: the name of its file, a title, a description for those who cannot see it, and the SVG."""
+    """One picture: the file's name, a title, a description for readers who cannot see it, and the SVG."""
 
     name: str
     title: str
@@ -63,7 +64,7 @@ class Panel(NamedTuple):
 def panel(
     name: str, title: str, description: str, draw: Callable, *arguments, height: float = 3.3, methods: int = 0
 ) -> Panel:
-    """Calls `draw(figure, *arguments)` on an empty figure and renders it; many `methods` get room for a legend."""
+    """Calls `draw(figure, *arguments)` on an empty figure and renders it, higher if the legend has many `methods`."""
     height += 0.19 * max(0, -(-methods // 2) - 2)
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -75,26 +76,26 @@ def panel(
 def _to_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
     """The figure as one `svg` element, the same bytes each time; all its ids begin with `name`."""
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r'(\bid="|href="#|url\(#)', lambda match: f"{match[0]}{name}-", svg).replace(INK, "currentColor")
-    # Without its size in points the picture fills the width that it is given; the viewBox keeps its proportions.
+    # Without a size in points the picture fills the available width; the viewBox keeps its proportions.
     head, body = svg.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     return Markup(f'{head} role="img" aria-label="{escape(description)}"><title>{escape(title)}</title>{body}')
 
 
 def standalone(svg: str) -> str:
-    """The same picture as a file: its text follows the reader's light or dark setting by itself."""
+    """The same picture as a file: its text follows the reader's light or dark setting."""
     head, body = svg.split(">", 1)
     rule = "svg{color:#24292f}@media (prefers-color-scheme:dark){svg{color:#e6edf3}}"
     return f'{head} width="{100 * WIDTH:.0f}"><style>{rule}</style>{body}\n'
 
 
 def _legend(figure: Figure, handles: Sequence | None = None, columns: int = 2, title: str | None = None) -> None:
-    given = {} if handles is None else {"handles": handles}
+    own = {} if handles is None else {"handles": handles}
     figure.legend(
         loc="outside lower left",
         ncols=columns,
@@ -102,13 +103,13 @@ def _legend(figure: Figure, handles: Sequence | None = None, columns: int = 2, t
         alignment="left",
         columnspacing=1.2,
         handletextpad=0.5,
-        **given,
+        **own,
     )
 
 
-def _line(of_method: Style) -> dict:
+def _line(look: Style) -> dict:
     """The keywords of a method's line."""
-    return {"color": of_method.color, "marker": of_method.marker, "linestyle": of_method.line, "label": of_method.label}
+    return {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": look.label}
 
 
 def _handle(method: str) -> Line2D:
@@ -122,7 +123,7 @@ def _subset_axis(axes: Axes, num_subsets: int) -> np.ndarray:
     return levels
 
 
-def of_method(
+def method_by_subset(
     figure: Figure,
     method: str,
     label: str,
@@ -130,25 +131,25 @@ def of_method(
     limits: tuple[float, float] | None = None,
     floor: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
-    """Figure 1 and Figure 2 (a, b): one or two quantities x 100 of one method by robustness level, bars over seeds.
+    """Figure 1 and Figure 2 (a, b): one or two quantities x100 of one method by robustness level, bars over seeds.
 
-    With `limits` of the axis, which pictures to be compared have in common, what lies between two lines is shaded. The
-    `floor` of an ECE, mean and 95th percentile, is drawn as a band.
+    `limits` are axis limits that several panels share; with them the area between the two lines is shaded. The `floor`
+    of an ECE (mean and 95th percentile) is drawn as a band.
     """
     axes = figure.subplots()
     if floor:
         _floor(axes, floor)
-    of_style = style(method)
+    color, marker = style(method).color, style(method).marker
     looks: tuple[dict[str, Any], ...] = ({"linestyle": "-"}, {"linestyle": "--", "markerfacecolor": "none"})
     for (name, (mean, deviation)), look in zip(lines.items(), looks, strict=False):
         levels = _subset_axis(axes, len(mean))
         bars = 100 * deviation if np.isfinite(deviation).any() else None
-        shared: dict[str, Any] = {"color": of_style.color, "marker": of_style.marker, "capsize": 2.5, "elinewidth": 1}
+        shared: dict[str, Any] = {"color": color, "marker": marker, "capsize": 2.5, "elinewidth": 1}
         axes.errorbar(levels, 100 * mean, bars, label=name, **shared, **look)
     if limits:
         axes.set_ylim(*limits)
         (first, _), (second, _) = lines.values()
-        axes.fill_between(levels, 100 * first, 100 * second, color=of_style.color, alpha=0.15, linewidth=0)
+        axes.fill_between(levels, 100 * first, 100 * second, color=color, alpha=0.15, linewidth=0)
     else:
         axes.set_ylim(bottom=0)
     axes.set_ylabel(label)
@@ -162,7 +163,7 @@ def by_subset(
     from_zero: bool = True,
     floor: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
-    """Figure 1, bottom, and Figure 2 (c, d): a quantity x 100 by robustness level, with a band over seeds."""
+    """Figure 1, bottom, and Figure 2 (c, d): a quantity x100 by robustness level, with a band over seeds."""
     axes = figure.subplots()
     if floor:
         _floor(axes, floor)
@@ -180,12 +181,12 @@ def by_subset(
 
 
 def answer(figure: Figure, values: Mapping[str, Mapping[str, tuple]]) -> None:
-    """ECE x100 by method, (mean, low, high, floor) as trained ("plain") and after "temperature" scaling."""
+    """ECE x100 by method: (mean, low, high, floor) as trained ("plain") and after "temperature" scaling."""
     axes = figure.subplots()
-    for row, (method, of) in enumerate(values.items()):
+    for row, (method, by_variant) in enumerate(values.items()):
         color, marker = style(method).color, style(method).marker
         for variant, offset, fill in (("plain", -0.12, color), ("temperature", 0.18, "none")):
-            mean, low, high, floor = of[variant]
+            mean, low, high, floor = by_variant[variant]
             looks: dict[str, Any] = {
                 "color": color,
                 "marker": marker,
@@ -196,7 +197,7 @@ def answer(figure: Figure, values: Mapping[str, Mapping[str, tuple]]) -> None:
             bars = [[mean - low], [high - mean]] if np.isfinite(high) else None
             axes.errorbar([mean], [row + offset], xerr=bars, **looks)
             axes.plot([floor], [row + offset], "|", color=INK, markersize=9, alpha=0.7)
-    # A name from elsewhere may be longer than the figure is wide; the table beside it has it whole.
+    # A user's name may be longer than the figure is wide; the table shows all of it.
     labels = [textwrap.fill(style(method).label, 24, max_lines=2, placeholder="…") for method in values]
     axes.set_yticks(range(len(values)), labels)
     axes.set(xlabel="ECE (x100)", ylim=(len(values) - 0.5, -0.5))
@@ -206,13 +207,13 @@ def answer(figure: Figure, values: Mapping[str, Mapping[str, tuple]]) -> None:
     handles = [
         Line2D([], [], marker="o", label="as trained", **looks),
         Line2D([], [], marker="o", markerfacecolor="none", label="after temperature scaling", **looks),
-        Line2D([], [], marker="|", markersize=9, label="floor: chance alone", **looks),
+        Line2D([], [], marker="|", markersize=9, label="floor (chance alone)", **looks),
     ]
     _legend(figure, handles)
 
 
 def _floor(axes: Axes, floor: tuple[np.ndarray, np.ndarray]) -> None:
-    """The band in which 95 % of perfectly calibrated networks lie, and their mean, by robustness level."""
+    """The range of 95 % of perfectly calibrated networks, and their mean, by robustness level."""
     mean, p95 = floor
     levels = np.arange(1, len(mean) + 1)
     band: dict[str, Any] = {"color": INK, "alpha": 0.12, "linewidth": 0, "label": "95 % of calibrated networks"}
@@ -221,19 +222,17 @@ def _floor(axes: Axes, floor: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def reliability(figure: Figure, bins: Mapping[str, tuple]) -> None:
-    """Accuracy against confidence by bin, over the share of predictions in each bin; hollow: fewer than `FEW`."""
+    """Accuracy against confidence by bin; below, the share of predictions by bin. Hollow: fewer than `FEW`."""
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":", label="perfectly calibrated")
     for method, (count, confidence, accuracy) in bins.items():
-        drawn, many = _line(style(method)), count >= FEW
-        axes.plot(100 * confidence[many], 100 * accuracy[many], **drawn)
-        # Not joined to the others: a line through a handful of predictions shows their noise only.
-        hollow = drawn | {"linestyle": "none", "markerfacecolor": "none"}
+        line, many = _line(style(method)), count >= FEW
+        axes.plot(100 * confidence[many], 100 * accuracy[many], **line)
+        # Not connected: a line through a handful of predictions shows only their noise.
+        hollow = line | {"linestyle": "none", "markerfacecolor": "none"}
         axes.plot(100 * confidence[~many], 100 * accuracy[~many], **hollow)
         edges = np.linspace(0, 100, len(count) + 1)
-        below.stairs(
-            100 * count / count.sum(), edges, color=drawn["color"], linestyle=drawn["linestyle"], linewidth=1.5
-        )
+        below.stairs(100 * count / count.sum(), edges, color=line["color"], linestyle=line["linestyle"], linewidth=1.5)
     axes.set_ylabel("accuracy (%)")
     below.set(xlabel="confidence (%)", ylabel="share (%)", yscale="log", xlim=(0, 100.5))
     below.set_yticks([0.1, 1, 10, 100])
@@ -242,7 +241,7 @@ def reliability(figure: Figure, bins: Mapping[str, tuple]) -> None:
 
 
 def soft_labels(figure: Figure, method: str, epochs: np.ndarray, values: np.ndarray) -> None:
-    """The soft label of the correct class by epoch, a line for each robustness level."""
+    """The soft label of the correct class by epoch, one line for each robustness level."""
     axes = figure.subplots()
     count = values.shape[1]
     ends = {0: "1 (least robust)", count - 1: f"{count} (most robust)"} if count > 1 else {0: "all examples"}
@@ -253,7 +252,7 @@ def soft_labels(figure: Figure, method: str, epochs: np.ndarray, values: np.ndar
     if len(epochs) == 1:  # a line of one point shows nothing
         for line in axes.lines:
             line.set_marker("o")
-    # At most a dozen entries: beyond that the scale speaks for itself.
+    # About a dozen entries: the colours of the others lie between them.
     step = -(-count // 12)
     shown = [line for i, line in enumerate(axes.lines) if i % step == 0 or i == count - 1]
     _legend(figure, shown, columns=3, title="adversarial robustness level" if count > 1 else None)
@@ -267,7 +266,7 @@ def by_severity(
     clean: Mapping[str, float],
     from_zero: bool,
 ) -> None:
-    """The paper's Figures 3 and 6: a box over types of shift by severity and method, and the clean test set."""
+    """The paper's Figures 3 and 6: by severity and method, a box over types of shift; and the clean test set."""
     axes = figure.subplots()
     width = 0.8 / len(shifted)
     for index, (method, values) in enumerate(shifted.items()):
@@ -299,21 +298,21 @@ def by_severity(
     _legend(figure, [_handle(method) for method in shifted])
 
 
-def entropies(figure: Figure, of_methods: Mapping[str, np.ndarray], num_classes: int) -> None:
+def entropies(figure: Figure, entropies_by_method: Mapping[str, np.ndarray], num_classes: int) -> None:
     """The paper's Figure 4: histograms of the predictive entropy, as shares."""
     axes = figure.subplots()
     bins = np.linspace(0, np.log(num_classes), 31)
-    for method, values in of_methods.items():
+    for method, values in entropies_by_method.items():
         share = np.full(len(values), 100 / len(values))
-        # Rounding may put a uniform prediction a little above the highest entropy.
+        # Rounding may lift a uniform prediction slightly above the highest entropy.
         clipped = np.minimum(values, bins[-1])
         looks: dict[str, Any] = {"color": style(method).color, "linestyle": style(method).line, "linewidth": 1.6}
         axes.hist(clipped, list(bins), weights=share, histtype="step", **looks)
     axes.set(xlabel="predictive entropy (nats)", ylabel="images (%)", xlim=(0, bins[-1]))
     handles = []
-    for method in of_methods:
-        of: Any = style(method)
-        handles.append(Line2D([], [], color=of.color, linestyle=of.line, label=of.label))
+    for method in entropies_by_method:
+        look: Any = style(method)
+        handles.append(Line2D([], [], color=look.color, linestyle=look.line, label=look.label))
     _legend(figure, handles)
 
 
@@ -332,11 +331,11 @@ def sensitivity(figure: Figure, num_subsets: Sequence[int], lines: Mapping[str, 
 def accuracy_and_confidence(figure: Figure, pairs: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
     """The paper's Figure 7: by method, accuracy and confidence of "single" models and of their "ensemble"."""
     axes = figure.subplots()
-    for position, (method, of) in enumerate(pairs.items()):
+    for position, (method, by_kind) in enumerate(pairs.items()):
         color = style(method).color
         for offset, kind, fill in ((-0.16, "single", "none"), (0.16, "ensemble", color)):
-            if kind in of:
-                accuracy, confidence = (100 * x for x in of[kind])
+            if kind in by_kind:
+                accuracy, confidence = (100 * x for x in by_kind[kind])
                 at = [position + offset] * 2
                 axes.plot(at, [accuracy, confidence], color=color, linewidth=1)
                 axes.plot(at[:1], [accuracy], "s", color=color, markerfacecolor=fill)
@@ -366,7 +365,7 @@ def distances(figure: Figure, distance: np.ndarray, subset: np.ndarray) -> None:
     for group in groups[1:]:
         if len(group):
             axes.axvline(group.min(), color=INK, linewidth=0.7, linestyle=":", alpha=0.7)
-    failed = f"\n({np.sum(~finite)} without one are not drawn)" if not finite.all() else ""
+    failed = f"\n({np.sum(~finite)} without one are not shown)" if not finite.all() else ""
     axes.set(xlabel=f"L2 distance to the nearest adversarial example{failed}", ylabel="images")
     axes.set_xlim(left=0)
     ends = [Patch(color=colors[0], label="level 1 (least robust)")]

@@ -1,4 +1,4 @@
-"""A table as CSV, Markdown and LaTeX. Names come from data: in none of the three can they become anything but text."""
+"""A table as CSV, Markdown and LaTeX. Names come from data: all three formats escape them, so that they stay text."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import tabulate
 from arada.reporting.tables import Table
 
 FIRST = "Method"
-# What a cell may have beside its number, and what CSV calls that.
+# Fields that a cell may have besides its mean, and their headings in CSV.
 _SPREAD = {"deviation": "standard deviation", "low": "lower end", "high": "upper end"}
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -31,21 +31,21 @@ _LATEX = {
 
 
 def number(cell: Any) -> float | str | None:
-    """What a column sorts by: a number, None where there is none, or the text of a cell that is no number."""
+    """The value that a column sorts by: a number, None for a missing one, or the text of a cell without a number."""
     value = getattr(cell, "mean", str(cell))
     return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def to_csv(table: Table) -> str:
-    """Numbers in the column's unit, empty where nothing was run; deviations and intervals in columns of their own."""
-    lines = [[FIRST], *([_unexecuted(label)] for label, _ in table.rows)]
-    for i, heading in enumerate(map(_unexecuted, table.columns)):
+    """Numbers in the column's unit, empty if not run; deviations and interval ends have their own columns."""
+    lines = [[FIRST], *([_not_a_formula(label)] for label, _ in table.rows)]
+    for i, heading in enumerate(map(_not_a_formula, table.columns)):
         column = [cells[i] for _, cells in table.rows]
         spread = [field for field in _SPREAD if any(_digits(getattr(cell, field, math.nan)) for cell in column)]
         lines[0] += [heading, *(f"{heading}, {_SPREAD[field]}" for field in spread)]
         for line, cell in zip(lines[1:], column, strict=True):
             value = number(cell)
-            line.append(_unexecuted(value) if isinstance(value, str) else _digits(value))
+            line.append(_not_a_formula(value) if isinstance(value, str) else _digits(value))
             line.extend(_digits(getattr(cell, field, math.nan)) for field in spread)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
@@ -56,8 +56,8 @@ def _digits(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
 
 
-def _unexecuted(text: str) -> str:
-    """Text that spreadsheets do not take for a formula."""
+def _not_a_formula(text: str) -> str:
+    """The text, with a quote in front if a spreadsheet would run it as a formula."""
     return f"'{text}" if re.match(r"[=+@\t\r]|-.", text) else text
 
 
@@ -72,7 +72,7 @@ def to_markdown(table: Table) -> str:
 
 
 def plain_markdown(text: str) -> str:
-    """Text without links, HTML, emphasis and line breaks, and fit for a cell."""
+    """Text for a table's cell, without links, HTML, emphasis and line breaks."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
@@ -100,7 +100,7 @@ def to_latex(table: Table) -> str:
 
 
 def plain_latex(text: str) -> str:
-    """Text in which nothing is a command."""
+    """Text without LaTeX commands."""
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""The section with the images that are easiest and hardest to attack, from the gallery.npz that evaluation left."""
+"""The section with the images that are easiest and hardest to attack, from evaluation's gallery.npz."""
 
 import base64
 import io
@@ -13,16 +13,16 @@ from PIL import Image
 from arada.errors import UserError
 from arada.reporting import series
 
-# Pixels; larger images are shrunk, or 60 of ImageNet's would make a page of many megabytes.
+# Pixels; larger images are shrunk: 60 images of ImageNet would take many megabytes.
 LARGEST = 64
-# Their soft labels are shown.
+# The method whose soft labels are shown.
 METHOD = "ar_adals"
 PREDICTIONS = ("predicted", "predicted_after", "confidence", "confidence_after")
 ARRAYS = {"example_id", "label", "rank", "num_ranked", "distance", "image", "adversarial", *PREDICTIONS}
 
 
 class Picture(NamedTuple):
-    """PNGs as data URIs: the image, the adversarial one, and their difference; what they are in one line each."""
+    """The image, the adversarial image and their difference as data URIs of PNGs, and lines of text below them."""
 
     original: str
     adversarial: str
@@ -32,7 +32,7 @@ class Picture(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """As a `Section`, with the least and the most robust pictures of each class in the place of panels."""
+    """A `Section` with the least and the most robust pictures of each class in place of panels."""
 
     name: str
     title: str
@@ -43,13 +43,13 @@ class Gallery(NamedTuple):
 
 
 def build(evaluation: dict, workdir: epath.Path) -> Gallery:
-    """The gallery, or one that says that it was not made."""
+    """The gallery, or an empty one that says that it was not made."""
     arrays = _read(workdir / "gallery.npz")
     seeds = list(evaluation["methods"].get(METHOD, {"runs": {}})["runs"])
     logged = series.soft_labels(workdir, METHOD, seeds)
     classes = _classes(arrays, evaluation, logged) if arrays else []
     soft_label = (
-        # A log's row is older than the update that follows its epoch.
+        # The log's row of an epoch is written before the update that follows the epoch.
         f"Soft label: the probability of the correct class in the targets of the image's level during the last epoch "
         f"of AR-AdaLS, before the update that follows it; mean over seeds {', '.join(seeds)}."
         if logged and seeds
@@ -58,19 +58,19 @@ def build(evaluation: dict, workdir: epath.Path) -> Gallery:
     return Gallery(
         "gallery",
         "The least and the most robust training images",
-        "Does what is easily attacked look like two classes at once, or wrongly labelled? And does what the attack "
-        "changed make sense?",
+        "Do easily attacked images look like two classes at once, or wrongly labelled? Do the attack's changes make "
+        "sense?",
         [
             "Each picture: the training image, the nearest adversarial image that the attack found, and their "
-            "difference, stretched so that its largest change is black or white and no change is mid-grey. Of each "
-            "class, by true label, the images with the smallest and the largest distance; of more than ten classes "
-            "some. Images without an adversarial example are not shown.",
-            "Distance: L2, pixels in [0, 1], as the ranking has it. Level: of adversarial robustness among all "
-            "training images, 1 is the least robust. The arrow goes from the class that the attacked network "
-            "predicts, with its confidence, to the one that it predicts of the adversarial image. " + soft_label,
+            "difference, stretched so that its largest change is black or white and no change is mid-grey. Each class "
+            "(by true label) shows its images with the smallest and the largest distance; with more than ten classes, "
+            "only some classes are shown. Images without an adversarial example are left out.",
+            "Distance: the ranking's L2 distance, pixels in [0, 1]. Level: adversarial robustness among all training "
+            "images, 1 is the least robust. The arrow points from the attacked network's prediction for the image to "
+            "its prediction for the adversarial image, both with their confidence. " + soft_label,
         ],
         classes,
-        [] if classes else ["the images that are easiest and hardest to attack (it takes a ranking by an attack)"],
+        [] if classes else ["the images that are easiest and hardest to attack (needs a ranking by an attack)"],
     )
 
 
@@ -79,9 +79,9 @@ def _read(file: epath.Path) -> dict[str, np.ndarray]:
         arrays = series.read_arrays(file)
         if arrays and (missing := ARRAYS - arrays.keys()):
             raise ValueError(f"it has no {min(missing)}")
-    # What NumPy, zip and zlib raise for half a file and for what is no file of arrays.
+    # NumPy, zip and zlib raise these for truncated files and for other files.
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{file} cannot be read ({error}); delete it and run --stage=evaluate again") from None
+        raise UserError(f"cannot read {file} ({error}); delete it and run --stage=evaluate again") from None
     return arrays
 
 
@@ -102,20 +102,20 @@ def _classes(arrays: dict[str, np.ndarray], evaluation: dict, logged: tuple | No
             f"level {level(index, subsets) + 1} of {subsets}",
             *soft,
             f"{before} ({percent[0]}) → {after} ({percent[1]})",
-            f"image {arrays['example_id'][index]}" + ("" if before == true else f", truly {true}"),
+            f"image {arrays['example_id'][index]}" + ("" if before == true else f", true class {true}"),
         ]
         alt = f"Training image {arrays['example_id'][index]} of class {true}"
         images = _unit(arrays["image"][index]), _unit(arrays["adversarial"][index])
         original, adversarial = images
         return Picture(_png(original), _png(adversarial), _png(_stretched(adversarial - original)), alt, lines)
 
-    found = []
+    classes = []
     for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        of_class = of_class[np.argsort(rank[of_class], kind="stable")]
-        half = -(-len(of_class) // 2)
-        found.append((name_of[int(label)], *([picture(i) for i in part] for part in np.split(of_class, [half]))))
-    return found
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(rank[members], kind="stable")]
+        half = -(-len(members) // 2)
+        classes.append((name_of[int(label)], *([picture(i) for i in part] for part in np.split(members, [half]))))
+    return classes
 
 
 def _all_labels(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -131,9 +131,9 @@ def _stretched(difference: np.ndarray) -> np.ndarray:
 
 
 def _png(image: np.ndarray) -> str:
-    """A data URI. The browser enlarges what is small, pixel by pixel."""
+    """A data URI. The browser enlarges small images, pixel by pixel."""
     levels = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
-    # Other numbers of channels are no pictures: their mean is.
+    # Images with another number of channels than 3 are shown as the mean of their channels.
     levels = levels if levels.shape[-1] == 3 else levels.mean(axis=-1).round().astype(np.uint8)
     picture = Image.fromarray(levels)
     picture.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)

@@ -1,11 +1,11 @@
-"""What a method is called and how it is drawn, the same in every table and figure."""
+"""The label, colour, marker and line of each method, the same in every table and figure."""
 
 import zlib
 from typing import NamedTuple
 
-# Okabe & Ito's colours, which colour-blind readers can tell apart. Their yellow is left out: it vanishes on white.
+# The colours of Okabe & Ito, which colour-blind readers can distinguish, without yellow, which vanishes on white.
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
-# Two more, which stand out from those beside them.
+# Two more that differ from them clearly.
 GREY, OLIVE = "#888888", "#999933"
 MARKERS = "osD^vP*X<>hpd8"
 
@@ -43,34 +43,34 @@ _STYLES = {
 }
 
 
-# What a calibrator adds to a method's name.
+# A calibrator's label, appended to the method's.
 CALIBRATORS = {"temperature": "temperature", "ets": "ETS"}
 
 
-# What the presets `finetune` and `finetune_quarter` add to a method's name.
+# The label of a fine-tuned method, by the suffix that the presets `finetune` and `finetune_quarter` append to its name.
 _FINETUNED = {"": "fine-tuned", "_quarter": "fine-tuned (quarter)"}
 
 
 def style(method: str) -> Style:
-    """The style of a method, by its folder's name under `runs`; unknown names get one that depends on the name only."""
+    """The style of a method, by its folder's name under `runs`; that of an unknown name depends only on the name."""
     if method in _STYLES:
         return _STYLES[method]
-    of, _, share = method.partition("_finetuned")
-    if of in _STYLES and share in _FINETUNED:
-        return _STYLES[of]._replace(label=f"{_STYLES[of].label}, {_FINETUNED[share]}", line=":")
+    base, _, suffix = method.partition("_finetuned")
+    if base in _STYLES and suffix in _FINETUNED:
+        return _STYLES[base]._replace(label=f"{_STYLES[base].label}, {_FINETUNED[suffix]}", line=":")
     colors = (SKY, ORANGE, GREY, GREEN, PURPLE, BLUE, VERMILLION)
-    number = zlib.crc32(method.encode())  # not hash(): it changes from one process to the next
+    number = zlib.crc32(method.encode())  # hash() differs between processes
     return Style(method, colors[number % len(colors)], MARKERS[number // len(colors) % len(MARKERS)], ":")
 
 
 def label(system: str) -> str:
-    """What readers call a method ("adals"), or one with a calibrator ("adals+temperature")."""
+    """The label of a method ("adals"), or of one with a calibrator ("adals+temperature")."""
     method, _, calibrator = system.partition("+")
     return style(method).label + (f" + {CALIBRATORS.get(calibrator, calibrator)}" if calibrator else "")
 
 
 def in_order(evaluation: dict) -> dict:
-    """The evaluation with its methods as the table above has them, unknown ones last, by name."""
+    """The evaluation with its methods in the order of `_STYLES`, unknown ones last, by name."""
     order = list(_STYLES)
     names = sorted(evaluation["methods"], key=lambda name: (order.index(name) if name in order else len(order), name))
     return evaluation | {"methods": {name: evaluation["methods"][name] for name in names}}

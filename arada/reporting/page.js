@@ -1,10 +1,10 @@
 "use strict";
-// Without this script the page shows the same, in the order in which it was written.
+// The page is complete without this script, which adds sorting, saving and hints.
 
-// Headings sort: ascending, descending, as written. What has no number stays at the end.
+// Clicking a heading sorts: ascending, descending, original order. Cells without a number stay at the end.
 for (const table of document.querySelectorAll("table.sortable")) {
-  table.closest("section").querySelector(".downloads").prepend("Headings sort. ");
-  const body = table.tBodies[0], written = [...body.rows], headings = [...table.tHead.rows[0].cells];
+  table.closest("section").querySelector(".downloads").prepend("Click a heading to sort. ");
+  const body = table.tBodies[0], original = [...body.rows], headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
     const button = document.createElement("button");
     button.append(...heading.childNodes);
@@ -15,7 +15,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       headings.forEach(other => other.removeAttribute("aria-sort"));
       if (order !== "none") heading.setAttribute("aria-sort", order);
       const sign = order === "descending" ? -1 : 1;
-      const sorted = order === "none" ? written : [...written].sort((a, b) => compare(a.cells[column], b.cells[column], sign));
+      const sorted = order === "none" ? original : [...original].sort((a, b) => compare(a.cells[column], b.cells[column], sign));
       body.append(...sorted);
     });
   });
@@ -23,13 +23,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 function compare(a, b, sign) {
   const [x, y] = [a, b].map(cell => cell.dataset.number);
-  // Numbers, then text, then what was not run.
-  const [of_x, of_y] = [x, y].map(number => number === undefined ? 1 : number === "" ? 2 : 0);
-  if (of_x !== of_y || of_x === 2) return of_x - of_y;
-  return sign * (of_x ? a.textContent.localeCompare(b.textContent, undefined, {numeric: true}) : x - y);
+  // Numbers, then text, then missing values.
+  const [kind_x, kind_y] = [x, y].map(number => number === undefined ? 1 : number === "" ? 2 : 0);
+  if (kind_x !== kind_y || kind_x === 2) return kind_x - kind_y;
+  return sign * (kind_x ? a.textContent.localeCompare(b.textContent, undefined, {numeric: true}) : x - y);
 }
 
-// Figures can be kept as files that follow the reader's light or dark setting by themselves.
+// A figure can be saved as a file that follows the reader's light or dark setting.
 for (const svg of document.querySelectorAll("figure > svg")) {
   const button = document.createElement("button");
   button.textContent = "Save as SVG";
@@ -47,7 +47,7 @@ for (const svg of document.querySelectorAll("figure > svg")) {
   svg.after(button);
 }
 
-// A table that is wider than the page says so: a line above it, and a shadow where it goes on.
+// A table wider than the page gets a line above it, and a shadow at the edge where it continues.
 for (const box of document.querySelectorAll(".scroll")) {
   const line = document.createElement("p");
   line.className = "more";
@@ -56,7 +56,7 @@ for (const box of document.querySelectorAll(".scroll")) {
     const hidden = box.scrollWidth - box.clientWidth, left = Math.round(box.scrollLeft);
     box.classList.toggle("more-left", left > 0);
     box.classList.toggle("more-right", left < hidden - 1);
-    line.textContent = hidden > 1 ? "Scroll the table sideways: more columns →" : "";
+    line.textContent = hidden > 1 ? "Scroll sideways for more columns →" : "";
   };
   box.addEventListener("scroll", update);
   new ResizeObserver(update).observe(box);

@@ -1,4 +1,4 @@
-"""Writes reports: a self-contained HTML page of one or several experiments, tables as files, figures as SVG."""
+"""Writes reports: a self-contained HTML page on one or several experiments, tables as files, figures as SVG."""
 
 import base64
 import hashlib
@@ -19,26 +19,25 @@ from arada.runtime import files
 UNKNOWN = "not recorded"
 ATTACKS = {"cw": "CW", "fmn": "FMN", "sdf": "SuperDeepFool", "first_order": "first-order estimate"}
 TYPES = {"csv": "text/csv", "md": "text/markdown", "tex": "application/x-tex"}
-# Nothing is loaded from anywhere, and no script runs but the page's own: what data smuggle in, even past escaping,
-# is dead.
+# The page loads nothing and runs only its own script, so that names from data do no harm even if escaping fails.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'; base-uri 'none'"
 TERMS = {
-    "Vanilla": "trained on one-hot labels.",
-    "Label smoothing": "on labels softened by one fixed amount.",
-    "AdaLS": "by one amount that follows the confidence and the accuracy on the validation set.",
-    "AR-AdaLS": "by one such amount for each adversarial robustness level.",
-    "Adversarial robustness level": "images ranked by how large a change of pixels it takes to change the network's "
-    "prediction, cut into equal parts; level 1 is the least robust.",
+    "Vanilla": "training on one-hot labels.",
+    "Label smoothing": "training on labels that are softened by one fixed amount.",
+    "AdaLS": "label smoothing by one amount that follows the confidence and the accuracy on the validation set.",
+    "AR-AdaLS": "AdaLS with one amount for each adversarial robustness level.",
+    "Adversarial robustness level": "images are ranked by the smallest change of their pixels that changes the "
+    "network's prediction, and cut into equal parts; level 1 is the least robust.",
     "Floor": "the ECE that a perfectly calibrated network with the same confidences has on average, by chance alone.",
-    "Debiased ECE": "the ECE less an estimate of what chance adds to it; it can be below 0.",
+    "Debiased ECE": "the ECE minus an estimate of what chance adds to it; it can be below 0.",
     "Confidence": "the probability that a network gives to the class it predicts.",
-    "ECE": "expected calibration error: how far confidence and accuracy are apart, averaged over bins of confidence of "
-    "equal width, or of equal numbers of images (equal mass).",
-    "Training accuracy": "of the last epoch, on augmented images and while the weights change.",
+    "ECE": "expected calibration error: the distance between confidence and accuracy, averaged over bins of confidence "
+    "of equal width, or of equal numbers of images (equal mass).",
+    "Training accuracy": "accuracy in the last epoch, on augmented images and while the weights change.",
     "NLL": "negative log-likelihood of the true class, in nats.",
     "Brier": "squared error to the one-hot label, summed over classes.",
-    "AUROC": "how well low confidence or high entropy tells images of another kind from the test set; 0.5 is chance, 1 "
-    "is perfect.",
+    "AUROC": "how well low confidence or high entropy separates images of another kind from the test set; 0.5 is "
+    "chance, 1 is perfect.",
     "Variance": "how much the predicted probability changes from one seed to another.",
     "Seed": "one independent training run.",
     "Shift": "test images that have been corrupted, at severities from weak to strong.",
@@ -46,11 +45,10 @@ TERMS = {
 
 
 class Experiment(NamedTuple):
-    """What a page shows of one workdir; `prefix` begins the ids of its part of the page, if there are other parts."""
+    """One workdir's part of a page. With several experiments on a page `prefix` makes the ids of each part unique."""
 
     title: str
     prefix: str
-    # What was compared and what came out.
     answer: list[str]
     facts: dict[str, str]
     configs: dict[str, str]
@@ -70,7 +68,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     in_markdown = []
     for entry in experiment.entries:
         if isinstance(entry, tables.Table):
-            written |= {f"{entry.name}.{ending}": of(entry) for ending, of in formats.BY_ENDING.items()}
+            written |= {f"{entry.name}.{ending}": to_text(entry) for ending, to_text in formats.BY_ENDING.items()}
             in_markdown.append(written[f"{entry.name}.md"])
         elif isinstance(entry, sections.Section):
             written |= {f"{panel.name}.svg": figures.standalone(panel.svg) for panel in entry.panels}
@@ -82,9 +80,9 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
 
 
 def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike) -> epath.Path:
-    """Writes one page on several experiments: a table over all of them, then the report of each. Returns its path.
+    """Writes one page on several experiments: a table of all of them, then each one's report. Returns its path.
 
-    Raises UserError if one of them has not been evaluated.
+    Raises UserError if an experiment has not been evaluated.
     """
     workdirs, output = [epath.Path(workdir) for workdir in workdirs], epath.Path(output)
     evaluations = [in_order(schema.read(workdir)) for workdir in workdirs]
@@ -104,7 +102,7 @@ def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike)
 
 def _experiment(evaluation: dict, workdir: epath.Path) -> Experiment:
     entries: list[sections.Section | tables.Table | gallery.Gallery] = [*sections.build(evaluation, workdir)]
-    if not sections.is_of_predictions(evaluation):
+    if not sections.only_external_predictions(evaluation):
         entries.append(gallery.build(evaluation, workdir))
     by_method = {style(name).label: fields for name, fields in settings.listed(workdir, evaluation["methods"]).items()}
     return Experiment(_title(evaluation), "", answer.sentences(evaluation), header(evaluation), by_method, entries)
@@ -115,7 +113,7 @@ def _title(evaluation: dict) -> str:
     return f"{experiment['dataset']}, {experiment['network']}"
 
 
-def _page(experiments: list[Experiment], of_all: tables.Table | None = None) -> str:
+def _page(experiments: list[Experiment], comparison_table: tables.Table | None = None) -> str:
     here = epath.Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here),
@@ -130,50 +128,50 @@ def _page(experiments: list[Experiment], of_all: tables.Table | None = None) -> 
         policy=POLICY.format(digest),
         style=Markup(files.read_text(here / "page.css")),
         script=Markup(script),
-        title=f"{len(experiments)} experiments" if of_all else experiments[0].title,
+        title=f"{len(experiments)} experiments" if comparison_table else experiments[0].title,
         terms=TERMS,
         first=formats.FIRST,
         experiments=experiments,
-        comparison=of_all,
+        comparison=comparison_table,
         number=formats.number,
         downloads=_downloads,
-        within=_within,
+        with_prefix=_with_prefix,
         not_run=tables.NOT_RUN,
     )
 
 
 def _downloads(table: tables.Table) -> dict[str, str]:
-    """Data URIs by the ending of the file that a browser makes of them."""
+    """Data URIs of the table's files, by file ending."""
     return {
-        ending: f"data:{TYPES[ending]};charset=utf-8,{urllib.parse.quote(of(table))}"
-        for ending, of in formats.BY_ENDING.items()
+        ending: f"data:{TYPES[ending]};charset=utf-8,{urllib.parse.quote(to_text(table))}"
+        for ending, to_text in formats.BY_ENDING.items()
     }
 
 
-def _within(panel: figures.Panel, prefix: str) -> Markup:
-    """The picture with ids that begin with `prefix`, and the name that its file gets."""
+def _with_prefix(panel: figures.Panel, prefix: str) -> Markup:
+    """The picture with its file's name, its ids beginning with `prefix`."""
     svg = Markup('<svg data-name="{}"').format(panel.name) + Markup(panel.svg.removeprefix("<svg"))
     return Markup(re.sub(r'(\bid="|href="#|url\(#)', lambda match: f"{match[0]}{prefix}", svg)) if prefix else svg
 
 
 def header(evaluation: dict) -> dict[str, str]:
-    """What was run, on what and when, by name."""
+    """The facts of an experiment, by name: data, network, methods, seeds, ranking, code and hardware."""
     experiment, methods = evaluation["experiment"], evaluation["methods"]
     ranking = experiment["ranking"]
     by_seeds: dict[str, list[str]] = {}
     for name, method in methods.items():
         by_seeds.setdefault(", ".join(method["runs"]), []).append(style(name).label)
-    of_most = max(by_seeds, key=lambda seeds: len(by_seeds[seeds]), default="")
-    by_seeds.pop(of_most, None)
+    common = max(by_seeds, key=lambda seeds: len(by_seeds[seeds]), default="")
+    by_seeds.pop(common, None)
     facts = {
         "Data set": f"{experiment['dataset']} ({experiment['num_classes']} classes)",
         "Images": ", ".join(f"{split} {count:,}" for split, count in experiment["num_examples"].items()),
         "Network": experiment["network"],
         "Methods": "; ".join(style(name).label for name in methods),
-        "Seeds": "; ".join([of_most, *(f"{seeds} ({'; '.join(labels)})" for seeds, labels in by_seeds.items())]),
+        "Seeds": "; ".join([common, *(f"{seeds} ({'; '.join(labels)})" for seeds, labels in by_seeds.items())]),
         "Ranking": _ranking(ranking, experiment["num_subsets"]),
         "Ranks in training": _ranked_by(experiment["ranked_by"]),
-        "Attack success": ", ".join(f"{split} {100 * of:.1f} %" for split, of in ranking["success_rate"].items()),
+        "Attack success": ", ".join(f"{split} {100 * rate:.1f} %" for split, rate in ranking["success_rate"].items()),
         "Agreement of ranks": _agreement(ranking["agreement"]),
         "Shift": tables.shift_mean(evaluation),
         "Out of distribution": _present(experiment["ood"], experiment["ood_missing"]),
@@ -205,7 +203,7 @@ def _ranked_by(source_of_method: dict[str, str]) -> str:
 def _ranking(ranking: dict, num_subsets: int) -> str:
     by = ranking["by"]
     if by != "attack":
-        return f"by {by} (a control, without levels of adversarial robustness), {ranking['source']}"
+        return f"by {by} (a control, without adversarial robustness levels), {ranking['source']}"
     if not ranking["attack"]:
         return tables.NOT_RUN
     settings = ", ".join(f"{name} {value}" for name, value in ranking["settings"].items())
@@ -219,7 +217,7 @@ def _agreement(agreement: dict) -> str:
     numbers = (
         ("spearman", "Spearman {:.3f}", 1),
         ("same_subset", "same level {:.1f} %", 100),
-        ("adjacent_subset", "same or neighbouring level {:.1f} %", 100),
+        ("adjacent_subset", "same or adjacent level {:.1f} %", 100),
         ("median_ratio", "median ratio of distances {:.3f}", 1),
     )
     found = [text.format(scale * agreement[key]) for key, text, scale in numbers if agreement.get(key) is not None]

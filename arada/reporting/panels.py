@@ -1,4 +1,4 @@
-"""Sections of a report, and the pictures that more than one of them has."""
+"""Sections of a report, and the panels that several sections share."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +13,8 @@ from arada.reporting.names import style
 
 
 class Section(NamedTuple):
-    """Pictures under a heading: `caption` says what to see, `definition` holds paragraphs shown on demand, `missing`
-    says what was not run."""
+    """Panels under a heading: `caption` says what to look for, `definition` holds paragraphs shown on demand, `missing`
+    lists what was not run."""
 
     name: str
     title: str
@@ -25,21 +25,21 @@ class Section(NamedTuple):
 
 
 def slug(name: str) -> str:
-    """A method's name as part of a file's."""
+    """A method's name as part of a file's name."""
     return re.sub(r"\W", "_", name)
 
 
 def levels_of(prefix: str, methods: dict, names: Sequence[str]) -> tuple[list[Panel], list[str]]:
-    """Accuracy and confidence by robustness level of each of `names`, on axes of one scale, and what is missing."""
-    of = {name: _accuracy_and_confidence(methods[name]) for name in names if name in methods}
-    missing = [f"{style(name).label} by robustness level" for name in names if not of.get(name)]
-    if not (lines_of := {name: lines for name, lines in of.items() if lines}):
+    """Accuracy and confidence by robustness level: a panel for each of `names`, on one scale; and what is missing."""
+    lines_of = {name: lines for name in names if name in methods and (lines := _accuracy_and_confidence(methods[name]))}
+    missing = [f"{style(name).label} by robustness level" for name in names if name not in lines_of]
+    if not lines_of:
         return [], missing
     ends = [np.nanmin(mean - np.nan_to_num(spread)) for lines in lines_of.values() for mean, spread in lines.values()]
     limits = max(0, 10 * np.floor(10 * min(ends))), 102
     drawn = []
     for name, lines in lines_of.items():
-        draw = (figures.of_method, name, "accuracy, confidence (%)", lines, limits)
+        draw = (figures.method_by_subset, name, "accuracy, confidence (%)", lines, limits)
         drawn.append(figures.panel(f"{prefix}_{slug(name)}", style(name).label, by_level(lines), *draw))
     return drawn, missing
 
@@ -53,7 +53,7 @@ def _accuracy_and_confidence(method: dict) -> dict[str, tuple] | None:
 def compared_by_level(
     prefix: str, methods: dict, names: Sequence[str], quantity: str, values_of: Callable[[dict], tuple | None]
 ) -> tuple[list[Panel], list[str]]:
-    """One quantity x100 of several methods by robustness level, and what is missing; an ECE with its floor's band."""
+    """A quantity x100 of several methods by robustness level, and what is missing. An ECE has its floor as a band."""
     lines = {name: values for name in names if name in methods and (values := values_of(methods[name]))}
     if not lines:
         return [], [f"{quantity} by robustness level" + (TWO_SEEDS if quantity == "variance" else "")]
@@ -66,10 +66,10 @@ def compared_by_level(
 
 
 def with_floor(floor: tuple[np.ndarray, np.ndarray] | None) -> str:
-    """The band of a floor in words."""
+    """The description of a floor's band."""
     if not floor:
         return ""
-    mean, p95 = (100 * of for of in floor)
+    mean, p95 = (100 * values for values in floor)
     return (
         f" Perfectly calibrated networks have {mean[0]:.1f} at level 1 and {mean[-1]:.1f} at level {len(mean)} on "
         f"average, 95 % of them at most {p95[0]:.1f} and {p95[-1]:.1f}."
@@ -77,7 +77,7 @@ def with_floor(floor: tuple[np.ndarray, np.ndarray] | None) -> str:
 
 
 def by_level(lines: Mapping[str, tuple]) -> str:
-    """Lines by robustness level in words."""
+    """The description of lines by robustness level."""
     ends = (
         f"{name} {100 * mean[0]:.1f} at level 1 and {100 * mean[-1]:.1f} at level {len(mean)}"
         for name, (mean, _) in lines.items()
@@ -86,7 +86,7 @@ def by_level(lines: Mapping[str, tuple]) -> str:
 
 
 DEBIASED = "ECE, debiased"
-TWO_SEEDS = " (it takes two seeds or more)"
+TWO_SEEDS = " (needs at least two seeds)"
 UNITS = {"ece": ("ECE", "x100"), "accuracy": ("accuracy", "%"), "variance": ("variance", "x100")}
 
 
@@ -96,16 +96,16 @@ def boxes(
     """A metric of several methods as box plots over types of shift, and what is missing."""
     methods, (quantity, unit) = evaluation["methods"], UNITS[metric]
     values = {
-        name: of
+        name: by_type
         for name in names
-        if name in methods and (of := series.shift_by_type(methods[name], metric)) is not None
+        if name in methods and (by_type := series.shift_by_type(methods[name], metric)) is not None
     }
     if not values:
-        what = ", ".join(style(name).label for name in names)
-        return [], [f"{quantity} under shift of {what}" + (TWO_SEEDS if metric == "variance" else "")]
+        labels = ", ".join(style(name).label for name in names)
+        return [], [f"{quantity} under shift of {labels}" + (TWO_SEEDS if metric == "variance" else "")]
     severities = evaluation["experiment"]["shift_severities"]
     clean = {name: series.on_test(methods[name], metric) for name in values}
-    worst = ", ".join(f"{style(name).label} {_median(100 * of[:, -1]):.1f}" for name, of in values.items())
+    worst = ", ".join(f"{style(name).label} {_median(100 * by_type[:, -1]):.1f}" for name, by_type in values.items())
     described = f"Box plot over types of shift, by severity. Medians ({unit}) at severity {severities[-1]}: {worst}."
     draw = (figures.by_severity, f"{quantity} ({unit})", severities, values, clean, metric != "accuracy")
     return [figures.panel(f"{prefix}_{metric}", title, described, *draw, methods=len(values))], []
@@ -115,14 +115,17 @@ def reliability(
     name: str, title: str, workdir: epath.Path, evaluation: dict, names: Sequence[str]
 ) -> tuple[list[Panel], list[str]]:
     """The reliability diagram of several methods, and what is missing."""
-    methods, num_bins = evaluation["methods"], evaluation["experiment"]["num_bins"]
-    of = {of: series.reliability(workdir, of, list(methods[of]["runs"]), num_bins) for of in names if of in methods}
-    missing = [f"test predictions of {style(of_name).label}" for of_name in names if not of.get(of_name)]
-    if not (bins := {of_name: pooled for of_name, pooled in of.items() if pooled}):
+    num_bins = evaluation["experiment"]["num_bins"]
+    seeds = {method: list(evaluation["methods"][method]["runs"]) for method in names if method in evaluation["methods"]}
+    bins = {
+        method: pooled for method in seeds if (pooled := series.reliability(workdir, method, seeds[method], num_bins))
+    }
+    missing = [f"test predictions of {style(method).label}" for method in names if method not in bins]
+    if not bins:
         return [], missing
     means = "; ".join(
-        f"{style(of_name).label} {_pooled(count, confidence):.1f} and {_pooled(count, accuracy):.1f}"
-        for of_name, (count, confidence, accuracy) in bins.items()
+        f"{style(method).label} {_mean_over_bins(count, confidence):.1f} and {_mean_over_bins(count, accuracy):.1f}"
+        for method, (count, confidence, accuracy) in bins.items()
     )
     described = (
         "Accuracy against confidence by bin, and below it the share of predictions in each bin. "
@@ -136,5 +139,5 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(present)) if len(present) else np.nan
 
 
-def _pooled(count: np.ndarray, means: np.ndarray) -> float:
+def _mean_over_bins(count: np.ndarray, means: np.ndarray) -> float:
     return float(100 * np.nansum(count * means) / count.sum())

@@ -1,15 +1,15 @@
-"""The paper's own numbers, as printed: Tables 1 to 5 and section 5.5. What it does not have is not here."""
+"""The paper's numbers, as printed: Tables 1 to 5 and section 5.5."""
 
 from typing import NamedTuple
 
 
 class Quoted(NamedTuple):
-    """A number of the paper, in the unit it is printed in, with the standard deviation where it has one."""
+    """A number of the paper, in its printed unit, with its standard deviation if the paper gives one."""
 
     mean: float
     deviation: float | None = None
     digits: int = 2
-    # Marks a number that the paper itself quotes from another one.
+    # Marks a number that the paper quotes from another paper.
     mark: str = ""
 
     def __str__(self) -> str:
@@ -17,16 +17,16 @@ class Quoted(NamedTuple):
         return f"{self.mean:.{self.digits}f}{spread}{self.mark}"
 
 
-def _one(mean: float, deviation: float | None = None) -> Quoted:
+def _one_digit(mean: float, deviation: float | None = None) -> Quoted:
     return Quoted(mean, deviation, 1)
 
 
 WRN = "WRN-28-10"
 # Table 1: network and accuracy of the vanilla model, x100.
 TABLE_1 = {
-    "cifar10": ("ResNet-29", _one(91.4)),
-    "cifar100": (WRN, _one(79.2)),
-    "imagenet2012": ("ResNet-101", _one(77.7)),
+    "cifar10": ("ResNet-29", _one_digit(91.4)),
+    "cifar100": (WRN, _one_digit(79.2)),
+    "imagenet2012": ("ResNet-101", _one_digit(77.7)),
 }
 # Table 2: ECE x100 on the clean test set; AR-AdaLS ranked on the fly.
 TABLE_2 = {
@@ -57,36 +57,36 @@ TABLE_2 = {
 TABLE_3_NETWORK = {"cifar10": "ResNet-29", "imagenet2012": "ResNet-101"}
 TABLE_3 = {
     "cifar10": {
-        "vanilla": _one(16.7, 0.5),
-        "label_smoothing": _one(10.1, 0.4),
-        "adals": _one(9.6, 0.5),
-        "ar_adals": _one(6.4, 0.6),
-        "ensemble_vanilla": _one(6.5),
-        "ensemble_label_smoothing": _one(4.6),
-        "ensemble_adals": _one(5.2),
-        "ensemble_ar_adals": _one(5.5),
-        "ar_adals_of_ensemble": _one(4.4),
+        "vanilla": _one_digit(16.7, 0.5),
+        "label_smoothing": _one_digit(10.1, 0.4),
+        "adals": _one_digit(9.6, 0.5),
+        "ar_adals": _one_digit(6.4, 0.6),
+        "ensemble_vanilla": _one_digit(6.5),
+        "ensemble_label_smoothing": _one_digit(4.6),
+        "ensemble_adals": _one_digit(5.2),
+        "ensemble_ar_adals": _one_digit(5.5),
+        "ar_adals_of_ensemble": _one_digit(4.4),
     },
     "imagenet2012": {
-        "vanilla": _one(10.7, 0.5),
-        "label_smoothing": _one(8.1, 0.4),
-        "adals": _one(8.0, 0.2),
-        "ar_adals": _one(6.9, 0.2),
-        "ensemble_vanilla": _one(4.2),
-        "ensemble_label_smoothing": _one(4.7),
-        "ensemble_adals": _one(4.8),
-        "ensemble_ar_adals": _one(5.1),
-        "ar_adals_of_ensemble": _one(4.0),
+        "vanilla": _one_digit(10.7, 0.5),
+        "label_smoothing": _one_digit(8.1, 0.4),
+        "adals": _one_digit(8.0, 0.2),
+        "ar_adals": _one_digit(6.9, 0.2),
+        "ensemble_vanilla": _one_digit(4.2),
+        "ensemble_label_smoothing": _one_digit(4.7),
+        "ensemble_adals": _one_digit(4.8),
+        "ensemble_ar_adals": _one_digit(5.1),
+        "ar_adals_of_ensemble": _one_digit(4.0),
     },
 }
-# Table 4, of CIFAR-100 alone: accuracy, accuracy under shift, ECE, ECE under shift, x100.
+# Table 4, only for CIFAR-100: accuracy, accuracy under shift, ECE, ECE under shift, x100.
 TABLE_4 = {
     "cifar100": {
-        "vanilla": tuple(map(_one, (79.2, 52.0, 6.1, 18.2))),
-        "label_smoothing": tuple(map(_one, (78.9, 51.7, 2.8, 16.3))),
-        "vanilla+temperature": tuple(map(_one, (79.2, 52.0, 4.3, 14.0))),
-        "ar_adals": tuple(map(_one, (79.3, 52.2, 2.6, 14.2))),
-        "ar_adals_on_the_fly": tuple(map(_one, (79.2, 52.1, 2.3, 13.2))),
+        "vanilla": tuple(map(_one_digit, (79.2, 52.0, 6.1, 18.2))),
+        "label_smoothing": tuple(map(_one_digit, (78.9, 51.7, 2.8, 16.3))),
+        "vanilla+temperature": tuple(map(_one_digit, (79.2, 52.0, 4.3, 14.0))),
+        "ar_adals": tuple(map(_one_digit, (79.3, 52.2, 2.6, 14.2))),
+        "ar_adals_on_the_fly": tuple(map(_one_digit, (79.2, 52.1, 2.3, 13.2))),
     }
 }
 # Table 5: variance x100 at severities 1 to 5, and their mean.
@@ -104,7 +104,7 @@ TABLE_5 = {
         "ar_adals": (4.53, 5.49, 6.12, 6.76, 6.66, 5.91),
     },
 }
-# Section 5.5: AUROC of CIFAR-10 against CIFAR-100 with WRN-28-10; by which score is not said.
+# Section 5.5: AUROC of CIFAR-10 against CIFAR-100 with WRN-28-10; the paper does not name the score.
 AUROC = {
     ("cifar10", "cifar100"): {
         "label_smoothing": Quoted(0.832, 0.005, 3),

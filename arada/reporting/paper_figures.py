@@ -1,4 +1,4 @@
-"""The paper's Figures 1 to 8 for whatever data set a workdir holds."""
+"""The paper's Figures 1 to 8 for the data set of a workdir."""
 
 import functools
 
@@ -13,7 +13,7 @@ from arada.reporting.panels import Section
 from arada.reporting.paper_tables import ENSEMBLES, SINGLE
 from arada.reporting.tables import mean_and_deviation
 
-# Those that Figures 2 and 3 compare, and Figure 4, which ranks on the fly.
+# The methods of Figures 2 to 4; Figure 4 takes the ranking on the fly in place of the last.
 COMPARED = ("vanilla", "label_smoothing", "ar_adals")
 ON_THE_FLY = "ar_adals_on_the_fly"
 SWEEP = "python -m arada.sweep --config=...:ar_adals --workdir=... --grid=figure_5"
@@ -21,8 +21,8 @@ SWEEP = "python -m arada.sweep --config=...:ar_adals --workdir=... --grid=figure
 
 def build(evaluation: dict, workdir: epath.Path) -> dict[int, Section]:
     """The figures by the paper's numbers."""
-    of_evaluation = (_figure_1, _figure_2, _figure_3, _figure_4, _figure_5, _figure_6, _figure_7, _figure_8)
-    return {number: figure(evaluation, workdir) for number, figure in enumerate(of_evaluation, start=1)}
+    builders = (_figure_1, _figure_2, _figure_3, _figure_4, _figure_5, _figure_6, _figure_7, _figure_8)
+    return {number: builder(evaluation, workdir) for number, builder in enumerate(builders, start=1)}
 
 
 def _figure_1(evaluation: dict, _) -> Section:
@@ -30,17 +30,17 @@ def _figure_1(evaluation: dict, _) -> Section:
     drawn, missing = panels.levels_of("figure_1", {"vanilla": method}, ["vanilla"])
     errors = {"ECE": series.subset_series(method, "ece"), "variance": series.subset_variance(method)}
     two_seeds = {"variance": panels.TWO_SEEDS}
-    missing += [f"{name} by robustness level{two_seeds.get(name, '')}" for name, of in errors.items() if not of]
+    missing += [f"{name} by robustness level{two_seeds.get(name, '')}" for name in errors if not errors[name]]
     if errors := {name: values for name, values in errors.items() if values}:
         floor = series.subset_floor([method])
-        draw = (figures.of_method, "vanilla", f"{', '.join(errors)} (x100)", errors, None, floor)
+        draw = (figures.method_by_subset, "vanilla", f"{', '.join(errors)} (x100)", errors, None, floor)
         title, described = " and ".join(errors), panels.by_level(errors) + panels.with_floor(floor)
         drawn.append(figures.panel("figure_1_errors", title, described, *draw))
     return Section(
         "figure_1",
         "Figure 1: vanilla training by adversarial robustness",
-        "Where confidence (dashed) lies above accuracy (solid) the network is over-confident; in the paper it is so "
-        "above all at low levels, and there ECE and variance are high, too.",
+        "The network is over-confident where confidence (dashed) lies above accuracy (solid). In the paper this "
+        "happens mostly at low levels, where ECE and variance are high, too.",
         _by_level(evaluation),
         drawn,
         missing,
@@ -50,17 +50,17 @@ def _figure_1(evaluation: dict, _) -> Section:
 def _figure_2(evaluation: dict, _) -> Section:
     methods = evaluation["methods"]
     drawn, missing = panels.levels_of("figure_2", methods, COMPARED[1:])
-    of_ece = functools.partial(series.subset_series, key="ece")
+    ece = functools.partial(series.subset_series, key="ece")
     debiased = functools.partial(series.subset_series, key="ece_debiased")
-    of_quantities = (("ECE", of_ece), (panels.DEBIASED, debiased), ("variance", series.subset_variance))
-    for quantity, values_of in of_quantities:
+    quantities = (("ECE", ece), (panels.DEBIASED, debiased), ("variance", series.subset_variance))
+    for quantity, values_of in quantities:
         more, absent = panels.compared_by_level("figure_2", methods, COMPARED, quantity, values_of)
         drawn, missing = drawn + more, missing + absent
     return Section(
         "figure_2",
         "Figure 2: label smoothing and AR-AdaLS by adversarial robustness",
-        "The smaller the shaded gap, and the lower ECE and variance, the better; in the paper methods differ most at "
-        "low levels.",
+        "A smaller shaded gap, a lower ECE and a lower variance are better. In the paper methods differ most at low "
+        "levels.",
         _by_level(evaluation),
         drawn,
         missing,
@@ -72,7 +72,7 @@ def _figure_3(evaluation: dict, _) -> Section:
     return Section(
         "figure_3",
         "Figure 3: stability under shift",
-        "How much predictions change from one seed to another as images get more corrupted: low is good.",
+        "How much predictions change between seeds as images get more corrupted: low is good.",
         [definitions.boxes(evaluation), definitions.variance(evaluation)],
         drawn,
         missing,
@@ -82,19 +82,20 @@ def _figure_3(evaluation: dict, _) -> Section:
 def _figure_4(evaluation: dict, workdir: epath.Path) -> Section:
     methods, experiment = evaluation["methods"], evaluation["experiment"]
     names = [*COMPARED[:2], ON_THE_FLY if ON_THE_FLY in methods else COMPARED[2]]
-    drawn, missing = [], [f"{style(name).label} on foreign images" for name in names if name not in methods]
+    drawn = []
+    missing = [f"{style(name).label} on out-of-distribution images" for name in names if name not in methods]
     for dataset in experiment["ood"]:
-        of_methods = {
+        by_method = {
             name: values
             for name in names
             if name in methods
             and (values := series.entropies(workdir, name, list(methods[name]["runs"]), ood_name(dataset))) is not None
         }
-        if not of_methods:
+        if not by_method:
             continue
-        means = ", ".join(f"{style(name).label} {values.mean():.2f}" for name, values in of_methods.items())
+        means = ", ".join(f"{style(name).label} {values.mean():.2f}" for name, values in by_method.items())
         described = f"Histogram of the predictive entropy on {dataset}. Means in nats: {means}."
-        draw = (figures.entropies, of_methods, experiment["num_classes"])
+        draw = (figures.entropies, by_method, experiment["num_classes"])
         drawn.append(
             figures.panel(
                 f"figure_4_{panels.slug(dataset)}",
@@ -106,11 +107,11 @@ def _figure_4(evaluation: dict, workdir: epath.Path) -> Section:
     return Section(
         "figure_4",
         "Figure 4: entropy on out-of-distribution images",
-        "A network that knows what it does not know has its images on the right; those on the left are sure of a class "
-        "that is not in the picture.",
+        "High entropy (right) is good: the network is unsure about images of unknown classes. On the left it is sure "
+        "of a class that is not in the picture.",
         [
             "Entropy of the predicted probabilities, in nats, of all seeds together; members of an ensemble are "
-            "averaged first. The highest entropy is that of a uniform prediction.",
+            "averaged first. A uniform prediction has the highest entropy.",
         ],
         drawn,
         missing if drawn else ["out-of-distribution images", *missing],
@@ -133,11 +134,11 @@ def _figure_5(evaluation: dict, workdir: epath.Path) -> Section:
     return Section(
         "figure_5",
         "Figure 5: sensitivity to the number of subsets",
-        "In the paper the error falls from R = 1 on and is level between 10 and 16.",
+        "In the paper the error falls from R = 1 and is flat between 10 and 16.",
         [
             "R = 1 is AdaLS with the same learning rate alpha. Bars: one standard deviation over "
-            f"{' or '.join(map(str, sorted(seeds))) or 'no'} seeds. The points of the paper's own figure are not "
-            "known. A mean over shifts is over types and severities as in the first table.",
+            f"{' or '.join(map(str, sorted(seeds))) or 'no'} seeds. The paper does not list the points of its figure. "
+            "Means under shift are over the types and severities of the first table.",
             definitions.ece(evaluation),
         ],
         drawn,
@@ -154,9 +155,9 @@ def _figure_6(evaluation: dict, _) -> Section:
     drawn: list[Panel] = []
     missing: list[str] = []
     for metric, quantity in (("ece", "ECE"), ("accuracy", "Accuracy")):
-        for of, names in (("single models", SINGLE), ("ensembles", ENSEMBLES)):
-            prefix = f"figure_6_{of.split()[0]}"
-            more, absent = panels.boxes(prefix, f"{quantity}, {of}", evaluation, names, metric)
+        for group, names in (("single models", SINGLE), ("ensembles", ENSEMBLES)):
+            prefix = f"figure_6_{group.split()[0]}"
+            more, absent = panels.boxes(prefix, f"{quantity}, {group}", evaluation, names, metric)
             drawn, missing = drawn + more, missing + absent
     return Section(
         "figure_6",
@@ -170,32 +171,30 @@ def _figure_6(evaluation: dict, _) -> Section:
 
 def _figure_7(evaluation: dict, _) -> Section:
     methods, pairs = evaluation["methods"], {}
-    for single, ensemble in zip(SINGLE, ENSEMBLES, strict=False):
-        of = {"single": single, "ensemble": ensemble}
-        there = {kind: methods[name] for kind, name in of.items() if name in methods}
-        if there:
-            pairs[single] = {
-                kind: tuple(series.on_test(method, metric) for metric in ("accuracy", "confidence"))
-                for kind, method in there.items()
-            }
-    if (of_ensemble := ENSEMBLES[-1]) in methods:
-        means = tuple(series.on_test(methods[of_ensemble], metric) for metric in ("accuracy", "confidence"))
-        pairs[of_ensemble] = {"ensemble": means}
+    names = [{"single": single, "ensemble": ensemble} for single, ensemble in zip(SINGLE, ENSEMBLES, strict=False)]
+    for by_kind in [*names, {"ensemble": ENSEMBLES[-1]}]:
+        means = {
+            kind: tuple(series.on_test(methods[name], metric) for metric in ("accuracy", "confidence"))
+            for kind, name in by_kind.items()
+            if name in methods
+        }
+        if means:
+            pairs[next(iter(by_kind.values()))] = means
     missing = [style(name).label for name in (*SINGLE, *ENSEMBLES) if name not in methods]
-    said = "; ".join(
+    listed = "; ".join(
         f"{style(name).label}, {kind}: {100 * accuracy:.1f} and {100 * confidence:.1f}"
-        for name, of in pairs.items()
-        for kind, (accuracy, confidence) in of.items()
+        for name, means in pairs.items()
+        for kind, (accuracy, confidence) in means.items()
     )
-    described = f"Accuracy and confidence in percent. {said}."
+    described = f"Accuracy and confidence in percent. {listed}."
     draw = (figures.accuracy_and_confidence, pairs)
     drawn = [figures.panel("figure_7", "Clean test set", described, *draw)] if pairs else []
     return Section(
         "figure_7",
         "Figure 7: accuracy and confidence of single models and ensembles",
-        "A circle above its square is over-confident. In the paper averaging brings vanilla's confidence down to its "
-        "accuracy, and that of calibrated models below it.",
-        ["Means over the clean test set and over seeds. Confidence: of the predicted class."],
+        "A circle above its square means over-confidence. In the paper averaging lowers vanilla's confidence to its "
+        "accuracy, and the confidence of calibrated models below their accuracy.",
+        ["Means over the clean test set and over seeds. Confidence: the probability of the predicted class."],
         drawn,
         missing,
     )
@@ -211,8 +210,8 @@ def _figure_8(evaluation: dict, workdir: epath.Path) -> Section:
     return Section(
         "figure_8",
         "Figure 8: reliability of single models and ensembles",
-        "Below the diagonal a method is over-confident, above it under-confident. The lower plot shows what share of "
-        "the predictions each point stands for.",
+        "Below the diagonal a method is over-confident, above it under-confident. The lower plot shows each bin's "
+        "share of the predictions.",
         [definitions.reliability(evaluation, figures.FEW)],
         drawn,
         missing,
@@ -220,5 +219,5 @@ def _figure_8(evaluation: dict, workdir: epath.Path) -> Section:
 
 
 def _by_level(evaluation: dict) -> list[str]:
-    said = (definitions.levels, definitions.ece, definitions.floor, definitions.variance, definitions.spread)
-    return [of(evaluation) for of in said]
+    paragraphs = (definitions.levels, definitions.ece, definitions.floor, definitions.variance, definitions.spread)
+    return [paragraph(evaluation) for paragraph in paragraphs]

@@ -1,4 +1,4 @@
-"""The paper's Tables 1 to 5 for whatever data set a workdir holds, the paper's own numbers beside them."""
+"""The paper's Tables 1 to 5 for the data set of a workdir, beside the paper's numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ from arada.reporting.tables import (
 )
 
 # The methods of Tables 2, 3 and 4, in the paper's order; with "+", a calibrator applied to a method.
-OF_TABLE_2 = (
+TABLE_2 = (
     "vanilla",
     "vanilla+temperature",
     "label_smoothing",
@@ -39,14 +39,13 @@ OF_TABLE_2 = (
 )
 SINGLE = ("vanilla", "label_smoothing", "adals", "ar_adals")
 ENSEMBLES = (*(f"ensemble_{name}" for name in SINGLE), "ar_adals_of_ensemble")
-OF_TABLE_4 = ("vanilla", "label_smoothing", "vanilla+temperature", "ar_adals", "ar_adals_on_the_fly")
+TABLE_4 = ("vanilla", "label_smoothing", "vanilla+temperature", "ar_adals", "ar_adals_on_the_fly")
 
 
 def build(evaluation: dict) -> dict[int, Table]:
     """The tables by the paper's numbers."""
-    return {1: _table_1(evaluation), 2: _table_2(evaluation), 3: _table_3(evaluation), 4: _table_4(evaluation)} | {
-        5: _table_5(evaluation)
-    }
+    builders = (_table_1, _table_2, _table_3, _table_4, _table_5)
+    return {number: builder(evaluation) for number, builder in enumerate(builders, start=1)}
 
 
 def _dataset(evaluation: dict) -> str:
@@ -58,13 +57,13 @@ def _table_1(evaluation: dict) -> Table:
     accuracy = cells(runs_of(evaluation, "vanilla"), [Column("", on_test("accuracy"), 100, 2)])
     row: list[Any] = [*(Text(experiment[field]) for field in ("dataset", "network")), *accuracy]
     headings = ["data set", "network", "accuracy x100 ↑"]
-    if of_paper := paper.TABLE_1.get(_dataset(evaluation)):
-        row += [Text(of_paper[0]), of_paper[1]]
+    if quoted := paper.TABLE_1.get(_dataset(evaluation)):
+        row += [Text(quoted[0]), quoted[1]]
         headings += ["network, paper", "accuracy x100, paper"]
     return Table(
         "table_1",
         "Table 1: network and accuracy",
-        "The vanilla model that everything is compared with, and that ranks the images.",
+        "The vanilla model, which ranks the images and is the reference of all comparisons.",
         [f"Test set: {spread(evaluation)}.", definitions.paper(evaluation)],
         headings,
         [(names.label("vanilla"), row)],
@@ -76,18 +75,18 @@ def _table_2(evaluation: dict) -> Table:
     definition = [
         f"ECE on the clean test set; {spread(evaluation)}. In the paper AR-AdaLS is ranked on the fly.",
         definitions.ece(evaluation),
-        "Vanilla + ETS stands where the paper has Mix-n-Match, whose numbers (*) it quotes from Zhang et al. 2020: "
-        "they are another estimate of the calibration error, by kernel densities, of a variant that is not named.",
+        "Vanilla + ETS stands in the place of the paper's Mix-n-Match. The paper quotes its numbers (*) from Zhang et "
+        "al. 2020: another estimate of the calibration error, by kernel densities, of an unnamed variant.",
         definitions.paper(evaluation),
     ]
     return _with_paper(
         evaluation,
         "table_2",
         "Table 2: calibration on the clean test set",
-        "Which method is best calibrated where nothing has shifted?",
+        "Which method is best calibrated without shift?",
         definition,
         [ECE],
-        OF_TABLE_2,
+        TABLE_2,
         paper.WRN,
         {system: (number,) for system, number in quoted.items()},
     )
@@ -104,7 +103,7 @@ def _table_3(evaluation: dict) -> Table:
         evaluation,
         "table_3",
         "Table 3: calibration under shift",
-        "Single methods first, then ensembles: who stays calibrated on corrupted images?",
+        "Which method stays calibrated on corrupted images? Single models first, then ensembles.",
         definition,
         [ECE_UNDER_SHIFT],
         (*SINGLE, *ENSEMBLES),
@@ -129,10 +128,10 @@ def _table_4(evaluation: dict) -> Table:
         evaluation,
         "table_4",
         "Table 4: ranked beforehand or on the fly",
-        "Does a ranking by the model as it trains do better than one by a vanilla model?",
+        "Is a ranking by the model during its training better than a ranking by a vanilla model?",
         definition,
         columns,
-        OF_TABLE_4,
+        TABLE_4,
         paper.WRN,
         paper.TABLE_4.get(_dataset(evaluation), {}),
     )
@@ -145,7 +144,7 @@ def _table_5(evaluation: dict) -> Table:
     headings = ["clean ↓", *(f"severity {severity} ↓" for severity in severities), "mean of severities ↓"]
     if quoted:
         network = paper.TABLE_3_NETWORK[dataset]
-        headings += [f"{of}, paper ({network})" for of in (*(f"severity {s}" for s in range(1, 6)), "mean")]
+        headings += [f"{heading}, paper ({network})" for heading in (*(f"severity {s}" for s in range(1, 6)), "mean")]
     rows = []
     for name in dict.fromkeys([*SINGLE, *evaluation["methods"]]):
         method = evaluation["methods"].get(name, {})
@@ -155,15 +154,15 @@ def _table_5(evaluation: dict) -> Table:
         clean = series.on_test(method, "variance") if method else np.nan
         row: list[Any] = [_variance(value) for value in (clean, *by_severity, mean)]
         if quoted:
-            of_paper = [paper.Quoted(value, digits=1 if value >= 10 else 2) for value in quoted.get(name, ())]
-            row += of_paper or [NOTHING] * 6
+            numbers = [paper.Quoted(value, digits=1 if value >= 10 else 2) for value in quoted.get(name, ())]
+            row += numbers or [NOTHING] * 6
         rows.append((names.label(name), row))
     return Table(
         "table_5",
         "Table 5: variance over runs",
         "How much a prediction depends on the seed, and how that grows with the shift.",
         [
-            definitions.variance(evaluation) + " It takes two seeds or more, and is given x100.",
+            definitions.variance(evaluation) + " It needs at least two seeds, and is given x100.",
             f"Mean over types of shift: {shift_mean(evaluation)}.",
             definitions.paper(evaluation),
         ],
@@ -173,8 +172,8 @@ def _table_5(evaluation: dict) -> Table:
 
 
 def _variance(value: float) -> Cell:
-    there = int(np.isfinite(value))
-    return Cell(100 * value, np.nan, there, there, 3)
+    count = int(np.isfinite(value))
+    return Cell(100 * value, np.nan, count, count, 3)
 
 
 def _with_paper(
@@ -188,7 +187,7 @@ def _with_paper(
     network: str,
     quoted: Mapping[str, Sequence[paper.Quoted]],
 ) -> Table:
-    """A table of `systems`, run or not, each column followed by the paper's own where it has any."""
+    """A table of `systems`, run or not; each column is followed by the paper's if the paper has numbers."""
     headings: list[str] = []
     rows: list[tuple[str, list[Any]]] = []
     for column in columns:
@@ -196,8 +195,8 @@ def _with_paper(
         if quoted:
             headings.append(f"{column.heading.split(' x100')[0]}, paper ({network})")
     for system in systems:
-        mine = cells(runs_of(evaluation, system), columns)
-        of_paper = quoted.get(system, [NOTHING] * len(columns))
-        pairs = zip(mine, of_paper, strict=True) if quoted else ((cell,) for cell in mine)
+        measured = cells(runs_of(evaluation, system), columns)
+        numbers = quoted.get(system, [NOTHING] * len(columns))
+        pairs = zip(measured, numbers, strict=True) if quoted else ((cell,) for cell in measured)
         rows.append((names.label(system), [cell for pair in pairs for cell in pair]))
     return Table(name, title, caption, definition, headings, rows)

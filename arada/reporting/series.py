@@ -1,4 +1,4 @@
-"""What the figures draw, read from a workdir. Whatever was not run comes back as None or empty."""
+"""The data of the figures, read from a workdir; None or empty for anything that was not run."""
 
 import numpy as np
 from etils import epath
@@ -28,28 +28,28 @@ def subset_floor(methods: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
     runs = [run["subsets"] for method in methods for run in method["runs"].values() if run["subsets"]]
     if not runs:
         return None
-    mean, p95 = (mean_and_deviation([of[key] for of in runs])[0] for key in ("ece_floor", "ece_p95"))
+    mean, p95 = (mean_and_deviation([run[key] for run in runs])[0] for key in ("ece_floor", "ece_p95"))
     return mean, p95
 
 
 def subset_variance(method: dict) -> tuple[np.ndarray, np.ndarray] | None:
-    """Variance over seeds by robustness subset; with NaN for a spread, for all seeds give it together."""
+    """Variance over seeds by robustness subset, and NaN as its spread, because all seeds together give one variance."""
     values = method["variance"] and method["variance"]["subsets"]
     return (np.asarray(values, np.float64), np.full(len(values), np.nan)) if values else None
 
 
 def shift_by_type(method: dict, metric: str) -> np.ndarray | None:
-    """A metric averaged over the seeds that have it, [types, severities]; for "variance" what the runs gave together.
+    """A metric averaged over the seeds that have it, [types, severities], with the types of any seed.
 
-    The types are those of any seed.
+    For "variance", the variance over all runs.
     """
     if metric == "variance":
         values = np.asarray(list(method["variance"]["shift"].values()) if method["variance"] else [], np.float64)
         return values if values.size else None
     runs = method["runs"].values()
-    of_runs = [dict(zip(run["shift"], shift_values(run, metric), strict=True)) for run in runs]
-    types = {name: np.full_like(values, np.nan) for by_type in of_runs for name, values in by_type.items()}
-    return mean_and_deviation([list((types | by_type).values()) for by_type in of_runs])[0] if types else None
+    by_run = [dict(zip(run["shift"], shift_values(run, metric), strict=True)) for run in runs]
+    types = {name: np.full_like(values, np.nan) for by_type in by_run for name, values in by_type.items()}
+    return mean_and_deviation([list((types | by_type).values()) for by_type in by_run])[0] if types else None
 
 
 def on_test(method: dict, metric: str) -> float:
@@ -68,16 +68,16 @@ def reliability(workdir: epath.Path, method: str, seeds: list, num_bins: int) ->
         if "logits" not in arrays:
             continue
         probabilities = special.softmax(arrays["logits"], axis=-1).mean(axis=0)
-        of_seed, *means = metrics.reliability(probabilities, arrays["label"], num_bins=num_bins)
-        count += of_seed
-        totals += np.nan_to_num(means) * of_seed
+        seed_count, *means = metrics.reliability(probabilities, arrays["label"], num_bins=num_bins)
+        count += seed_count
+        totals += np.nan_to_num(means) * seed_count
     if not count.any():
         return None
     return count, *(totals / np.where(count, count, np.nan))
 
 
 def entropies(workdir: epath.Path, method: str, seeds: list, stored: str) -> np.ndarray | None:
-    """Predictive entropies of a stored data set, all seeds one after the other; members of an ensemble averaged."""
+    """Predictive entropies of a stored data set, concatenated over seeds; members of an ensemble averaged."""
     folders = (workdir / "predictions" / method / f"seed_{seed}" / f"{stored}.npz" for seed in seeds)
     found = [
         metrics.entropy(special.softmax(arrays["logits"], axis=-1).mean(axis=0))
@@ -88,9 +88,9 @@ def entropies(workdir: epath.Path, method: str, seeds: list, stored: str) -> np.
 
 
 def sensitivity(workdir: epath.Path) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """By method, what its sweep over R alone found: {R: {"ece", "ece_under_shift"}}, R ascending, a value a seed."""
+    """The sweeps over R alone, by method: {R: {"ece", "ece_under_shift"}}, R ascending, one value a seed."""
     found = {}
-    # The name of a sweep over R and another field may end so too.
+    # The file of a sweep over R and another field may have such a name, too.
     for path in files.matching(workdir / "sweeps", "*-num_subsets.json"):
         swept = files.read_json(path)
         if all(point["values"].keys() == {"num_subsets"} for point in swept["points"]):
@@ -104,7 +104,7 @@ def sensitivity(workdir: epath.Path) -> dict[str, dict[int, dict[str, list[float
 def soft_labels(workdir: epath.Path, method: str, seeds: list) -> tuple[np.ndarray, np.ndarray] | None:
     """Epochs [T] and the soft label of the correct class [T, R], averaged over seeds.
 
-    None unless the method adapts: several subsets, or one soft label that moves.
+    None unless the method adapts: several subsets, or one soft label that changes.
     """
     by_epoch: dict[float, list] = {}
     for seed in seeds:
@@ -120,7 +120,7 @@ def soft_labels(workdir: epath.Path, method: str, seeds: list) -> tuple[np.ndarr
 
 
 def distances(workdir: epath.Path, source: str) -> dict[str, np.ndarray]:
-    """By split, the distances [N] of the ranking that the experiment used; a control has none."""
+    """By split, the distances [N] of the experiment's ranking; a control has none."""
     folder = Workdir(workdir).ranking(source)
-    arrays = {split: read_arrays(folder / f"{split}.npz") for split in ("train", "validation", "test")}
-    return {split: of_split["distance"] for split, of_split in arrays.items() if "distance" in of_split}
+    rankings = {split: read_arrays(folder / f"{split}.npz") for split in ("train", "validation", "test")}
+    return {split: ranking["distance"] for split, ranking in rankings.items() if "distance" in ranking}

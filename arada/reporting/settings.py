@@ -1,4 +1,4 @@
-"""Which settings made an experiment, as text."""
+"""The settings of an experiment's methods, as text."""
 
 import json
 
@@ -8,15 +8,15 @@ from arada.runtime import files
 
 
 def listed(workdir: epath.Path, methods: dict) -> dict[str, str]:
-    """By method, the fields of its first run's config, a line each; of all but the first method those that differ."""
-    fields = {name: _fields(workdir, name, next(iter(method["runs"]))) for name, method in methods.items()}
-    fields = {name: of for name, of in fields.items() if of}
-    first = next(iter(fields.values()), {})
+    """By method, the fields of its first run's config, one a line; after the first method only those that differ."""
+    configs = {name: _fields(workdir, name, next(iter(method["runs"]))) for name, method in methods.items()}
+    configs = {name: fields for name, fields in configs.items() if fields}
+    first = next(iter(configs.values()), {})
     shown = {
-        name: of if index == 0 else {key: value for key, value in of.items() if first.get(key) != value}
-        for index, (name, of) in enumerate(fields.items())
+        name: fields if index == 0 else {key: value for key, value in fields.items() if first.get(key) != value}
+        for index, (name, fields) in enumerate(configs.items())
     }
-    return {name: "\n".join(f"{key} = {value}" for key, value in of.items()) for name, of in shown.items()}
+    return {name: "\n".join(f"{key} = {value}" for key, value in fields.items()) for name, fields in shown.items()}
 
 
 def _fields(workdir: epath.Path, method: str, seed: str) -> dict[str, str]:
@@ -29,6 +29,6 @@ def _flat(value, field: str = ""):
     if isinstance(value, dict) and value:
         for key in value:
             yield from _flat(value[key], f"{field}.{key}".lstrip("."))
-    # What changes no result, and what the header says anyway.
+    # `run` changes no result; the header has name and seeds.
     elif not field.startswith("run.") and field not in ("name", "seeds"):
         yield field, json.dumps(value)

@@ -40,7 +40,7 @@ def test_least_and_most_robust_of_each_class(build):
         "level 2 of 5",
         "soft label 0.830",
         "3 (60\xa0%) → 0 (51\xa0%)",
-        "image 30, truly 0",
+        "image 30, true class 0",
     ]
     assert most.lines == ["distance 0.500", "level 4 of 5", "soft label 0.910", "0 (99\xa0%) → 3 (50\xa0%)", "image 4"]
     assert easiest.lines[1:3] == ["level 1 of 5", "soft label 0.790"]
@@ -82,7 +82,7 @@ def test_few_channels_are_grey_and_large_images_shrink(build, channels):
 def test_without_soft_labels(build, evaluation):
     del evaluation["methods"]["ar_adals"]
     section = build()
-    assert section.classes[0][1][0].lines[1:] == ["level 2 of 5", "3 (60\xa0%) → 0 (51\xa0%)", "image 30, truly 0"]
+    assert section.classes[0][1][0].lines[1:] == ["level 2 of 5", "3 (60\xa0%) → 0 (51\xa0%)", "image 30, true class 0"]
     assert "AR-AdaLS was not run" in section.definition[-1]
 
 
@@ -106,5 +106,5 @@ def test_a_broken_file_is_told(workdir, evaluation, arrays, reason):
         np.savez(file, **arrays)
     else:
         file.write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(UserError, match=rf"{file} cannot be read \(.*{reason}.*\); delete it"):
+    with pytest.raises(UserError, match=rf"cannot read {file} \(.*{reason}.*\); delete it"):
         gallery.build(evaluation, workdir)

@@ -78,7 +78,7 @@ def test_page_and_files(report, page):
         assert {path.stem for path in report.glob(f"*.{ending}")} - {"tables"} == ALL_TABLES
     for text in ("digits (10 classes)", "resnet_v2-11", "abc123", "cpu x 1", "jax 0.10.2", "test 95.0 %", "0, 1"):
         assert text in page
-    for text in ("20.00 ± 5.66", "not run: Label smoothing by robustness level", "3 without one are not drawn"):
+    for text in ("20.00 ± 5.66", "not run: Label smoothing by robustness level", "3 without one are not shown"):
         assert text in page
     row = r"\| Vanilla +\| +91.00 ± 1.41 \| +5.00 ± 1.41 \| +2.00 ± 0.00 \| +20.00 ± 5.66 \| +2.00 ± 0.00 \|"
     assert re.search(row, (report / "tables.md").read_text())
@@ -152,7 +152,7 @@ def test_the_configs_of_methods_are_shown(workdir, evaluation):
         (workdir / "runs" / name / "seed_0" / "config.json").write_text(json.dumps(stored))
     page = write(workdir, evaluation)
     assert "<p>Vanilla</p>\n<pre>training.epochs = 4\nsoft_labels.alpha = [[0, 0.0]]</pre>" in page
-    assert "<p>AR-AdaLS, where it differs</p>\n<pre>soft_labels.alpha = [[0, 0.05]]</pre>" in page
+    assert "<p>AR-AdaLS, fields that differ</p>\n<pre>soft_labels.alpha = [[0, 0.05]]</pre>" in page
     assert "/secret" not in page
 
 
@@ -297,7 +297,7 @@ def test_figures_of_one_seed(workdir, evaluation):
     page = write(workdir, evaluation)
     assert "no spread can be shown" in page
     # The page says why no difference has an interval over seeds, and shows those over images.
-    assert "There is no interval over seeds: it takes two seeds or more" in page
+    assert "There is no interval over seeds: at least two seeds are needed" in page
     assert "95 % intervals, the choice of test images." in page
     assert page.count(">no interval: one seed</td>") > 4
     written = {path.stem for path in (workdir / "report").glob("*.svg")}
@@ -386,7 +386,7 @@ def test_the_page_begins_with_the_answer(page):
     )
     # -8 on seed 0, -12 on seed 1: mean -10, standard error 2, times 12.706.
     assert told[1] == (
-        "Under shift the ECE of AR-AdaLS, 10.0 x100 (floor 2.0), cannot be told from that of Vanilla "
+        "Under shift the ECE of AR-AdaLS, 10.0 x100 (floor 2.0), is not distinguishable from that of Vanilla "
         "(-10.0 [-35.4, +15.4]); differences x100 with 95 % intervals, over seeds."
     )
     assert told[2].startswith("After temperature scaling under shift the ECE of AR-AdaLS")

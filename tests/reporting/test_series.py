@@ -71,4 +71,4 @@ def test_distances_are_those_of_the_source(workdir, evaluation, monkeypatch):
     evaluation["experiment"]["ranking"] |= {"by": "confidence", "attack": None, "settings": {}}
     page = write(workdir, evaluation)
     assert "not run: ranking by an attack" in page
-    assert "by confidence (a control, without levels of adversarial robustness), elsewhere" in page
+    assert "by confidence (a control, without adversarial robustness levels), elsewhere" in page

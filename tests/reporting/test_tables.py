@@ -23,7 +23,7 @@ def test_an_ece_that_chance_explains_is_marked(evaluation):
     # 95 % of calibrated networks are below 3: vanilla has 5, AR-AdaLS 2.5 on average.
     ece = [str(row[1]) for _, row in tables.results(evaluation).rows]
     assert ece == ["5.00 ± 1.41", "2.50 ± 0.71 °"]
-    assert "° cannot be told from a perfectly calibrated network." in tables.results(evaluation).caption
+    assert "° not distinguishable from a perfectly calibrated network." in tables.results(evaluation).caption
     for run in evaluation["methods"]["ar_adals"]["runs"].values():
         run["test"]["ece_p95"] = 0.0249
     assert str(tables.results(evaluation).rows[1][1][1]) == "2.50 ± 0.71"
@@ -130,7 +130,7 @@ def test_terminal_table(evaluation):
             "Vanilla   91.00 ± 1.41    5.00 ± 1.41  2.00 ± 0.00       20.00 ± 5.66  2.00 ± 0.00",
             "AR-AdaLS  91.00 ± 1.41  2.50 ± 0.71 °  2.00 ± 0.00       10.00 ± 2.83  2.00 ± 0.00",
             "x100; mean ± standard deviation over 2 seeds",
-            "° cannot be told from a perfectly calibrated network.",
+            "° not distinguishable from a perfectly calibrated network.",
             "2 types of shift, arada's simple shifts, at most 1,000 test images each; left out: fog",
         ]
     )
