@@ -1,4 +1,4 @@
-"""Metrics kept on disk, so that only runs whose predictions, ranking, settings or code are new are measured again."""
+"""Metrics kept on disk: a run is measured again only if its predictions, ranking, settings or code have changed."""
 
 import functools
 import hashlib
@@ -15,13 +15,13 @@ from arada.errors import UserError
 from arada.evaluation import bootstrap, compact, outcomes, predictions
 from arada.runtime import files
 
-# What metrics are computed with; `measure` adds itself.
+# The modules that compute metrics; `measure` adds itself.
 MODULES = (metrics, calibrators, outcomes, compact, predictions, bootstrap)
 
 
 @functools.cache
 def code(*more: str) -> str:
-    """A digest of the source files that metrics come from; `more` are paths."""
+    """A digest of the source files that compute metrics; `more` are paths."""
     paths = [*(str(module.__file__) for module in MODULES), *more]
     return hashlib.sha256(b"".join(pathlib.Path(path).read_bytes() for path in paths)).hexdigest()
 
@@ -31,16 +31,16 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def remembered(
+def cached(
     path: epath.Path, key: str, compute: Callable[[], tuple[dict[str, Any], np.ndarray]]
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """What `compute` gives, a JSON value and an array, read from `path` if it was stored there under the same key."""
+    """The result of `compute`, a JSON value and an array, read from `path` if it was stored there with the same key."""
     try:
         stored = files.read_npz(path) if path.exists() else {}
         if str(stored.get("key")) == key:
             return json.loads(str(stored["values"])), stored["array"]
     except (UserError, KeyError, ValueError):
-        pass  # half a file, or another's: it is written again
+        pass  # a broken file is written again
     values, array = compute()
     text = json.dumps(values)
     files.write_npz(path, {"key": np.array(key), "values": np.array(text), "array": array})

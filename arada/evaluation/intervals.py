@@ -1,7 +1,7 @@
 """Confidence intervals over seeds: how much of a number, or of a difference, is the luck of training.
 
 Student's t interval over independent runs. A difference is taken within each seed, because two methods with the same
-seed share their initial weights and data order. What the choice of test images adds is in `bootstrap.py`.
+seed share their initial weights and data order. `bootstrap.py` has the intervals over test images.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """An estimate, the ends of its interval, and the number of seeds behind it."""
+    """An estimate, the ends of its interval, and its number of seeds."""
 
     estimate: float
     low: float
@@ -28,7 +28,7 @@ def over_seeds(values: Iterable[float], level: float = LEVEL) -> Interval | None
     A NaN among the values makes all three numbers NaN. Raises ValueError unless 0 < level < 1.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level is a fraction between 0 and 1, such as 0.95, not {level}")
+        raise ValueError(f"level must be a fraction between 0 and 1, such as 0.95, not {level}")
     values = np.asarray(list(values), np.float64)
     if len(values) < 2:
         return None
@@ -40,5 +40,5 @@ def over_seeds(values: Iterable[float], level: float = LEVEL) -> Interval | None
 def paired_over_seeds(
     values: Mapping[int, float], reference: Mapping[int, float], level: float = LEVEL
 ) -> Interval | None:
-    """The mean of `values` minus `reference` within each seed, over the seeds that both have, as in `over_seeds`."""
+    """`over_seeds` of `values` minus `reference`, over the seeds that both have."""
     return over_seeds((values[seed] - reference[seed] for seed in values if seed in reference), level)

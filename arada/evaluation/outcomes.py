@@ -1,4 +1,4 @@
-"""What metrics need of the predictions on one data set: a few numbers an image, whatever the number of classes.
+"""The numbers that metrics need from the predictions on one data set: a few an image, for any number of classes.
 
 They come from probabilities, or from a file that holds them in place of logits (`arada.evaluation.predictions`).
 """
@@ -12,12 +12,12 @@ import numpy as np
 
 from arada import metrics
 
-# Metrics of the validation set by which a sweep may choose, all the better the lower.
+# Validation metrics by which a sweep may choose; lower is better for all.
 CRITERIA = {"nll": "NLL", "ece": "ECE", "ece_debiased": "debiased ECE", "brier": "Brier score"}
 
 
 class Outcomes(NamedTuple):
-    """Of N images: `correct` bool[N], the others float32[N], and one number that needs all classes at once."""
+    """For N images: `correct` bool[N], the others float32[N]; `classwise_ece` is one number for all images."""
 
     confidence: np.ndarray
     correct: np.ndarray
@@ -27,37 +27,37 @@ class Outcomes(NamedTuple):
     classwise_ece: float
 
 
-def of(probabilities: np.ndarray, labels: np.ndarray, num_bins: int) -> Outcomes:
+def from_probabilities(probabilities: np.ndarray, labels: np.ndarray, num_bins: int) -> Outcomes:
     """The outcomes of probabilities float[N, Z] against labels int[N]."""
     probabilities = np.asarray(probabilities, np.float32)
-    of_images, classwise = jax.device_get(_of(probabilities, labels, num_bins))
+    by_image, classwise = jax.device_get(_by_image(probabilities, labels, num_bins))
     entropy = metrics.entropy(probabilities).astype(np.float32)
-    return Outcomes(**of_images, entropy=entropy, classwise_ece=float(classwise))
+    return Outcomes(**by_image, entropy=entropy, classwise_ece=float(classwise))
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _of(probabilities, labels, num_bins):
+def _by_image(probabilities, labels, num_bins):
     confidence, correct = metrics.confidence_and_correct(probabilities, labels)
-    of_images = {
+    by_image = {
         "confidence": confidence,
         "correct": correct,
-        "nll": _by_image(metrics.negative_log_likelihood)(probabilities, labels),
-        "brier": _by_image(metrics.brier_score)(probabilities, labels),
+        "nll": _unreduced(metrics.negative_log_likelihood)(probabilities, labels),
+        "brier": _unreduced(metrics.brier_score)(probabilities, labels),
     }
-    return of_images, metrics.classwise_calibration_error(probabilities, labels, num_bins=num_bins)
+    return by_image, metrics.classwise_calibration_error(probabilities, labels, num_bins=num_bins)
 
 
-def _by_image(metric: Callable) -> Callable:
-    """A mean over images as what it is a mean of."""
+def _unreduced(metric: Callable) -> Callable:
+    """The summands of a metric that is a mean over images."""
     return jax.vmap(lambda probabilities, label: metric(probabilities[None], label[None]))
 
 
 def measure(outcomes: Outcomes, num_bins: int) -> dict[str, float | None]:
-    """The metrics of one data set, fractions; None for what is not known.
+    """The metrics of one data set, as fractions; None for a metric that is not finite.
 
-    Beside the ECE stand its floor (mean and 95th percentile) and its debiased value.
+    They include the ECE's floor (mean and 95th percentile) and the debiased ECE.
     """
-    # Weights of a calibrator may sum up to a little more than 1.
+    # The weights of a calibrator may sum to slightly more than 1.
     confidence, correct = np.minimum(outcomes.confidence, 1), outcomes.correct
     floor = metrics.binned_floor(confidence, num_bins=num_bins)
     values = _binned(confidence, correct, num_bins) | {
@@ -75,15 +75,15 @@ def measure(outcomes: Outcomes, num_bins: int) -> dict[str, float | None]:
     return {key: float(value) if np.isfinite(value) else None for key, value in values.items()}
 
 
-def slow(outcomes: Outcomes, probabilities: np.ndarray, num_bins: int) -> dict[str, float]:
+def measure_slowly(outcomes: Outcomes, probabilities: np.ndarray, num_bins: int) -> dict[str, float]:
     """Metrics that take longer than all others together: errors without bins, and the floors of the other errors."""
-    sure = np.minimum(outcomes.confidence, 1), outcomes.correct
-    equal_mass = metrics.binned_floor(sure[0], num_bins=num_bins, binning="quantile")
-    # 200 draws: the mean over classes hardly moves from one to the next.
+    confidence, correct = np.minimum(outcomes.confidence, 1), outcomes.correct
+    equal_mass = metrics.binned_floor(confidence, num_bins=num_bins, binning="quantile")
+    # 200 draws are enough, because the mean over classes varies little between draws.
     classwise = metrics.classwise_calibration_floor(np.clip(probabilities, 0, 1), num_bins=num_bins, draws=200)
     return {
-        "smooth_ece": metrics.smooth_error(*sure),
-        "kde_ece": metrics.kde_error(*sure),
+        "smooth_ece": metrics.smooth_error(confidence, correct),
+        "kde_ece": metrics.kde_error(confidence, correct),
         "ece_quantile_floor": equal_mass.mean,
         "ece_quantile_p95": equal_mass.p95,
         "classwise_ece_floor": classwise.mean,

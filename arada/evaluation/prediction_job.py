@@ -1,4 +1,4 @@
-"""Stores what the predictions of a method's runs lack: of single runs, and of the ensembles that average them."""
+"""Stores the missing predictions of a method's runs: single runs, and ensembles that average them."""
 
 import contextlib
 from collections.abc import Mapping
@@ -35,7 +35,10 @@ class PredictionJob:
         config = self._config
         absent = predictions.find_absent(config, self._sources)
         if not hosts.alike(absent):
-            raise UserError("processes see different data sets in run.data_dir or run.published_dir")
+            raise UserError(
+                "processes see different data sets in run.data_dir or run.published_dir; use folders that all of them "
+                "share"
+            )
         left_out = absent.stored_names(config.evaluation)
         if config.ensemble.of:
             self._predict_ensemble(left_out)
@@ -44,16 +47,16 @@ class PredictionJob:
         return absent
 
     def _predict_ensemble(self, left_out: set[str]) -> None:
-        """Joins the logits of the members' runs; what is stored as summaries needs a pass over all members."""
+        """Joins the logits of the members' runs; predictions stored as summaries need a pass over all members."""
         config, workdir = self._config, self._workdir
-        of_members, seeds_of_members = members_of(config)
-        self._predict_runs(of_members, seeds_of_members, left_out)
+        members_config, all_seeds = members_of(config)
+        self._predict_runs(members_config, all_seeds, left_out)
         incomplete = {}
         for seed in config.seeds:
             directory = workdir.predictions(config.name, seed)
-            of_seed = models.member_seeds(seed, config.ensemble.members)
-            folders = [workdir.predictions(of_members.name, member) for member in of_seed]
-            # There is nothing of its own in the run's folder, but what has no such folder is not in the report.
+            member_seeds = models.member_seeds(seed, config.ensemble.members)
+            folders = [workdir.predictions(members_config.name, member) for member in member_seeds]
+            # The run's folder holds nothing else, but runs without a folder are not in the report.
             identity = self._run_identity(config, seed)
             workdirs.claim(workdir.run(config.name, seed), identity, config)
             weights = [workdirs.stored(folder)["identity"]["weights"] for folder in folders]
@@ -63,8 +66,8 @@ class PredictionJob:
                 if hosts.is_first():
                     predictions.join(folders, directory, name)
             if missing & compacted:
-                runs_ = [workdir.run(of_members.name, member) for member in of_seed]
-                incomplete[directory] = trained.stacked_variables(runs_)
+                runs = [workdir.run(members_config.name, member) for member in member_seeds]
+                incomplete[directory] = trained.stacked_variables(runs)
         self._predict_missing(lockstep_config(config), incomplete, left_out)
 
     def _predict_runs(self, config: ml_collections.ConfigDict, seeds: tuple[int, ...], left_out: set[str]) -> None:
@@ -83,13 +86,13 @@ class PredictionJob:
         self._predict_missing(config, incomplete, left_out)
 
     def _run_identity(self, config: ml_collections.ConfigDict, seed: int) -> dict:
-        """The identity of a run, which may be evaluated on other devices than it was trained on."""
+        """A run's identity. It may be evaluated on other devices than it was trained on."""
         return workdirs.identity_of_run(self._workdir.run(config.name, seed), config, seed, len(self._replicas))
 
     def _predict_missing(
         self, config: ml_collections.ConfigDict, incomplete: Mapping[epath.Path, dict], left_out: set[str]
     ) -> None:
-        """Predicts what folders lack, given the variables of the run, or of all members, that each belongs to."""
+        """Stores the missing predictions of folders, given each folder's variables: of a run, or of all members."""
         if not incomplete:
             return
         own, logits_fn = self._replicas.own, trained.member_logits_fn(config)

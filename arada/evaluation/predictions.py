@@ -209,7 +209,9 @@ def read_outcomes(
         found = {key: compact.outcomes_of(stored, key, num_bins) for key in ("plain", *calibrators_)}
     else:
         probabilities = calibrated(mean_logits(stored["logits"]), calibrators_)
-        found = {key: outcomes.of(values, stored["label"], num_bins) for key, values in probabilities.items()}
+        found = {
+            key: outcomes.from_probabilities(values, stored["label"], num_bins) for key, values in probabilities.items()
+        }
     return found, stored["example_id"]
 
 

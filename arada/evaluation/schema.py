@@ -1,4 +1,4 @@
-"""What evaluation.json holds: the one place that `summarize` and the report agree on, checked whenever it is read."""
+"""The schema of evaluation.json, which `summarize` writes and the report reads; checked whenever it is read."""
 
 import json
 import types
@@ -21,16 +21,16 @@ METRICS = {
 }
 
 
-class Maybe(NamedTuple):
-    """What may be null."""
+class Nullable(NamedTuple):
+    """A value of this schema, or null."""
 
-    of: Any
+    schema: Any
 
 
-# Predictions from elsewhere may come without validation images, and then have no calibrators.
-ON_ALL = {"test": METRICS, "validation": Maybe(METRICS), "shift": {str: [METRICS]}}
+# Added predictions may lack validation images, and then have no calibrators.
+PARTS = {"test": METRICS, "validation": Nullable(METRICS), "shift": {str: [METRICS]}}
 UNCERTAINTY = {
-    of: {"intervals": {str: {str: [NUMBER]}}, "differences": {str: {str: [NUMBER]}}} for of in ("seeds", "images")
+    kind: {"intervals": {str: {str: [NUMBER]}}, "differences": {str: {str: [NUMBER]}}} for kind in ("seeds", "images")
 }
 EXPERIMENT = {
     "dataset": str,
@@ -44,7 +44,7 @@ EXPERIMENT = {
         "source": str,
         "sources": [str],
         "by": str,
-        "attack": Maybe(str),
+        "attack": Nullable(str),
         "settings": dict,
         "success_rate": {str: NUMBER},
         "agreement": dict,
@@ -67,26 +67,26 @@ EXPERIMENT = {
     "bootstrap": {"resamples": int, "level": NUMBER},
     "intervals": {"seeds": str, "images": str},
 }
-RUN = ON_ALL | {
-    "calibrated": {str: ON_ALL},
+RUN = PARTS | {
+    "calibrated": {str: PARTS},
     "ood": {str: {str: NUMBER}},
     # Empty without a ranking.
-    "subsets": {str: [Maybe(NUMBER)]},
-    "train_accuracy": Maybe(NUMBER),
-    "images_per_second": Maybe(NUMBER),
+    "subsets": {str: [Nullable(NUMBER)]},
+    "train_accuracy": Nullable(NUMBER),
+    "images_per_second": Nullable(NUMBER),
 }
 METHOD = {
     "seeds": [int],
     "runs": {str: RUN},
     # Null for a single run.
-    "variance": Maybe({"test": NUMBER, "subsets": Maybe([Maybe(NUMBER)]), "shift": {str: [NUMBER]}}),
+    "variance": Nullable({"test": NUMBER, "subsets": Nullable([Nullable(NUMBER)]), "shift": {str: [NUMBER]}}),
     "uncertainty": {str: UNCERTAINTY},
 }
 EVALUATION = {"experiment": EXPERIMENT, "methods": {str: METHOD}, "pairs": dict}
 
 
 def read(workdir: epath.Path) -> dict[str, Any]:
-    """What a workdir's evaluation.json holds. Raises UserError if it is missing or not what evaluation writes."""
+    """The content of a workdir's evaluation.json. Raises UserError if it is missing or does not fit the schema."""
     file = workdir / "evaluation.json"
     if not file.exists():
         raise UserError(f"{file} does not exist: run --stage=evaluate first")
@@ -95,32 +95,32 @@ def read(workdir: epath.Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}); run --stage=evaluate again") from None
     if mistake := mistake_in(evaluation, EVALUATION):
-        raise UserError(f"{file} is not what --stage=evaluate of this version writes: {mistake}; run that again")
+        raise UserError(f"{file} is not in this version's format: {mistake}; run --stage=evaluate again")
     return evaluation
 
 
 def mistake_in(value: Any, expected: Any, path: str = "it") -> str:
-    """The first place where a JSON value is not as expected; "" if there is none.
+    """The first mistake in a JSON value; "" if there is none.
 
-    Fields that are not expected may be there. `{str: x}` is an object with any names, `[x]` a list.
+    Additional fields are allowed. `{str: x}` is an object with any names, `[x]` a list.
     """
-    if isinstance(expected, Maybe):
-        return "" if value is None else mistake_in(value, expected.of, path)
+    if isinstance(expected, Nullable):
+        return "" if value is None else mistake_in(value, expected.schema, path)
     parts: list[tuple[str, Any, Any]]
     kind: Any = expected if isinstance(expected, type | types.UnionType) else type(expected)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         return f"{path} is {_short(value)}"
     if isinstance(expected, list):
-        parts = [(f"{path}[{at}]", of, expected[0]) for at, of in enumerate(value)]
+        parts = [(f"{path}[{index}]", item, expected[0]) for index, item in enumerate(value)]
     elif isinstance(expected, dict) and str in expected:
-        parts = [(f"{path}.{name}", of, expected[str]) for name, of in value.items()]
+        parts = [(f"{path}.{name}", item, expected[str]) for name, item in value.items()]
     elif isinstance(expected, dict):
         if missing := [name for name in expected if name not in value]:
             return f"{path} has no {missing[0]}"
-        parts = [(f"{path}.{name}", value[name], of) for name, of in expected.items()]
+        parts = [(f"{path}.{name}", value[name], part) for name, part in expected.items()]
     else:
         parts = []
-    mistakes = (mistake_in(of, part, where.removeprefix("it.")) for where, of, part in parts)
+    mistakes = (mistake_in(item, part, where.removeprefix("it.")) for where, item, part in parts)
     return next(filter(None, mistakes), "")
 
 

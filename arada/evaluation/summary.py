@@ -1,4 +1,4 @@
-"""All metrics of a workdir's stored predictions, as `evaluation.json`. Fractions, never percentages."""
+"""All metrics of a workdir's stored predictions, as `evaluation.json`: fractions, never percentages."""
 
 import datetime
 import inspect
@@ -33,23 +33,23 @@ def summarize(
     """The metrics of every run with predictions, on the data sets that `config.evaluation` names.
 
     `absent` says why shifts and out-of-distribution sets could not be read. `runs` are pairs of name and seed, by
-    default all of the workdir's but the points of sweeps.
+    default all runs of the workdir except sweeps.
 
-    Subsets are those of a ranking of the test split by an attack: on `config.ranking.source`, for every method alike,
-    also for those that were trained on other ranks, or on each run itself (`evaluation.subsets_of`). An ensemble whose
-    members have rankings of their own takes that of the first.
+    Subsets come from a ranking of the test split by an attack: on `config.ranking.source` for all methods, even if they
+    were trained on other ranks, or on each run itself (`evaluation.subsets_of`). An ensemble whose members have their
+    own rankings takes the first member's.
     """
     by_method: dict[str, list[int]] = {}
     for name, seed in workdir.runs() if runs is None else runs:
-        now = workdirs.stored(workdir.run(name, seed))["identity"]
-        # Predictions from elsewhere may come without validation images.
-        clean = ("test",) if "added" in now else ("test", "validation")
+        run_identity = workdirs.stored(workdir.run(name, seed))["identity"]
+        # Added predictions may lack validation images.
+        clean = ("test",) if "added" in run_identity else ("test", "validation")
         if not all((workdir.predictions(name, seed) / f"{split}.npz").exists() for split in clean):
             continue
-        made_by = workdirs.stored(workdir.predictions(name, seed))["identity"]
-        if made_by | {"weights": None} != now | {"weights": None}:
+        predicted_by = workdirs.stored(workdir.predictions(name, seed))["identity"]
+        if predicted_by | {"weights": None} != run_identity | {"weights": None}:
             logger.warning(
-                "%s/seed_%d was trained again after it was evaluated and is left out; delete %s and evaluate it again",
+                "%s/seed_%d was trained again after its evaluation and is left out; delete %s and evaluate it again",
                 name,
                 seed,
                 workdir.predictions(name, seed),
@@ -77,11 +77,11 @@ def summarize(
 
 
 def _source(workdir, config, name: str, seed: int) -> str:
-    """The run, or folder, by whose ranking `config` cuts a run's test images into subsets."""
-    of_run = ml_collections.ConfigDict(config.to_dict())
-    # Runs that are older than ensembles have no such fields.
-    of_run.ensemble.update(workdirs.stored_config(workdir.run(name, seed)).get("ensemble", {"members": 1, "of": ""}))
-    return ranking_sources(of_run, seed)[0]
+    """The run, or the folder, that ranks a run's test images."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    # Runs from before ensembles were added have no such fields.
+    config.ensemble.update(workdirs.stored_config(workdir.run(name, seed)).get("ensemble", {"members": 1, "of": ""}))
+    return ranking_sources(config, seed)[0]
 
 
 def _by_split(directory) -> dict[str, Ranking]:
@@ -100,12 +100,12 @@ def _methods(workdir, config, by_method, ranking_of_run) -> dict[str, Any]:
     measured = {}
     for name, seeds in by_method.items():
         directories = {seed: workdir.predictions(name, seed) for seed in seeds}
-        of_seeds = {seed: _ranking_of(workdir, config, name, seed, ranking_of_run[name, seed]) for seed in seeds}
-        by_seed = {seed: ranking for seed, ranking in of_seeds.items() if ranking is not None}
-        measured[name] = measure.measure(config, directories, by_seed, resamples, workdir.metrics(name))
-    sets = [name for of_type in predictions.shifted_names(config.evaluation).values() for name in of_type]
+        by_seed = {seed: _ranking_of(workdir, config, name, seed, ranking_of_run[name, seed]) for seed in seeds}
+        known = {seed: ranking for seed, ranking in by_seed.items() if ranking is not None}
+        measured[name] = measure.measure(config, directories, known, resamples, workdir.metrics(name))
+    sets = [name for severities in predictions.shifted_names(config.evaluation).values() for name in severities]
     reports = {name: report for name, (report, _) in measured.items()}
-    sampled = {name: of for name, (_, of) in measured.items()}
+    sampled = {name: samples for name, (_, samples) in measured.items()}
     intervals = uncertainty.report(reports, sampled, config.evaluation.reference, sets)
     for name, report in reports.items():
         for seed, run in report["runs"].items():
@@ -123,7 +123,7 @@ def _ranking_of(workdir, config, name: str, seed: int, of_source: Ranking | None
 
 
 def _evaluated_on(evaluation, methods, absent: predictions.Absent) -> dict[str, Any]:
-    """What every mean over shifts is over, and which of the config's sets no run was predicted on."""
+    """The shifts and out-of-distribution sets with predictions, and those without, with the reason."""
     runs = [run for method in methods.values() for run in method["runs"].values()]
 
     def parted(key: str, names, reasons: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
@@ -146,12 +146,10 @@ def _evaluated_on(evaluation, methods, absent: predictions.Absent) -> dict[str, 
 
 
 def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
-    # The ranking's own settings: it may come from elsewhere. Those of several sources are alike.
-    folders = {source: workdir.ranking(source) for source in by_source}
-    of_folders = [
-        workdirs.stored(of)["identity"]["ranking"] for of in folders.values() if (of / "config.json").exists()
-    ]
-    ranked = of_folders[0] if of_folders else {}
+    # The ranking's own settings, because it may be another workdir's; several sources have the same settings.
+    folders = (workdir.ranking(source) for source in by_source)
+    stored = [workdirs.stored(folder)["identity"]["ranking"] for folder in folders if (folder / "config.json").exists()]
+    ranked = stored[0] if stored else {}
     by_split = {name: [of[name] for of in by_source.values() if name in of] for name in SPLITS}
     by_split = {name: of_sources for name, of_sources in by_split.items() if of_sources}
     agreements = (_agreement(workdir, source, ranked) for source in by_source)
@@ -181,12 +179,12 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
                 name: float(np.mean([ranking.correct.mean() for ranking in of_sources]))
                 for name, of_sources in by_split.items()
             },
-            # The study is of one network.
+            # An agreement study has one network.
             "agreement": next(filter(None, agreements), {}),
         },
-        # By method that was trained on ranks, their source; with {seed}, each seed has its own.
+        # The source of the ranks of each method that was trained on ranks; with {seed}, each seed has its own.
         "ranked_by": _ranked_by(workdir, by_method),
-        # Of training, not of this evaluation.
+        # From training, not from this evaluation.
         "commit": ", ".join(sorted({made["commit"] for made in made_with} - {""})),
         "hardware": ", ".join(sorted({made["hardware"] for made in made_with} - {""})),
         "versions": provenance.versions(),
@@ -196,21 +194,23 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
 
 def _ranked_by(workdir, by_method) -> dict[str, str]:
     configs = {name: workdirs.stored_config(workdir.run(name, seeds[0])) for name, seeds in by_method.items()}
-    # Predictions from elsewhere were trained on nothing that is known here.
-    trained = {name: of for name, of in configs.items() if "soft_labels" in of}
-    return {name: of.ranking.source for name, of in trained.items() if of.soft_labels.num_subsets > 1}
+    # The training of added predictions is unknown.
+    trained = {name: config for name, config in configs.items() if "soft_labels" in config}
+    return {name: config.ranking.source for name, config in trained.items() if config.soft_labels.num_subsets > 1}
 
 
 def _agreement(workdir, source: str, ranked: dict) -> dict[str, Any]:
-    """What the study of `arada.agreement` on the source run found of the attack that ranked, if it was made."""
+    """The result of `arada.agreement` on the source run for the attack of its ranking; {} if there is none."""
     run, attack = source_run(source), ranked.get("attack")
     file = workdir.run(*run) / "agreement" / "agreement.json" if run else None
     if not (file and attack in attacks.BY_NAME and file.exists()):
         return {}
     study = files.read_json(file)
-    # What either leaves out is the attack's default; refining is the ranking's own (`robustness.Ranker`).
+    # Settings that are missing on either side have the attack's default; `refine_steps` belongs to the ranking.
     options = inspect.signature(attacks.BY_NAME[attack]).parameters.values()  # type: ignore[arg-type]
-    default = {"refine_steps": 0} | {of.name: of.default for of in options if of.kind is of.KEYWORD_ONLY}
+    default = {"refine_steps": 0} | {
+        option.name: option.default for option in options if option.kind is option.KEYWORD_ONLY
+    }
     rows = (row for row in study["candidates"] if row["attack"] == attack)
     found = next((row for row in rows if default | row["settings"] == default | ranked[attack]), None)
     return found["train"] | {"reference": study["reference"], "examples": study["examples"]} if found else {}

@@ -1,8 +1,8 @@
-"""How sure the numbers of evaluation.json are: intervals over seeds, and over the choice of test images.
+"""The intervals of evaluation.json: over seeds, and over the choice of test images.
 
-An interval over seeds tells what another set of training runs may give, on these test images. One over images tells
-what another test set may give, with these runs. Differences are paired in both. A method after a calibrator is compared
-with the reference after the same one; the reference after a calibrator, with itself without.
+An interval over seeds covers other training runs on these test images; an interval over images covers other test sets
+with these runs. Differences are paired in both. A method after a calibrator is compared with the reference after the
+same calibrator; the reference after a calibrator is compared with itself before it.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from arada.evaluation import bootstrap, intervals
 from arada.evaluation.intervals import Interval
 
 PARTS = ("test", "shift")
-# What the calibrators and all pairs of methods are compared in.
+# The metrics of all pairs of methods.
 METRICS = bootstrap.METRICS
 COVERS = {
     "seeds": "other training runs, on these test images: Student's t over seeds, differences paired by seed",
@@ -27,7 +27,7 @@ COVERS = {
 def by_seed(
     method: Mapping[str, Any], metric: str, part: str = "test", variant: str = "plain", types: Collection[str] = ()
 ) -> dict[int, float]:
-    """A metric of each run of a method that has it; under "shift" the mean over types, all or those named."""
+    """A metric of each run that has it; for "shift" the mean over all types, or over `types`."""
     found = {}
     for seed, run in method["runs"].items():
         if variant != "plain" and variant not in run["calibrated"]:
@@ -37,8 +37,8 @@ def by_seed(
         if part == "shift":
             if not run["shift"].keys() >= set(types):
                 continue
-            sets = [of for name, of_type in run["shift"].items() if not types or name in types for of in of_type]
-        values = [of.get(metric) for of in sets]
+            sets = [part for name, parts in run["shift"].items() if not types or name in types for part in parts]
+        values = [metrics.get(metric) for metrics in sets]
         if values and None not in values:
             found[int(seed)] = float(np.mean(values))
     return found
@@ -50,36 +50,35 @@ def difference(
     metric: str,
     part: str = "test",
     variant: str = "plain",
-    of_reference: str = "",
+    reference_variant: str = "",
 ) -> Interval | None:
     """The paired difference over the seeds that both methods have; None for fewer than two.
 
-    Under "shift" it is over the types that all runs of both have. `of_reference` is the variant of the reference, by
-    default the same.
+    For "shift" it is over the types that all runs of both have. `reference_variant` is `variant` by default.
     """
     runs = [*method["runs"].values(), *reference["runs"].values()]
     types = set.intersection(*(set(run["shift"]) for run in runs)) if runs else set()
     if part == "shift" and not types:
         return None
-    of_method = by_seed(method, metric, part, variant, types)
-    return intervals.paired_over_seeds(of_method, by_seed(reference, metric, part, of_reference or variant, types))
+    baseline = by_seed(reference, metric, part, reference_variant or variant, types)
+    return intervals.paired_over_seeds(by_seed(method, metric, part, variant, types), baseline)
 
 
 def compare(
     evaluation: Mapping[str, Any], method: str, reference: str, metric: str, part: str = "test", variant: str = "plain"
 ) -> Interval:
-    """`difference` of any two methods of evaluation.json, by name. Raises UserError if it has no interval."""
+    """The `difference` of two methods of evaluation.json, by name. Raises UserError if there is no interval."""
     methods = evaluation["methods"]
     for name in (method, reference):
         if name not in methods:
-            raise UserError(f"{name} has not been evaluated; there are {', '.join(methods)}")
+            raise UserError(f"{name} is not in evaluation.json, which has {', '.join(methods)}; evaluate it first")
     found = difference(methods[method], methods[reference], metric, part, variant)
     if found is None:
         seeds = ({int(seed) for seed in methods[name]["runs"]} for name in (method, reference))
         shared = sorted(set.intersection(*seeds))
         raise UserError(
-            f"an interval over seeds takes two seeds or more that have {metric} ({part}); {method} and {reference} "
-            f"share {', '.join(map(str, shared)) or 'none'}. Train and evaluate both with --config.seeds=0,1,2"
+            f"an interval over seeds needs at least two seeds with {metric} ({part}); {method} and {reference} share "
+            f"{', '.join(map(str, shared)) or 'none'}. Train and evaluate both with --config.seeds=0,1,2"
         )
     return found
 
@@ -97,14 +96,14 @@ def report(
                 "seeds": over_seeds(methods, name, variant, reference),
                 "images": _over_images(sampled, name, variant, reference, shifted),
             }
-            for variant in of_method
+            for variant in by_variant
         }
-        for name, of_method in sampled.items()
+        for name, by_variant in sampled.items()
     }
 
 
 def _baseline(name: str, variant: str, reference: str) -> str | None:
-    """The variant of the reference that a method's variant is compared with; None for the reference as it is."""
+    """The reference's variant that a method's variant is compared with; None for the plain reference itself."""
     if name != reference:
         return variant
     return None if variant == "plain" else "plain"
@@ -119,19 +118,19 @@ def over_seeds(methods: Mapping[str, Any], name: str, variant: str, reference: s
         if interval := intervals.over_seeds(by_seed(method, metric, part, variant).values()):
             found["intervals"].setdefault(part, {})[metric] = interval
         if reference in methods and baseline:
-            of_both = difference(method, methods[reference], metric, part, variant, baseline)
-            if of_both:
-                found["differences"].setdefault(part, {})[metric] = of_both
+            paired = difference(method, methods[reference], metric, part, variant, baseline)
+            if paired:
+                found["differences"].setdefault(part, {})[metric] = paired
     return found
 
 
 def _over_images(sampled, name: str, variant: str, reference: str, shifted: Sequence[str]) -> dict[str, Any]:
-    of, baseline = sampled[name][variant], _baseline(name, variant, reference)
-    parts = {"test": ["test"], "shift": [of_set for of_set in shifted if of_set in of.resampled]}
+    method, baseline = sampled[name][variant], _baseline(name, variant, reference)
+    parts = {"test": ["test"], "shift": [dataset for dataset in shifted if dataset in method.resampled]}
     compared = baseline in sampled.get(reference, ())
     return {
-        "intervals": bootstrap.intervals(of, parts),
-        "differences": bootstrap.differences(of, sampled[reference][baseline], parts) if compared else {},
+        "intervals": bootstrap.intervals(method, parts),
+        "differences": bootstrap.differences(method, sampled[reference][baseline], parts) if compared else {},
     }
 
 
@@ -141,6 +140,6 @@ def pairs(methods: Mapping[str, Mapping[str, Any]], variants: Sequence[str]) -> 
     for variant, part, metric in itertools.product(variants, PARTS, METRICS):
         for name, other in itertools.combinations(methods, 2):
             if interval := difference(methods[other], methods[name], metric, part, variant):
-                of_part = found.setdefault(variant, {}).setdefault(part, {})
-                of_part.setdefault(metric, {}).setdefault(other, {})[name] = interval
+                by_metric = found.setdefault(variant, {}).setdefault(part, {})
+                by_metric.setdefault(metric, {}).setdefault(other, {})[name] = interval
     return found

@@ -1,9 +1,9 @@
 """The verdict on a claim by rules that were fixed before the first run.
 
-A claim says that a difference between two methods is below 0 in some outcomes. It is *upheld* if the interval of each
+A claim says that differences between two methods are below 0 in some outcomes. It is *upheld* if the interval of each
 of these differences lies below 0. It is *refuted* if the interval of one outcome, named beforehand, excludes the
-smallest effect that would matter. Else it is *open*, and the page says how many seeds would decide it if means and
-spreads stay as they are.
+smallest effect that matters. Otherwise it is *open*, and the page says how many seeds would decide it if means and
+spreads do not change.
 """
 
 import math
@@ -15,12 +15,12 @@ from scipy import special
 
 from arada.evaluation.intervals import LEVEL, Interval
 
-# Beyond so many seeds nobody decides anything.
+# Larger numbers of seeds are reported as "no number".
 MOST_SEEDS = 10_000
 
 
 class Verdict(NamedTuple):
-    """What the rules say. `seeds` would decide an open claim; None if no number would, or too few are done to say."""
+    """The verdict and its reason. `seeds` would decide an open claim; None if no number would, or too few are done."""
 
     kind: Literal["upheld", "refuted", "open"]
     reason: str
@@ -30,13 +30,13 @@ class Verdict(NamedTuple):
 def decide(
     claimed: Sequence[Interval | None], refuting: Interval | None, smallest_effect: float | None, level: float = LEVEL
 ) -> Verdict:
-    """The verdict on differences of which lower is better.
+    """The verdict on differences; lower is better.
 
     Args:
-      claimed: the interval of each difference that the claim says is below 0; None where fewer than two seeds have it.
-      refuting: the interval that would refute it.
-      smallest_effect: how far below 0 the latter would have to be to matter, above 0; None if it is not known.
-      level: that of the intervals.
+      claimed: the interval of each difference that the claim says is below 0; None with fewer than two seeds.
+      refuting: the interval that may refute the claim.
+      smallest_effect: the smallest distance below 0 that matters, above 0; None if it is not known yet.
+      level: the level of the intervals.
 
     Raises ValueError without a claimed difference, or for an effect that is not above 0.
     """
@@ -46,19 +46,20 @@ def decide(
         raise ValueError(f"smallest_effect is {smallest_effect}; it must be above 0")
     known = [interval for interval in claimed if interval is not None]
     if smallest_effect is None or refuting is None or len(known) < len(claimed):
-        return Verdict("open", "fewer than two seeds have all that the rules need")
+        return Verdict("open", "fewer than two seeds have all outcomes that the rules need")
     if all(interval.high < 0 for interval in known):
         return Verdict("upheld", "every interval of the claim lies below 0")
     if refuting.low > -smallest_effect:
-        return Verdict("refuted", "the interval excludes the smallest effect that would matter")
+        return Verdict("refuted", "the interval excludes the smallest effect that matters")
     seeds = _seeds_to_decide(known, refuting, smallest_effect, level)
-    return Verdict("open", f"no rule is met; if means and spreads stay, {seeds or 'no number of'} seeds decide", seeds)
+    reason = f"no rule is met; if means and spreads do not change, {seeds or 'no number of'} seeds would decide"
+    return Verdict("open", reason, seeds)
 
 
 def _seeds_to_decide(
     claimed: Sequence[Interval], refuting: Interval, smallest_effect: float, level: float
 ) -> int | None:
-    """The fewest seeds by which one of the two rules would be met."""
+    """The smallest number of seeds that would meet one of the two rules."""
     found = (seeds_for(interval, -interval.estimate, level) for interval in claimed)
     uphold = [seeds for seeds in found if seeds is not None]
     refute = seeds_for(refuting, refuting.estimate + smallest_effect, level)
@@ -67,9 +68,10 @@ def _seeds_to_decide(
 
 
 def seeds_for(interval: Interval, margin: float, level: float = LEVEL) -> int | None:
-    """The fewest seeds, from those of `interval` on, whose interval would reach less than `margin` to either side.
+    """The smallest number of seeds, at least those of `interval`, with an interval of half width below `margin`.
 
-    The standard deviation over seeds is taken to stay. None if there is no such number: the margin is 0 or below.
+    Assumes that the standard deviation over seeds does not change. None if no number is large enough, or if the margin
+    is not above 0.
     """
     if not (margin > 0 and math.isfinite(interval.high)):
         return None

@@ -116,7 +116,7 @@ def uniform(count=COUNT, classes=CLASSES):
 @pytest.mark.parametrize(
     ("arrays", "arguments", "message"),
     [
-        ({"logits": None}, (), r"has no logits and no probabilities; it has label"),
+        ({"logits": None}, (), r"has neither logits nor probabilities; it has label"),
         ({"label": None}, (), r"has no label; it has logits"),
         ({"logits": np.zeros(COUNT)}, (), r"numbers \[images, classes\], not float64 \[40\]"),
         ({"logits": np.zeros((COUNT, 1))}, (), r"not float64 \[40, 1\]"),
@@ -125,20 +125,20 @@ def uniform(count=COUNT, classes=CLASSES):
             (),
             r"40 of 40 images have NaN or infinity, the first in row 0",
         ),
-        ({"logits": uniform()}, (), r"look like probabilities: .* say --kind=probabilities, or --kind=logits"),
-        ({"logits": None, "probabilities": 0.9 * uniform()}, (), r"not in 40 of 40 images; row 0 sums to 0.9\."),
-        ({}, ("--kind=probabilities",), r"not in 40 of 40 images; .* Say --kind=logits if they are logits"),
-        ({"label": np.full(COUNT, 4)}, (), r"labels reach from 4 to 4, but there are 4 classes"),
-        ({"label": np.zeros((COUNT, CLASSES), int)}, (), r"label is int64 \[40, 4\]; it takes 40 whole numbers"),
+        ({"logits": uniform()}, (), r"look like probabilities: .* add --kind=probabilities, or --kind=logits"),
+        ({"logits": None, "probabilities": 0.9 * uniform()}, (), r"but 40 of 40 images differ; row 0 sums to 0.9\."),
+        ({}, ("--kind=probabilities",), r"but 40 of 40 images differ; .* Add --kind=logits if they are logits"),
+        ({"label": np.full(COUNT, 4)}, (), r"labels range from 4 to 4, but there are 4 classes"),
+        ({"label": np.zeros((COUNT, CLASSES), int)}, (), r"label is int64 \[40, 4\]; it must be 40 whole numbers"),
         ({"label": np.zeros(COUNT)}, (), r"label is float64 \[40\]"),
-        ({"example_id": np.zeros(COUNT, int)}, (), r"1 of its example_id are there twice, the first is 0"),
-        ({"example_id": np.arange(COUNT) - 1}, (), r"example_id reaches from -1 to 38"),
+        ({"example_id": np.zeros(COUNT, int)}, (), r"duplicate values in example_id: 1, the first is 0"),
+        ({"example_id": np.arange(COUNT) - 1}, (), r"example_id ranges from -1 to 38"),
         ({"label": np.array([{}] * COUNT)}, (), r"cannot be read as npz"),
-        ({}, ("--seed=-1",), r"--seed=-1: it must be 0 or above"),
-        ({}, ("--reference=other",), r"--reference=other is none of new"),
+        ({}, ("--seed=-1",), r"--seed=-1 must be 0 or above"),
+        ({}, ("--reference=other",), r"--reference=other is unknown; choose one of new"),
         ({}, ("--shifted", "noise=x.npz"), r"--shifted noise=x.npz: it takes NAME@SEVERITY=FILE"),
         ({}, ("--ood", "far"), r"--ood far: it takes NAME=FILE"),
-        ({}, ("--validation=nowhere.npz",), r"--validation=nowhere.npz: there is no file"),
+        ({}, ("--validation=nowhere.npz",), r"--validation=nowhere.npz: .*nowhere.npz does not exist"),
     ],
 )
 def test_files_that_cannot_be_right(tmp_path, refused, arrays, arguments, message):
@@ -163,23 +163,23 @@ def test_what_contradicts_the_report(alone, tmp_path, refused):
         file = save(tmp_path / "test.npz", **arrays)
         assert re.search(message, refused(alone, name, f"--test={file}", *arguments))
 
-    of(r"--name=a --seed=0 is there already", name="a")
+    of(r"--name=a --seed=0 exists already", name="a")
     of(r"--validation is not given, unlike for a/seed_0", "--seed=2", name="a")
-    of(r"--name='a/b' names a folder", name="a/b")
+    of(r"--name='a/b' must be a folder's name", name="a/b")
     of(r"--test has 3 classes, but .* has 4", classes=3)
     of(
         r"labels of 40 of 40 images contradict .*; the first is example_id 0: 1 here, 0 there",
         label=(np.arange(40) + 1) % 4,
     )
-    of(r"has no example_id, by which its images are joined with", count=39)
-    of(r"1 of its 40 example_id are none of .*, the first is 99", example_id=np.array([*range(39), 99]))
-    of(r"lacks 1 of the 40 images, .*; the first is 39", count=39, example_id=np.arange(39))
-    of(r"--dataset=other, but .* is on w; leave it out", "--dataset=other")
-    with pytest.raises(SystemExit, match="--reference=c is none of a, b"):
+    of(r"has no example_id, which joins its images with those of", count=39)
+    of(r"1 of its 40 example_id are not in .*, the first is 99", example_id=np.array([*range(39), 99]))
+    of(r"lacks 1 of the 40 images of .*, the first is 39", count=39, example_id=np.arange(39))
+    of(r"--dataset=other, but the data of .* are w; leave the option out", "--dataset=other")
+    with pytest.raises(SystemExit, match="--reference=c is unknown; choose one of a, b"):
         add.main([f"--workdir={alone}", "--reference=c"])
     shifted = save(tmp_path / "shifted.npz")
-    of(r"noise has severities \[1\], but the report's are \[2\]", "--shifted", f"noise@1={shifted}")
-    of(r"--shifted cifar10@2: it takes one type", "--shifted", f"cifar10@2={shifted}")
+    of(r"noise has severities \[1\], but the report has \[2\]", "--shifted", f"noise@1={shifted}")
+    of(r"--shifted cifar10@2 must name one type", "--shifted", f"cifar10@2={shifted}")
     other = save(tmp_path / "other.npz", label=(np.arange(40) + 1) % 4)
     of(r"labels of 40 of 40 images contradict .*noise_2", "--shifted", f"noise@2={other}")
 
@@ -213,7 +213,7 @@ def test_a_method_beside_those_of_an_experiment(experiment, tmp_path, refused):
     message = refused(experiment, "vanilla", "--seed=5", f"--test={copied['test']}")
     assert "--name=vanilla is a method that was trained" in message
     message = refused(experiment, "copy", f"--test={copied['test']}", "--shifted", f"fog@1={copied['noise_1']}")
-    assert "'fog' is none of the experiment's shifts: noise" in message
+    assert "the experiment has no shift 'fog'; it has noise" in message
     run(
         *(experiment, "copy", f"--test={copied['test']}", f"--validation={copied['validation']}"),
         *("--shifted", f"noise@1={copied['noise_1']}", f"noise@5={copied['noise_5']}"),
@@ -237,7 +237,7 @@ def test_what_was_never_evaluated_takes_nothing(tmp_path, refused):
     config.update_from_flattened_dict({"seeds": (0,), "training.epochs": 1})
     Experiment(config, tmp_path / "w").run("train")
     file = save(tmp_path / "test.npz", classes=10)
-    assert "holds runs that are not evaluated; run --stage=evaluate first" in refused(
+    assert "has runs that are not evaluated; run --stage=evaluate first" in refused(
         tmp_path / "w", "c", f"--test={file}"
     )
 

@@ -12,7 +12,7 @@ IDS = np.arange(3, 203)
 
 def outcomes_of(seed):
     rng = np.random.default_rng(seed)
-    return outcomes.of(rng.dirichlet([2, 1, 1], len(IDS)), rng.integers(3, size=len(IDS)), NUM_BINS)
+    return outcomes.from_probabilities(rng.dirichlet([2, 1, 1], len(IDS)), rng.integers(3, size=len(IDS)), NUM_BINS)
 
 
 def test_each_resample_is_the_metrics_of_the_images_drawn():
@@ -50,7 +50,7 @@ def test_some_of_the_images_have_the_counts_of_all():
     found = resamples.metrics(IDS[some], outcomes.Outcomes(*(x[some] for x in of[:-1]), 0.0), NUM_BINS)
     counts = resamples._counts[:, some]
     np.testing.assert_allclose(found["accuracy"], counts @ of.correct[some] / counts.sum(axis=1), rtol=1e-6)
-    with pytest.raises(UserError, match="do not belong to the test images"):
+    with pytest.raises(UserError, match="ids that the test images lack"):
         resamples.metrics(IDS[some] + 190, outcomes.Outcomes(*(x[some] for x in of[:-1]), 0.0), NUM_BINS)
 
 

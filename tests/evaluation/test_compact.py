@@ -26,7 +26,7 @@ def test_outcomes_are_those_of_the_logits(predicted, fitted):
     assert compact.is_compact(stored)
     assert not compact.is_compact({"logits": logits})
     for name, calibrator in {"plain": calibrators.Calibrator(1.0), **fitted}.items():
-        expected = outcomes.of(calibrator(logits), labels, NUM_BINS)
+        expected = outcomes.from_probabilities(calibrator(logits), labels, NUM_BINS)
         found = compact.outcomes_of(stored, name, NUM_BINS)
         for of_found, of_expected in zip(found, expected, strict=True):
             np.testing.assert_allclose(of_found, of_expected, rtol=1e-5, atol=1e-6)

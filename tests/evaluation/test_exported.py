@@ -86,9 +86,9 @@ def test_safetensors_hold_the_weights(workdir, tmp_path):
 
 
 def test_what_cannot_be_exported(workdir, tmp_path):
-    with pytest.raises(UserError, match="has no validation predictions to fit a temperature on"):
+    with pytest.raises(UserError, match="has no validation predictions to fit a temperature"):
         arada.export(workdir.run("ar_adals_of_ensemble", 0), tmp_path / "x", temperature=True)
-    with pytest.raises(UserError, match="holds weights alone"):
+    with pytest.raises(UserError, match="holds only weights"):
         arada.export(workdir.run("vanilla", 0), tmp_path / "x.safetensors", temperature=True)
     with pytest.raises(UserError, match="dtype is 'int8'"):
         arada.export(workdir.run("vanilla", 0), tmp_path / "x", dtype="int8")

@@ -50,5 +50,5 @@ def test_nan_never_becomes_a_number():
 
 @pytest.mark.parametrize("level", [0, 1, 95, -0.1, math.nan])
 def test_a_level_that_is_no_fraction_is_refused(level):
-    with pytest.raises(ValueError, match="level is a fraction"):
+    with pytest.raises(ValueError, match="level must be a fraction"):
         over_seeds([1, 2], level)

@@ -15,7 +15,7 @@ def predicted():
 
 
 def test_of_each_image_by_hand():
-    of = outcomes.of(np.array([[0.5, 0.25, 0.25], [0.0, 0.2, 0.8]]), np.array([1, 2]), num_bins=5)
+    of = outcomes.from_probabilities(np.array([[0.5, 0.25, 0.25], [0.0, 0.2, 0.8]]), np.array([1, 2]), num_bins=5)
     np.testing.assert_allclose(of.confidence, [0.5, 0.8], rtol=1e-6)
     np.testing.assert_array_equal(of.correct, [False, True])
     np.testing.assert_allclose(of.nll, -np.log([0.25, 0.8]), rtol=1e-6)
@@ -47,13 +47,13 @@ def test_measure_is_the_metrics_called_one_by_one(predicted):
         "entropy": metrics.entropy(probabilities).mean(),
         "aurc": metrics.risk_coverage(confidence, correct)[2],
     }
-    of = outcomes.of(probabilities, labels, 7)
-    found = outcomes.measure(of, 7) | outcomes.slow(of, probabilities, 7)
+    of = outcomes.from_probabilities(probabilities, labels, 7)
+    found = outcomes.measure(of, 7) | outcomes.measure_slowly(of, probabilities, 7)
     assert {type(value) for value in found.values()} == {float}
     assert found == pytest.approx({key: float(value) for key, value in expected.items()}, rel=1e-5)
-    assert outcomes.measure(outcomes.of(probabilities, labels, 1), 1)["ece"] < 0.9 * found["ece"]
+    assert outcomes.measure(outcomes.from_probabilities(probabilities, labels, 1), 1)["ece"] < 0.9 * found["ece"]
 
 
 def test_what_is_not_known_is_none(predicted):
-    of = outcomes.of(*predicted, 7)._replace(classwise_ece=np.nan)
+    of = outcomes.from_probabilities(*predicted, 7)._replace(classwise_ece=np.nan)
     assert outcomes.measure(of, 7)["classwise_ece"] is None

@@ -47,7 +47,7 @@ def test_what_is_wrong_is_named(written, tmp_path, change, message):
     change(evaluation)
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     with pytest.raises(
-        UserError, match=rf"evaluation.json is not what .* writes: {message}.*; run that again"
+        UserError, match=rf"evaluation.json is not in this version's format: {message}.*; run --stage=evaluate again"
     ) as error:
         schema.read(epath.Path(tmp_path))
     assert "\n" not in str(error.value)

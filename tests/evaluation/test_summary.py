@@ -319,7 +319,7 @@ def test_predictions_of_weights_that_are_gone_are_left_out(workdir, caplog):
     workdirs.claim(workdir.run("adals", 0), run_identity(config, 0, 1), config)
     with caplog.at_level(logging.WARNING, logger="arada"):
         assert list(summary.summarize(workdir, config_of())["methods"]) == ["vanilla"]
-    assert "adals/seed_0 was trained again after" in caplog.text
+    assert "adals/seed_0 was trained again after its evaluation" in caplog.text
 
 
 def test_only_what_is_new_is_measured_again(workdir, monkeypatch):
@@ -327,17 +327,17 @@ def test_only_what_is_new_is_measured_again(workdir, monkeypatch):
         for seed in (0, 1):
             add_run(workdir, name, seed)
     rank(workdir)
-    measured, of_run, variance = [], measure._of_run, measure._variance
+    measured, run_metrics, variance = [], measure._run_metrics, measure._variance
 
     def spied(config, directory, *others):
         measured.append(f"{directory.parent.name}/{directory.name}")
-        return of_run(config, directory, *others)
+        return run_metrics(config, directory, *others)
 
     def spied_variance(config, directories, rankings):
         measured.append(next(iter(directories.values())).parent.name)
         return variance(config, directories, rankings)
 
-    monkeypatch.setattr(measure, "_of_run", spied)
+    monkeypatch.setattr(measure, "_run_metrics", spied)
     monkeypatch.setattr(measure, "_variance", spied_variance)
 
     def again(**overrides):

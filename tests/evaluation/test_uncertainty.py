@@ -63,10 +63,10 @@ def test_differences_pair_seeds_and_types():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mixup", "vanilla", "ece"), r"two seeds or more that have ece \(test\); mixup and vanilla share 0\. Train"),
-        (("adals", "vanilla", "nll"), r"two seeds or more that have nll"),
+        (("mixup", "vanilla", "ece"), r"at least two seeds with ece \(test\); mixup and vanilla share 0\. Train"),
+        (("adals", "vanilla", "nll"), r"at least two seeds with nll"),
         (("mixup", "adals", "ece", "shift"), r"ece \(shift\); mixup and adals share 0"),
-        (("focal", "vanilla", "ece"), r"focal has not been evaluated; there are vanilla, adals, mixup"),
+        (("focal", "vanilla", "ece"), r"focal is not in evaluation.json, which has vanilla, adals, mixup"),
     ],
 )
 def test_what_has_no_interval_says_why(arguments, message):

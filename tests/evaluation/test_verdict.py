@@ -39,7 +39,7 @@ def test_seeds_that_would_decide_an_open_claim():
     interval = Interval(-2.0, -4.2, 0.2, 5)
     assert verdict.decide([interval], interval, smallest_effect=2.5) == (
         "open",
-        "no rule is met; if means and spreads stay, 6 seeds decide",
+        "no rule is met; if means and spreads do not change, 6 seeds would decide",
         6,
     )
     # To refute, below -0.2 + 2.0 = 1.8: at 6 seeds 1.860, at 7 seeds 2.447 * 1.772 / 2.646 = 1.639.
@@ -51,7 +51,7 @@ def test_where_means_are_against_both_rules_no_number_of_seeds_decides():
     worse, large = Interval(0.5, -1.0, 2.0, 5), Interval(-4.0, -9.0, 1.0, 5)
     found = verdict.decide([worse, large], large, smallest_effect=3.0)
     assert (found.kind, found.seeds) == ("open", None)
-    assert found.reason == "no rule is met; if means and spreads stay, no number of seeds decide"
+    assert found.reason == "no rule is met; if means and spreads do not change, no number of seeds would decide"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_where_means_are_against_both_rules_no_number_of_seeds_decides():
 def test_too_few_runs_leave_a_claim_open(claimed, effect):
     assert verdict.decide(claimed, claimed[0], effect) == (
         "open",
-        "fewer than two seeds have all that the rules need",
+        "fewer than two seeds have all outcomes that the rules need",
         None,
     )
 
