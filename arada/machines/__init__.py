@@ -1,1 +1,1 @@
-"""What a machine can do for an experiment: whether it computes rightly, how fast, and what that costs."""
+"""Checks of a machine for an experiment: whether it computes correctly, its speed, and the cost."""

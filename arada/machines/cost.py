@@ -1,4 +1,4 @@
-"""What a config's experiment takes here, from measured programs: seconds of each stage, memory, and money."""
+"""The cost of a config's experiment on this machine, from measured programs: seconds by stage, memory, and money."""
 
 import math
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from arada.machines.speed import Ceilings, Program, Speeds
 from arada.runs.work import evaluated_sets, images_of, ranked_sets
 from arada.runtime import machine
 
-# Of the memory that is free: XLA's own workspaces and what fragments need the rest.
+# The share of the free memory that a step may use; XLA's workspaces and fragmentation need the rest.
 FITS = 0.9
-# A host that needs more of a step than this holds up the devices whenever it is disturbed.
+# If reading a batch takes a larger share of a step, any disturbance of the host delays the devices.
 HOST = 0.5
-# Below this share of both ceilings a program waits for something else: small layers, launches, the host.
+# Below this share of both ceilings something else limits a program: small layers, kernel launches, the host.
 SLOW = 0.1
 
 
@@ -32,24 +32,24 @@ class Stages(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of all."""
+        """The sum of all stages."""
         return sum(self)
 
 
 def stages(
     config: ml_collections.ConfigDict, speeds: Speeds, devices: int, *, num_test: int = 0, input_seconds: float = 0.0
 ) -> Stages:
-    """`devices` is how many those of `speeds` were; `input_seconds` what the host needs for a training batch."""
+    """`devices` is the number of devices behind `speeds`; `input_seconds` is the host's time for a training batch."""
     counts, runs = images_of(config, num_test), len(config.seeds) + (config.name != "vanilla")
 
     def padded(sizes: list[int], per_device: int, program: Program) -> float:
-        together = per_device * devices
-        images = sum(-(-size // together) * together for size in sizes)
+        batch = per_device * devices
+        images = sum(-(-size // batch) * batch for size in sizes)
         return images * program.seconds / program.images
 
     step = max(speeds.train.seconds / speeds.train.images * config.training.batch_size, input_seconds)
     after_epochs = [config.data.num_validation] * (runs * config.training.epochs)
-    # Soft labels of a vanilla run and of the method have other shapes: two train steps.
+    # The soft labels of a vanilla run and of the method differ in shape, so there are two train steps.
     compiled = [speeds.train] * (1 + (config.name != "vanilla"))
     compiled += [speeds.validate, speeds.predict, *([speeds.attack] if speeds.attack else [])]
     sets, per_device = evaluated_sets(config, num_test), config.run.evaluation_batch_size
@@ -74,19 +74,20 @@ def findings(
     input_seconds: float | None,
     price: float,
 ) -> Iterator[Finding]:
-    """`input_seconds` is None where there are no data to read; `price` is dollars an hour of all `devices`."""
+    """`input_seconds` is None without data; `price` is in dollars an hour for all `devices`."""
     yield _step(config, ceilings, speeds.train)
     yield _host(config, speeds.train, input_seconds)
     yield _compilation(speeds)
     yield _memory(config, speeds.train, devices)
-    of = stages(config, speeds, len(devices), num_test=num_test, input_seconds=input_seconds or 0.0)
-    text = ", ".join(f"{name} {clock(seconds)}" for name, seconds in of._asdict().items())
-    dollars = of.seconds / 3600 * price
-    values = {f"{name}_seconds": seconds for name, seconds in of._asdict().items()} | {"seconds": of.seconds}
+    total = stages(config, speeds, len(devices), num_test=num_test, input_seconds=input_seconds or 0.0)
+    text = ", ".join(f"{name} {clock(seconds)}" for name, seconds in total._asdict().items())
+    dollars = total.seconds / 3600 * price
+    values = {f"{name}_seconds": seconds for name, seconds in total._asdict().items()} | {"seconds": total.seconds}
+    cost = f", {dollars:,.2f} dollars" if price else ""
     yield Finding(
         "experiment",
         "ok",
-        f"{clock(of.seconds)}{f', {dollars:,.2f} dollars' if price else ''}: {text}; metrics and the report on top",
+        f"{clock(total.seconds)}{cost}: {text}; without metrics and the report",
         values=values | ({"dollars": dollars} if price else {}),
     )
 
@@ -105,7 +106,7 @@ def _step(config: ml_collections.ConfigDict, ceilings: Ceilings, train: Program)
     values |= {"matrix_product_flops": ceilings.operations, "copy_bytes_per_second": ceilings.bandwidth}
     if max(operations, moved) >= SLOW or jax.default_backend() == "cpu":
         return Finding("train step", "ok", text, values=values)
-    remedy = "small layers or the host hold it up: look at a trace (--config.run.profile=5), or take larger batches"
+    remedy = "small layers or the host slow it down: look at a trace (--config.run.profile=5), or use larger batches"
     return Finding("train step", "note", text, remedy, values)
 
 
@@ -114,21 +115,21 @@ def _host(config: ml_collections.ConfigDict, train: Program, input_seconds: floa
     values = {"dispatch_seconds": train.dispatch_seconds, "input_seconds": input_seconds}
     text = f"{clock(train.dispatch_seconds)} to dispatch a step"
     if input_seconds is None:
-        return Finding("input", "note", f"{text}; no data to read", "see the lines on data", values)
+        return Finding("input", "note", f"{text}; no data to read", "see the findings on data", values)
     share = input_seconds / step
     text += f", {clock(input_seconds)} to read a batch, {config.training.batch_size / input_seconds:,.0f} images/s"
-    text += f": {share:.0%} of the step, beside it"
+    text += f": {share:.0%} of the step's time, in parallel"
     values["share"] = share
     if share <= HOST:
         return Finding("input", "ok", text, values=values)
-    remedy = f"of {machine.cores()} cores: give the host more of them, or each of more hosts a part"
+    remedy = f"the host has {machine.cores()} cores: use more cores, or more hosts"
     return Finding("input", "note" if share <= 1 else "wrong", text, remedy, values)
 
 
 def _compilation(speeds: Speeds) -> Finding:
-    seconds = {name: of.compile_seconds for name, of in speeds._asdict().items() if of}
-    text = ", ".join(f"{name} {clock(of)}" for name, of in seconds.items())
-    return Finding("compilation", "ok", f"{text}; kept for the next process", values=seconds)
+    seconds = {name: program.compile_seconds for name, program in speeds._asdict().items() if program}
+    text = ", ".join(f"{name} {clock(duration)}" for name, duration in seconds.items())
+    return Finding("compilation", "ok", f"{text}; cached for the next process", values=seconds)
 
 
 def _memory(config: ml_collections.ConfigDict, train: Program, devices: list[jax.Device]) -> Finding:
@@ -136,16 +137,14 @@ def _memory(config: ml_collections.ConfigDict, train: Program, devices: list[jax
     accumulate, asked = config.training.accumulate, config.training.batch_size
     each = train.batch_bytes / (train.images / len(devices) / accumulate)
     if not (free and each):
-        return Finding("memory", "note", "neither JAX nor the system reports how much there is and how much is needed")
+        return Finding("memory", "note", "neither JAX nor the system reports the available and the needed memory")
     fits = max(0, math.floor((FITS * free - train.fixed_bytes) / each)) * len(devices)
     needed = train.fixed_bytes + each * asked / len(devices) / accumulate
-    text = (
-        f"a step takes {needed / 1e9:.3g} of {free / 1e9:.3g} GB a device; batches of {fits * accumulate:,} would fit"
-    )
+    text = f"a step needs {needed / 1e9:.3g} of {free / 1e9:.3g} GB a device; batches up to {fits * accumulate:,} fit"
     values = {"needed_gb": needed / 1e9, "free_gb": free / 1e9, "largest_batch_size": fits * accumulate}
     if asked <= fits * accumulate:
         return Finding("memory", "ok", text, values=values)
     parts = next((n for n in range(accumulate, asked + 1) if asked % (n * len(devices)) == 0 and asked / n <= fits), 0)
-    remedy = f"training.accumulate={parts}" if parts else "more devices, or a smaller network"
+    remedy = f"training.accumulate={parts}" if parts else "use more devices or a smaller network"
     remedy = f"set training.batch_size={fits * accumulate} or less, or {remedy}"
     return Finding("memory", "wrong", text, remedy, values)

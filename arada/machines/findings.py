@@ -1,20 +1,20 @@
-"""What a look at a machine finds: one line each for people, one object each for scripts."""
+"""Findings about a machine, as lines for people and as objects for scripts."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-# "wrong" is what makes results false or a run fail; "note" is what costs time or leaves something out.
+# "wrong" makes results false or a run fail; "note" costs time or leaves something out.
 STATES = ("ok", "note", "wrong")
 
 
 class Finding(NamedTuple):
-    """One finding: what was looked at, how it is, and what to do about it."""
+    """One finding: its subject, its state, and the remedy."""
 
     subject: str
     state: str
     text: str
     remedy: str = ""
-    # Numbers behind `text`, in the units of their names.
+    # The numbers in `text`, in the units of their names.
     values: Mapping[str, Any] = {}
 
     def line(self) -> str:
@@ -32,7 +32,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def clock(seconds: float) -> str:
-    """A duration to two digits, in the unit that people would take."""
+    """A duration in a readable unit, to three digits."""
     for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Whether a config's data are there, and how fast training batches of them are made."""
+"""Whether a config's data are available, and the speed of making training batches."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,12 @@ from arada.data.shifted import sources as shift_sources
 from arada.errors import UserError
 from arada.machines.findings import Finding
 
-# Batches are made for about so many seconds.
+# Seconds for measuring batches.
 SECONDS = 3.0
 
 
 class Inputs:
-    """The data of a config, which are read once."""
+    """The data of a config, read once."""
 
     def __init__(self, config: ml_collections.ConfigDict):
         self._config, self._error = config, ""
@@ -29,13 +29,13 @@ class Inputs:
 
     @property
     def num_test(self) -> int:
-        """Test images, 0 where the data are not there."""
+        """The number of test images, 0 without data."""
         return len(self._splits.get("test", ()))
 
     def findings(self) -> Iterator[Finding]:
-        """What is there and what is missing."""
+        """The available and the missing data."""
         if self._error:
-            yield Finding("data", "wrong", self._error, f"python -m arada.prepare --config={'...'} says more")
+            yield Finding("data", "wrong", self._error, "for details run python -m arada.prepare --config=...")
             return
         sizes = {name: len(split) for name, split in self._splits.items()}
         yield Finding("data", "ok", ", ".join(f"{name} {size:,}" for name, size in sizes.items()), values=sizes)
@@ -55,7 +55,7 @@ class Inputs:
             yield Finding("evaluation data", "note", f"left out: {', '.join(names)}", reason, {"absent": names})
 
     def batch_seconds(self) -> float | None:
-        """Seconds to make a training batch; None without data. The first batches, which open files, do not count."""
+        """Seconds to make a training batch, after the first batches, which open files; None without data."""
         if not self._splits:
             return None
         batches = _endless(self._splits["train"], self._config.training.batch_size)

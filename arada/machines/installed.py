@@ -1,4 +1,4 @@
-"""What is installed and how it is set up: versions, devices, memory, optional packages, the host."""
+"""The installation: versions, devices, memory, optional packages, the host."""
 
 import importlib.metadata
 import importlib.util
@@ -13,18 +13,18 @@ from arada.machines.findings import Finding
 from arada.runtime import backend, machine
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-# What is missing without a package, and how to get it.
+# The consequence of a missing package, and the command that installs it.
 OPTIONAL = {
     "tensorflow": ("no data of TensorFlow Datasets, and no gs:// without gcsfs", "pip install 'arada[tfds]'"),
     "tensorflow_datasets": ("no data of TensorFlow Datasets", "pip install 'arada[tfds]'"),
-    "tensorboard": ("metrics are in metrics.jsonl alone", "pip install 'arada[tensorboard]'"),
+    "tensorboard": ("metrics only in metrics.jsonl", "pip install 'arada[tensorboard]'"),
     "matplotlib": ("no report", "pip install 'arada[experiments]'"),
     "jinja2": ("no report", "pip install 'arada[experiments]'"),
     "relplot": ("no smooth calibration error", "pip install 'arada[experiments]'"),
     "clu": ("no training", "pip install 'arada[experiments]'"),
     "submitit": ("no sweeps as a Slurm array", "pip install 'arada[slurm]'"),
 }
-# A file that is there where the kernel knows an accelerator, and the JAX that uses it.
+# Files that exist if the kernel has an accelerator, with its kind and the JAX that uses it.
 ACCELERATORS = {
     "/dev/nvidiactl": ("gpu", "jax[cuda13]"),
     "/dev/accel0": ("tpu", "jax[tpu]"),
@@ -44,7 +44,8 @@ def findings() -> Iterator[Finding]:
 
 def _versions() -> Finding:
     versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
-    return Finding("versions", "ok", ", ".join(f"{name} {of}" for name, of in versions.items()), values=versions)
+    text = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return Finding("versions", "ok", text, values=versions)
 
 
 def _devices() -> Finding:
@@ -59,7 +60,7 @@ def _devices() -> Finding:
 
 
 def memory_of(device: jax.Device) -> int:
-    """Bytes that programs on `device` can have; of the host for a CPU, 0 if unknown."""
+    """Bytes available to programs on `device`; the host's free memory for a CPU, 0 if unknown."""
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit", 0) or machine.available_memory()
 
@@ -69,7 +70,7 @@ def _unseen_accelerators() -> Iterator[Finding]:
     for file, (kind, package) in ACCELERATORS.items():
         if pathlib.Path(file).exists() and jax.default_backend() != kind and not asked:
             yield Finding(
-                "accelerator", "wrong", f"there is a {kind}, but JAX does not use it", f"pip install -U '{package}'"
+                "accelerator", "wrong", f"JAX does not use this machine's {kind}", f"pip install -U '{package}'"
             )
             return
 
@@ -88,16 +89,16 @@ def _host() -> Iterator[Finding]:
 
 
 def _optional() -> Iterator[Finding]:
-    absent = {name: of for name, of in OPTIONAL.items() if importlib.util.find_spec(name) is None}
-    there = [name for name in OPTIONAL if name not in absent]
+    absent = {name: entry for name, entry in OPTIONAL.items() if importlib.util.find_spec(name) is None}
+    present = [name for name in OPTIONAL if name not in absent]
     yield Finding(
-        "optional packages", "ok", ", ".join(there) or "none", values={"there": there, "absent": list(absent)}
+        "optional packages", "ok", ", ".join(present) or "none", values={"there": present, "absent": list(absent)}
     )
-    for name, (what, how) in absent.items():
-        yield Finding(name, "note", f"not installed: {what}", how)
+    for name, (consequence, command) in absent.items():
+        yield Finding(name, "note", f"not installed: {consequence}", command)
 
 
 def _programs() -> Finding:
     flags, cache = os.environ.get("XLA_FLAGS", ""), jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    text = f"compiled programs are kept in {cache or 'WORKDIR/compiled'}; XLA_FLAGS={flags or 'not set'}"
+    text = f"compiled programs are cached in {cache or 'WORKDIR/compiled'}; XLA_FLAGS={flags or 'not set'}"
     return Finding("XLA", "ok", text, values={"xla_flags": flags, "compilation_cache": cache or ""})

@@ -1,4 +1,4 @@
-"""Whether the device computes rightly: against float64 on the host, and against distances known by arithmetic."""
+"""Whether the device computes correctly, compared with float64 on the host and with distances known by arithmetic."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ from arada import attacks
 from arada.machines.findings import Finding
 from arada.models.cpu import convolution, stock_convolution
 
-# Relative errors of float32 sums of some hundred terms are below 1e-6; TF32 makes 1e-4 and bfloat16 1e-3 of it.
+# Relative errors of sums of a few hundred terms: below 1e-6 in float32, about 1e-4 in TF32 and 1e-3 in bfloat16.
 TOLERANCE = 1e-5
-# By the relative error of a matrix product, what a platform makes of float32 by default.
+# The default precision of float32 products, by the largest relative error of a matrix product.
 PRECISIONS = ((1e-5, "float32"), (1.5e-3, "TF32"), (np.inf, "bfloat16"))
-# Distances that FMN and CW find are above the true ones, by so much at the most on a linear classifier.
+# The largest ratio of the distances that FMN and CW find on a linear classifier to the true ones.
 OVERSHOOT = {"fmn_l2": 1.05, "cw_l2": 1.10}
 
 
 def findings() -> Iterator[Finding]:
-    """Computed on the first device."""
+    """Findings on the first device."""
     yield _precision()
     yield _close("convolution", _network, TOLERANCE)
     yield _close("gradient", lambda *a: jax.grad(lambda *b: jnp.sum(jnp.square(_network(*b))), (1, 2))(*a), TOLERANCE)
@@ -38,7 +38,7 @@ def _precision() -> Finding:
 
 
 def _network(conv: Callable, images, kernels) -> jax.Array:
-    """Two convolutions with a rectifier between them, by `conv`."""
+    """Two convolutions by `conv`, with a ReLU between them."""
     first, second = kernels
     return conv(jax.nn.relu(conv(images, first)), second)
 
@@ -80,10 +80,10 @@ def _attack(attack: Callable, **settings) -> Finding:
     def attacked(weights, images):
         return attack(functools.partial(logits, weights), images, **settings).distance
 
-    # Nearer ones are found to a step's length, not to a share of their distance.
+    # Without the nearest fifth: the attacks find them to a step's length, not to a share of their distance.
     ratio = (np.asarray(attacked(weights, images)) / true)[true > np.quantile(true, 0.2)]
     subject, least, most = attack.__name__, float(ratio.min()), float(ratio.max())
-    text = f"distances are {least:.4f} to {most:.4f} of the true ones of a linear classifier"
+    text = f"distances are {least:.4f} to {most:.4f} times the true distances of a linear classifier"
     values = {"least_ratio": least, "greatest_ratio": most}
     if least >= 0.999 and most <= OVERSHOOT[subject]:
         return Finding(subject, "ok", text, values=values)

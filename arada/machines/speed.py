@@ -1,4 +1,4 @@
-"""How fast a config's programs run here: measured on random images and fresh weights, on this process' devices."""
+"""The speed of a config's programs on this process' devices, measured with random images and fresh weights."""
 
 import dataclasses
 import time
@@ -19,30 +19,30 @@ from arada.runtime import backend
 from arada.training import step as steps
 from arada.training.replication import Replicas
 
-# A program runs for about so many seconds, twice at least.
+# A program is measured for this many seconds, and for two calls at least.
 SECONDS = 2.0
-# An attack that would take longer on one batch is estimated from one gradient and one forward pass.
+# An attack that takes longer on one batch is estimated from one gradient and one forward pass.
 ATTACK_SECONDS = 10.0
-# A CPU takes fewer images than a config's batch where that would be more operations; a step's time grows with them.
+# On a CPU a batch is cut to this many operations; a step's time is proportional to them.
 CPU_OPERATIONS = 1e11
 
 
-# The parts of a state that networks compute with.
+# The parts of a state that networks use.
 WEIGHTS = ("params", "batch_stats", "normalization")
 
 
 class Ceilings(NamedTuple):
-    """What the first device reaches on a large matrix product (operations a second) and on a copy (bytes a second)."""
+    """The first device's operations a second in a large matrix product, and bytes a second in a copy."""
 
     operations: float
     bandwidth: float
 
 
 class Program(NamedTuple):
-    """A program as it ran: `seconds` a call on `images`, `dispatch_seconds` of them until the host was free again.
+    """A measured program: `seconds` a call on `images`; the host is free again after `dispatch_seconds`.
 
-    Counted by XLA for one device: `operations` (a loop's body once), bytes `moved`, and bytes of memory, those that
-    grow with the batch apart from the weights'.
+    Counted by XLA for one device: `operations` (a loop's body counts once), bytes `moved`, and bytes of memory: those
+    that grow with the batch, and the fixed ones of the weights.
     """
 
     images: int
@@ -56,7 +56,7 @@ class Program(NamedTuple):
 
 
 class Speeds(NamedTuple):
-    """The programs of an experiment. `attack` is that of a whole batch; None where nothing is attacked."""
+    """The programs of an experiment. `attack` is for a whole batch; None if nothing is attacked."""
 
     train: Program
     validate: Program
@@ -84,8 +84,8 @@ def _fastest(function: Callable, *arguments) -> float:
 
 
 def measure(config: ml_collections.ConfigDict, replicas: Replicas, processes: int = 1) -> Speeds:
-    """`replicas` are this process' own; the others do the same with their share of a batch. Raises UserError for one
-    that does not fit."""
+    """Measures with this process' share of a batch on its own `replicas`; all processes do the same. Raises UserError
+    if a batch does not fit into memory."""
     config = ml_collections.ConfigDict(config.to_dict())
     config.training.batch_size //= processes
     shapes = trained.state_shapes(config)
@@ -105,7 +105,8 @@ def measure(config: ml_collections.ConfigDict, replicas: Replicas, processes: in
     validate = forward(steps.validation_step(trained.logits_fn(config)), per_device)
     predict = forward(lambda variables, batch: {"logits": logits_fn(variables, batch["image"])[0]}, per_device)
     speeds = Speeds(train, validate, predict, _attack(config, forward, predict))
-    return Speeds(*(of and of._replace(images=processes * of.images) for of in speeds))  # type: ignore[arg-type]
+    scaled = (program and program._replace(images=processes * program.images) for program in speeds)
+    return Speeds(*scaled)  # type: ignore[arg-type]
 
 
 def _train(config: ml_collections.ConfigDict, replicas: Replicas, state) -> Program:
@@ -126,7 +127,7 @@ def _train(config: ml_collections.ConfigDict, replicas: Replicas, state) -> Prog
     if fewer < size:
         size = fewer
         program, batch = lowered(size)
-    # The step takes the old state's buffers.
+    # The step reuses the buffers of the old state, so each call takes the last call's state.
     measured = _program(program, lambda last: (last[0] if last else first, batch, learnt, keys), size)
     return measured._replace(operations=accumulate * measured.operations)
 
@@ -150,13 +151,13 @@ def _attack(config: ml_collections.ConfigDict, forward: Callable, predict: Progr
 
         return jax.grad(total)(models.unit_range(batch["image"]))
 
-    one = forward(gradient, config.run.ranking_batch_size)
-    seconds = gradients * one.seconds + forwards * one.images * predict.seconds / predict.images
-    return one._replace(seconds=seconds)
+    program = forward(gradient, config.run.ranking_batch_size)
+    seconds = gradients * program.seconds + forwards * program.images * predict.seconds / predict.images
+    return program._replace(seconds=seconds)
 
 
 def _program(lowered, arguments: Callable, images: int) -> Program:
-    """Compiles and runs a lowered program; arguments(last outputs or None) -> its arguments."""
+    """Compiles and measures a lowered program; arguments(last outputs or None) -> its arguments."""
     start = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
@@ -166,7 +167,7 @@ def _program(lowered, arguments: Callable, images: int) -> Program:
         called = time.perf_counter()
         outputs = compiled(*arguments(outputs))
         dispatched.append(time.perf_counter() - called)
-        # A few under way, as in training, and no more than the devices can keep.
+        # A few calls are in flight, as in training, but not more than the devices can hold.
         if calls % 8 == 7:
             jax.block_until_ready(outputs)
         calls += 1
@@ -190,7 +191,7 @@ def _operations(lowered) -> float:
 
 
 def _fewer(images: int, operations_each: float) -> int:
-    """As many as a CPU takes in seconds, on an accelerator all of them."""
+    """The number of images that a CPU processes in seconds; on an accelerator all of them."""
     if jax.default_backend() != "cpu" or not operations_each:
         return images
     return min(images, max(1, int(CPU_OPERATIONS / operations_each)))
@@ -207,7 +208,7 @@ def _batch(config: ml_collections.ConfigDict, size: int, members: int = 1) -> Ma
 
 
 def _drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Random weights as a network has them: zeros would make attacks, and some processors, quicker than they are."""
+    """Random weights: zeros would make attacks and some processors faster than real weights do."""
     if leaf.ndim < 2:
         return np.ones(leaf.shape, leaf.dtype)
     scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
