@@ -43,7 +43,7 @@ def main() -> None:
             runner = Runner(study.value, workdir.value)
             tasks = design.selected(runner.study, seeds.value, arms.value)
             if status.value:
-                runner.tell(tasks)
+                runner.log_progress(tasks)
             else:
                 parameters = clusters.parameters(job.value, sweep.value_of)
                 submit = (

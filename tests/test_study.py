@@ -110,17 +110,17 @@ def done(file, killed):
 def test_a_killed_study_goes_on_and_ends_with_its_page(done):
     workdir, result = done
     assert "vanilla/seed_0: compiling" not in result.stderr
-    assert "study small: 1 runs are done, 3 are left, about" in result.stderr
-    assert "study small: 4 runs are done, 0 are left" in result.stderr
+    assert "study small: 1 runs done, 3 left, about" in result.stderr
+    assert "study small: 4 runs done, 0 left" in result.stderr
     page = workdir / "study" / "index.md"
     assert result.stdout == f"Page: {page}\n"
     text = page.read_text()
     assert text.startswith("# Does it help?\n")
     assert any(f"**{kind}**: It helps." in text for kind in ("Upheld", "Refuted", "Open"))
     assert "| robust_minus_vanilla | ar_adals - vanilla | 2 |" in text
-    assert "Nothing: all that was planned is done." in text
+    assert "None: all planned runs are done." in text
     # No outcome is missing.
-    assert "not run" not in text.split("## What was run")[0]
+    assert "not run" not in text.split("## Finished runs")[0]
 
 
 def test_what_runs_leave_is_that_of_evaluation_and_small(done, file):
@@ -155,14 +155,14 @@ def test_runs_of_another_design_are_not_taken_for_these(done, file):
     workdir, _ = done
     config = load(file)
     config.arms.ar_adals.soft_labels.alpha = ((0, 0.7),)
-    with pytest.raises(UserError, match=r"seed_0.json was made with another config: soft_labels.alpha is"):
+    with pytest.raises(UserError, match=r"seed_0.json has another config: soft_labels.alpha is"):
         runner.Runner(config, workdir).run(design.tasks(config))
 
 
 def test_other_images_are_refused(done, file, tmp_path):
     workdir, _ = done
     results = runner.Runner(load(file), workdir).results
-    with pytest.raises(UserError, match=r"made with other images or labels \(test is"):
+    with pytest.raises(UserError, match=r"used other images or labels \(test is"):
         results.check_data({"train": "0", "validation": "0", "test": "0"})
 
 
@@ -199,8 +199,8 @@ def test_jobs_of_a_cluster_come_in_phases(file, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--seeds=5"], "error: --seeds names '5'; the study has 0, 1, and --study.seeds=... states others\n"),
-        (["--arms=adals"], "error: --arms names 'adals'; there are vanilla, ar_adals\n"),
+        (["--seeds=5"], "error: --seeds names '5', but the study has 0, 1; --study.seeds=... changes them\n"),
+        (["--arms=adals"], "error: --arms names the unknown 'adals'; choose one of vanilla, ar_adals\n"),
         (["--study.budget=3"], "error: the study has no such field: "),
     ],
 )
@@ -224,7 +224,7 @@ def test_images_that_all_jobs_read_are_made_by_one_before_them(file, tmp_path, m
     config = load(file)
     config.shifts.turned.shift_source = "generated"
     there, submitted = runner.Runner(config, tmp_path), []
-    monkeypatch.setattr(there, "_look_at_all", lambda: None)
+    monkeypatch.setattr(there, "_check_all", lambda: None)
     monkeypatch.setattr(there, "_runnable", lambda tasks: [])
     there.run([], lambda function, jobs: submitted.append((function, len(jobs))))
     assert submitted == [(runner.make_shifted, 1)]

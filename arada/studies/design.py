@@ -1,6 +1,6 @@
-"""What a study is: arms, seeds, outcomes, comparisons, claims and a budget, checked before anything runs.
+"""A study: arms, seeds, outcomes, comparisons, claims and a budget, checked before the first run.
 
-The fields are those of `configs/studies/design.py`, which explains them.
+`configs/studies/design.py` explains the fields.
 """
 
 import re
@@ -28,15 +28,15 @@ FIELDS = (
 
 
 class Task(NamedTuple):
-    """One run of a study: `name` is that of its runs, the arm's own or that of a value that is to be chosen from."""
+    """One run of a study. `name` is the run's name: the arm, or a candidate value of a choice."""
 
     arm: str
     name: str
     seed: int
 
     @property
-    def of_choice(self) -> bool:
-        """Whether it only serves to choose a value."""
+    def is_candidate(self) -> bool:
+        """Whether the run only serves to choose a value."""
         return self.name != self.arm
 
 
@@ -44,11 +44,11 @@ def check(study: ml_collections.ConfigDict) -> None:
     """Raises UserError, in one line, for a study that cannot be run or would have no verdict."""
     if missing := [field for field in FIELDS if field not in study]:
         raise UserError(
-            f"--study is not a study: it has no field {missing[0]!r}; build it with configs/studies/design.py, as "
-            f"configs/studies/ranking.py does"
+            f"--study is not a study: it has no field {missing[0]!r}; build it with configs/studies/design.py, like "
+            f"configs/studies/ranking.py"
         )
     if not re.fullmatch(RUN_NAME, study.name):
-        raise UserError(f"study.name is {study.name!r}; it names a folder: letters, digits and any of _ . + -")
+        raise UserError(f"study.name is {study.name!r}; it must be a folder's name: letters, digits, any of _ . + -")
     seeds = study.seeds
     if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(f"study.seeds is {seeds}; name one or more, each once and 0 or above, such as (0, 1, 2)")
@@ -71,21 +71,23 @@ def check(study: ml_collections.ConfigDict) -> None:
 
 def _check_arms(study: ml_collections.ConfigDict) -> None:
     if not study.arms:
-        raise UserError("study.arms is empty; name the configs that are compared")
+        raise UserError("study.arms is empty; name the configs to compare")
     for arm in study.if_affordable:
         _known("study.if_affordable", arm, study.arms)
     first, *others = study.arms
     for name, config in study.arms.items():
         if config.name != name:
-            raise UserError(f"study.arms.{name} has runs called {config.name!r}; name arm and runs alike")
-        of = config.ensemble.of
-        if of and (of not in study.arms or any(choice.arm == of for choice in study.choices.values())):
-            raise UserError(f"study.arms.{name} averages {of!r}, which is not an arm with runs of its own name")
+            raise UserError(f"study.arms.{name} has runs called {config.name!r}; give arm and runs the same name")
+        member = config.ensemble.of
+        if member and (member not in study.arms or any(choice.arm == member for choice in study.choices.values())):
+            raise UserError(
+                f"study.arms.{name} averages {member!r}, which must be an arm without a choice; set ensemble.of to one"
+            )
         if (source := ranked_by(config)) and source not in study.arms:
-            raise UserError(f"study.arms.{name} is ranked by runs of {source!r}, which is not an arm; add it")
+            raise UserError(f"study.arms.{name} is ranked by runs of {source!r}, which is not an arm; add this arm")
     for name in others:
         if differing := differences(shared_identity(study.arms[first]), shared_identity(study.arms[name])):
-            raise UserError(f"study.arms.{first} and .{name} are of other data or networks: {'; '.join(differing)}")
+            raise UserError(f"study.arms.{first} and .{name} differ in data or network: {'; '.join(differing)}")
 
 
 def _check_shifts(study: ml_collections.ConfigDict) -> None:
@@ -119,18 +121,15 @@ def _check_claim(field: str, claim: ml_collections.ConfigDict, study: ml_collect
 
 def _known(field: str, value: str, names) -> None:
     if value not in names:
-        raise UserError(f"{field} names {value!r}; there are {', '.join(names) or 'none'}")
+        raise UserError(f"{field} names the unknown {value!r}; choose one of {', '.join(names) or 'none'}")
 
 
 def selected(study: ml_collections.ConfigDict, seeds: Sequence[str], arms: Sequence[str]) -> list[Task]:
-    """The runs of the seeds and arms of the flags, all of them where a flag is empty, and those that they depend on.
-
-    Raises UserError.
-    """
+    """The runs with these seeds and arms (all if empty), and the runs that they depend on. Raises UserError."""
     for seed in seeds:
         if seed not in (known := tuple(map(str, study.seeds))):
             raise UserError(
-                f"--seeds names {seed!r}; the study has {', '.join(known)}, and --study.seeds=... states others"
+                f"--seeds names {seed!r}, but the study has {', '.join(known)}; --study.seeds=... changes them"
             )
     for arm in arms:
         _known("--arms", arm, study.arms)
@@ -139,24 +138,24 @@ def selected(study: ml_collections.ConfigDict, seeds: Sequence[str], arms: Seque
     choices = [choice for choice in study.choices.values() if wanted.intersection(choice.arms)]
 
     def is_wanted(task: Task) -> bool:
-        if task.of_choice:
+        if task.is_candidate:
             return any(choice.arm == task.arm for choice in choices)
-        of_seed = not seeds or str(task.seed) in seeds or bool(study.arms[task.arm].ensemble.of)
-        return task.arm in wanted and of_seed
+        has_seed = not seeds or str(task.seed) in seeds or bool(study.arms[task.arm].ensemble.of)
+        return task.arm in wanted and has_seed
 
     return list(filter(is_wanted, tasks(study)))
 
 
 def ranked_by(config: ml_collections.ConfigDict) -> str:
-    """The name of the runs by which those of `config` are ranked; "" if by none, or by a folder."""
+    """The name of the runs that rank the runs of `config`; "" if there are none, or for a folder."""
     run = source_run(ranking_sources(config, 0)[0]) if uses_precomputed(config) else None
     return run[0] if run else ""
 
 
 def tasks(study: ml_collections.ConfigDict) -> list[Task]:
-    """All runs in their order: what is chosen from, then the arms, a seed at a time, then those if affordable.
+    """All runs in their order: candidates of choices, then the arms, a seed at a time, then the arms if affordable.
 
-    An ensemble's seeds are those of its config.
+    An ensemble's seeds are its config's.
     """
     found = []
     for name, choice in study.choices.items():
@@ -170,7 +169,7 @@ def tasks(study: ml_collections.ConfigDict) -> list[Task]:
 
 
 def _points(study: ml_collections.ConfigDict, name: str) -> dict[str, ml_collections.ConfigDict]:
-    """The configs that the choice `name` is among, by the name of their runs."""
+    """The candidate configs of the choice `name`, by the name of their runs."""
     choice = study.choices[name]
     try:
         return sweep.points(study.arms[choice.arm], {choice.field: choice.candidates})
@@ -179,9 +178,9 @@ def _points(study: ml_collections.ConfigDict, name: str) -> dict[str, ml_collect
 
 
 def chosen(study: ml_collections.ConfigDict, finished: Mapping[Task, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What each choice came to: the value of the lowest validation ECE, by all its values.
+    """The chosen values, those with the lowest validation ECE.
 
-    {choice: {"value", "point", "validation_ece": {value: ECE}}}; choices whose runs are not all finished are left out.
+    {choice: {"value", "point", "validation_ece": {value: ECE}}}; choices with unfinished runs are left out.
     """
     found = {}
     for name, choice in study.choices.items():
@@ -198,9 +197,10 @@ def chosen(study: ml_collections.ConfigDict, finished: Mapping[Task, Mapping[str
 def config_of(
     study: ml_collections.ConfigDict, task: Task, choices: Mapping[str, Mapping[str, Any]]
 ) -> ml_collections.ConfigDict:
-    """The config of one run. A value that was chosen with this very run keeps the run under the name it has."""
-    if task.of_choice:
-        (config,) = (of for name in study.choices for point, of in _points(study, name).items() if point == task.name)
+    """The config of one run. If this run is the chosen candidate of its own arm, it keeps the candidate's name."""
+    if task.is_candidate:
+        points = (item for name in study.choices for item in _points(study, name).items())
+        (config,) = (config for point, config in points if point == task.name)
         config.seeds = (task.seed,)
         return config
     config = ml_collections.ConfigDict(study.arms[task.arm].to_dict(), convert_dict=True)
@@ -214,7 +214,7 @@ def config_of(
 
 
 def waits_for(study: ml_collections.ConfigDict, task: Task, choices: Mapping[str, Any]) -> list[str]:
-    """The choices that a run depends on and that are not made yet."""
-    if task.of_choice:
+    """The choices that a run depends on and that have not been made yet."""
+    if task.is_candidate:
         return []
     return [name for name, choice in study.choices.items() if task.arm in choice.arms and name not in choices]

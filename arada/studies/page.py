@@ -1,4 +1,4 @@
-"""The page of a study, in Markdown: the verdict, the rules, what they look at, and everything that was run."""
+"""The page of a study, in Markdown: the verdicts, the rules, the outcomes, and all runs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ def page(
     left: Mapping[Task, float | None],
     probabilities: Callable[[Task], tuple[np.ndarray, np.ndarray] | None],
 ) -> str:
-    """The page of what is `finished`; `left` are the hours that are expected of the rest."""
+    """The page on the `finished` runs; `left` holds the expected hours of the other runs."""
     runs = by_arm(study, finished)
     parts = [
         f"# {study.question}",
@@ -32,41 +32,41 @@ def page(
         "## Rules",
         *_rules(study),
         "## Differences",
-        f"Paired within each seed: mean [{LEVEL:.0%} interval over seeds, Student's t]. {_SIGNS}",
+        f"Paired within each seed: mean [{LEVEL:.0%} interval over seeds, Student's t]. {_UNITS}",
         _differences(study, runs),
         "## Arms",
-        "Mean ± standard deviation over seeds. The variance over seeds is that of the predicted class's probability "
-        "on the test images, times 1000.",
+        "Mean ± standard deviation over seeds. The variance over seeds is the variance of the predicted class's "
+        "probability on the test images, times 1000.",
         _arms(study, runs, finished, probabilities),
         *_choices(study, finished),
-        "## What was run",
+        "## Finished runs",
         _run(finished),
-        "## What was not run",
+        "## Runs that are left",
         _not_run(left),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-_SIGNS = "Calibration errors, accuracy, Brier scores and AUROC in points of a hundred, NLL as it is."
+_UNITS = "Calibration errors, accuracy, Brier scores and AUROC times 100, NLL in nats."
 
 
 def by_arm(study: ml_collections.ConfigDict, finished: Mapping[Task, Mapping[str, Any]]) -> Runs:
-    """The finished runs of each arm by seed; not those that a value was chosen by."""
-    of_arms: dict[str, dict[int, Mapping[str, Any]]] = {arm: {} for arm in study.arms}
+    """The finished runs of each arm by seed, without candidates of choices."""
+    runs: dict[str, dict[int, Mapping[str, Any]]] = {arm: {} for arm in study.arms}
     for task, run in finished.items():
-        if not task.of_choice:
-            of_arms[task.arm][task.seed] = run
-    return of_arms
+        if not task.is_candidate:
+            runs[task.arm][task.seed] = run
+    return runs
 
 
 def verdicts(study: ml_collections.ConfigDict, runs: Runs) -> dict[str, verdict.Verdict]:
     """The verdict on every claim, by its rules."""
 
-    def difference(comparison: str, outcome: str) -> Interval | None:
-        of, how = study.comparisons[comparison], study.outcomes[outcome]
-        found = outcomes.difference(runs[of.arm], runs[of.reference], how.of)
-        # A claim says that the arm is better, which is a difference below 0 but where more is better.
-        if found is None or how.better != "higher":
+    def difference(comparison_name: str, outcome_name: str) -> Interval | None:
+        comparison, outcome = study.comparisons[comparison_name], study.outcomes[outcome_name]
+        found = outcomes.difference(runs[comparison.arm], runs[comparison.reference], outcome.of)
+        # A claim says that the arm is better: a difference below 0, or above 0 if higher is better.
+        if found is None or outcome.better != "higher":
             return found
         return Interval(-found.estimate, -found.high, -found.low, found.seeds)
 
@@ -78,21 +78,21 @@ def verdicts(study: ml_collections.ConfigDict, runs: Runs) -> dict[str, verdict.
 
 
 def smallest_effect(study: ml_collections.ConfigDict, claim: ml_collections.ConfigDict, runs: Runs) -> float | None:
-    """The effect that would matter: a share of an arm's own outcome, as the claim says; None before its first run."""
+    """The smallest effect that matters: the claim's share of an arm's outcome; None before the arm's first run."""
     effect = claim.smallest_effect
-    of_seeds = outcomes.by_seed(runs[effect.arm], study.outcomes[effect.outcome].of).values()
-    return effect.share * float(np.mean(list(of_seeds))) if of_seeds else None
+    values = outcomes.by_seed(runs[effect.arm], study.outcomes[effect.outcome].of).values()
+    return effect.share * float(np.mean(list(values))) if values else None
 
 
 def _verdicts(study, runs) -> Iterable[str]:
     for name, decided in verdicts(study, runs).items():
         claim = study.claims[name]
-        carried = ", ".join(f"{outcome} ({comparison})" for comparison, outcome in claim.upheld_by)
+        decisive = ", ".join(f"{outcome} ({comparison})" for comparison, outcome in claim.upheld_by)
         pairs = (study.comparisons[comparison] for comparison, _ in (*claim.upheld_by, claim.refuted_by))
         done, planned = min(len(_common(runs, pair)) for pair in pairs), len(study.seeds)
         so_far = f" Provisional: {done} of {planned} seeds are done." if done < planned else ""
-        text = f"{claim.says} The rules say so because {decided.reason}. It rests on {carried}.{so_far}"
-        yield f"**{decided.kind.capitalize()}**: {text}"
+        reasons = f"Reason: {decided.reason}. It depends on {decisive}."
+        yield f"**{decided.kind.capitalize()}**: {claim.says} {reasons}{so_far}"
 
 
 def _common(runs: Runs, comparison) -> set[int]:
@@ -106,13 +106,13 @@ def _rules(study) -> Iterable[str]:
         comparison, outcome = claim.refuted_by
         effect = claim.smallest_effect
         yield (
-            f"*{claim.says}* Upheld if the interval of {upheld} lies on the better side of 0. Refuted if that of "
-            f"{comparison} in {outcome} excludes an effect of {effect.share:.3g} of {effect.arm}'s {effect.outcome}. "
-            f"Else open."
+            f"*{claim.says}* Upheld if the interval of {upheld} lies on the better side of 0. Refuted if the interval "
+            f"of {comparison} in {outcome} excludes an effect of {effect.share:.3g} of {effect.arm}'s "
+            f"{effect.outcome}. Otherwise open."
         )
-    yield f"Runs stop by the budget of {study.budget_hours:g} hours alone, never by results."
+    yield f"Only the budget of {study.budget_hours:g} hours stops the runs, never their results."
     yield _table(
-        ("outcome", "what it is", "path", "better"),
+        ("outcome", "meaning", "path", "better"),
         ((name, outcome.says, f"`{outcome.of}`", outcome.better) for name, outcome in study.outcomes.items()),
     )
 
@@ -140,17 +140,17 @@ def _differences(study, runs) -> str:
 
 def _arms(study, runs, finished, probabilities) -> str:
     def cell(arm, outcome) -> str:
-        values = [_factor(outcome) * of for of in outcomes.by_seed(runs[arm], outcome.of).values()]
+        values = [_factor(outcome) * number for number in outcomes.by_seed(runs[arm], outcome.of).values()]
         spread = f" ± {np.std(values, ddof=1):.{_digits(outcome)}f}" if len(values) > 1 else ""
         return f"{np.mean(values):.{_digits(outcome)}f}{spread}" if values else "not run"
 
     def variance(arm) -> str:
-        kept = [probabilities(task) for task in finished if task.arm == arm and not task.of_choice]
-        kept = [of for of in kept if of]
-        if len(kept) < 2:
+        stored = [probabilities(task) for task in finished if task.arm == arm and not task.is_candidate]
+        stored = [arrays for arrays in stored if arrays]
+        if len(stored) < 2:
             return "not run"
-        of = study.arms[arm].evaluation.variance_of
-        found = metrics.prediction_variance(np.stack([of_run for of_run, _ in kept]), kept[0][1], of)
+        kind = study.arms[arm].evaluation.variance_of
+        found = metrics.prediction_variance(np.stack([predicted for predicted, _ in stored]), stored[0][1], kind)
         return f"{1000 * float(np.mean(found)):.2f}"
 
     rows = (
@@ -166,7 +166,7 @@ def _choices(study, finished) -> Iterable[str]:
         found = chosen.get(name)
         by_value = found and ", ".join(f"{value}: {100 * ece:.2f}" for value, ece in found["validation_ece"].items())
         text = f"{found['value']} (validation ECE in percent by value: {by_value})" if found else "not run"
-        yield f"Chosen for {choice.arm} on validation, seed {choice.seed}, and used by {', '.join(choice.arms)}:"
+        yield f"Chosen on the validation set by {choice.arm}, seed {choice.seed}, for {', '.join(choice.arms)}:"
         yield f"- {name} = {text}"
 
 
@@ -186,18 +186,18 @@ def _run(finished) -> str:
     if not rows:
         return "Nothing yet."
     total = sum(run["hours"] for run in finished.values())
-    header = ("run", "seed", "hours", "commit", "hardware", "accuracy on its training images", "data that were absent")
+    header = ("run", "seed", "hours", "commit", "hardware", "training accuracy", "missing data")
     return _table(header, rows) + f"\n\n{len(rows)} runs, {total:.2f} hours."
 
 
 def _absent(absent: Mapping[str, Any]) -> str:
-    names = (name for part in absent.values() for of_kind in part.values() for name in of_kind)
+    names = (name for part in absent.values() for missing in part.values() for name in missing)
     return ", ".join(dict.fromkeys(names)) or "none"
 
 
 def _not_run(left) -> str:
     if not left:
-        return "Nothing: all that was planned is done."
+        return "None: all planned runs are done."
     rows = ((task.name, task.seed, "unknown" if hours is None else f"{hours:.2f}") for task, hours in left.items())
     return _table(("run", "seed", "expected hours"), rows)
 

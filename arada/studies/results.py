@@ -1,12 +1,12 @@
-"""The results folder of a study: all that later runs and the page need, small enough to be committed.
+"""The results folder of a study: all files that later runs and the page need, small enough to commit.
 
     RESULTS/runs/<name>/seed_<s>.json          metrics, config, commit, hardware and hours of a finished run
     RESULTS/predictions/<name>/seed_<s>.npz    its probabilities on the test images, for the variance over seeds
-    RESULTS/robustness/<source>/...            the rankings by which other arms of that seed are trained
+    RESULTS/robustness/<source>/...            the rankings that other arms of that seed are trained with
     RESULTS/index.md                           the page
 
-A machine that has only this folder goes on with the runs that are missing: rankings are put back into its workdir, and
-the weights of finished runs are not needed any more.
+Another machine continues from this folder alone: it copies the rankings into its workdir, and does not need the weights
+of finished runs.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ from arada.runs.identity import differences, ranking_sources, run_identity, uses
 from arada.runtime import files
 from arada.studies.design import Task
 
-# What is kept of each ranking.
+# The splits of a ranking.
 RANKED = ("train", "validation", "test")
-# Test probabilities are kept as whole numbers up to this one, where they are at most so many.
+# Test probabilities are stored as whole numbers from 0 to `_ONE`, up to `MOST_PROBABILITIES` of them.
 _ONE, MOST_PROBABILITIES = np.iinfo(np.uint16).max, 2_000_000
 
 
@@ -38,45 +38,48 @@ class Results:
         return self.path / "runs" / task.name / f"seed_{task.seed}.json"
 
     def read(self, task: Task) -> dict[str, Any] | None:
-        """What a finished run has left; None if it has not finished. Raises UserError if it is not such a file."""
+        """The record of a finished run; None if it has not finished. Raises UserError for a broken file."""
         file = self._run(task)
         if not file.exists():
             return None
         run = files.read_json(file)
         needed = {"metrics": dict, "identity": dict, "hours": float, "commit": str, "hardware": str, "data": dict}
         if not (isinstance(run, dict) and all(isinstance(run.get(key), kind) for key, kind in needed.items())):
-            raise UserError(f"{file} is not what a study writes: {', '.join(needed)}; put it back, or delete it")
+            raise UserError(f"{file} is not a study's record with {', '.join(needed)}; restore it, or delete it")
         return run
 
     def check(self, task: Task, config: ml_collections.ConfigDict) -> None:
-        """Raises UserError if the finished run `task` was made by another config than the study's."""
+        """Raises UserError if the finished run `task` has another config than the study."""
         if run := self.read(task):
             now = run_identity(config, task.seed, run["identity"].get("num_devices", 1))
             if differing := differences(run["identity"], now):
                 raise UserError(
-                    f"{self._run(task)} was made with another config: {'; '.join(differing)}. Set them as they are "
-                    f"there, give the study another name or results folder, or delete the file"
+                    f"{self._run(task)} has another config: {'; '.join(differing)}. Set these fields to the file's "
+                    f"values, give the study another name or results folder, or delete the file"
                 )
 
     def check_data(self, data: Mapping[str, str]) -> None:
-        """Raises UserError if a finished run saw other images than those with these digests."""
+        """Raises UserError if a finished run used images or labels with other digests."""
         for file in (path for depth in ("*", "*/*") for path in files.matching(self.path, f"runs/{depth}/seed_*.json")):
-            if (there := files.read_json(file).get("data")) != data:
-                raise UserError(f"{file} was made with other images or labels ({differences(there, dict(data))[0]})")
+            if (stored := files.read_json(file).get("data")) != data:
+                raise UserError(
+                    f"{file} used other images or labels ({differences(stored, dict(data))[0]}); use the same data, or "
+                    f"delete the file"
+                )
 
     def write(self, task: Task, run: Mapping[str, Any]) -> None:
-        """Keeps what a finished run leaves; floats to seven digits."""
+        """Writes the record of a finished run, with floats to seven digits."""
         files.write_json(self._run(task), _rounded(run))
 
     def write_probabilities(self, task: Task, probabilities: np.ndarray, labels: np.ndarray) -> None:
-        """Keeps float[N, Z] on the test images, unless they are too many."""
+        """Stores float[N, Z] on the test images, unless they are too many."""
         if probabilities.size <= MOST_PROBABILITIES:
-            kept = np.round(probabilities * _ONE).astype(np.uint16)
-            arrays: dict[str, Any] = {"probability": kept, "label": labels.astype(np.int32)}
+            scaled = np.round(probabilities * _ONE).astype(np.uint16)
+            arrays: dict[str, Any] = {"probability": scaled, "label": labels.astype(np.int32)}
             files.write_npz(self._probabilities(task), arrays, compressed=True)
 
     def read_probabilities(self, task: Task) -> tuple[np.ndarray, np.ndarray] | None:
-        """(float32[N, Z], int32[N]) of a run's test images; None if they were not kept."""
+        """Probabilities float32[N, Z] and labels int32[N] of a run's test images; None if they were not stored."""
         file = self._probabilities(task)
         if not file.exists():
             return None
@@ -88,16 +91,16 @@ class Results:
         return self.path / "predictions" / task.name / f"seed_{task.seed}.npz"
 
     def keep_rankings(self, workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> None:
-        """Copies the rankings by which a run of `config` is trained, if they are complete; random ones need not be."""
+        """Copies the complete rankings that a run of `config` is trained with; random ones are not copied."""
         for directory in ranking_folders(workdir, config):
-            kept = self.path / directory.relative_to(workdir.path)
-            if is_complete(directory) and not is_complete(kept):
+            copy = self.path / directory.relative_to(workdir.path)
+            if is_complete(directory) and not is_complete(copy):
                 for name in RANKED:
-                    files.write_npz(kept / f"{name}.npz", files.read_npz(directory / f"{name}.npz"), compressed=True)
-                files.write_bytes(kept / "config.json", (directory / "config.json").read_bytes())
+                    files.write_npz(copy / f"{name}.npz", files.read_npz(directory / f"{name}.npz"), compressed=True)
+                files.write_bytes(copy / "config.json", (directory / "config.json").read_bytes())
 
     def restore_rankings(self, workdir: workdirs.Workdir) -> None:
-        """Puts rankings back into a workdir that lacks them."""
+        """Copies rankings back into a workdir that lacks them."""
         folders = "robustness/*/seed_*"
         for file in (
             path for deeper in ("", "*/") for path in files.matching(self.path, f"{folders}/{deeper}config.json")
@@ -110,7 +113,7 @@ class Results:
 
 
 def ranking_folders(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> list[epath.Path]:
-    """Those that a run of `config` with its first seed is trained by and that take work to make."""
+    """The folders in the workdir of the rankings for a run of `config` with its first seed, without random ones."""
     ranking = config.ranking
     if not uses_precomputed(config) or ranking.by == "random":
         return []
@@ -120,13 +123,13 @@ def ranking_folders(workdir: workdirs.Workdir, config: ml_collections.ConfigDict
 
 
 def is_complete(directory: epath.Path) -> bool:
-    """Whether a ranking has all its files; config.json is copied last."""
+    """Whether a ranking has all its files."""
     return all((directory / name).exists() for name in ("config.json", *(f"{split}.npz" for split in RANKED)))
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _rounded(of) for key, of in value.items()}
+        return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(of) for of in value]
+        return [_rounded(item) for item in value]
     return float(f"{value:.7g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Runs what a study lacks, one arm and seed after the other or as jobs of a cluster, within its budget of hours."""
+"""Runs the missing runs of a study, one after the other or as jobs of a cluster, within its budget of hours."""
 
 import contextlib
 import dataclasses
@@ -25,12 +25,12 @@ from arada.studies.results import Results, is_complete, ranking_folders
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two entries of a run's hours: what a kill may lose of them.
+# Seconds between two entries of a run's hours; a kill loses at most this much.
 HEARTBEAT = 30.0
 
 
 class Runner:
-    """A study in one workdir. Raises UserError for what cannot be run, before anything is."""
+    """A study in one workdir. Raises UserError for an invalid study before the first run."""
 
     def __init__(self, study: ml_collections.ConfigDict, workdir: epath.PathLike):
         design.check(study)
@@ -39,27 +39,27 @@ class Runner:
         self.results = Results(study.results or self.workdir.path / "study")
 
     def finished(self) -> dict[Task, dict[str, Any]]:
-        """What every finished run has left."""
+        """The record of every finished run."""
         read = ((task, self.results.read(task)) for task in design.tasks(self.study))
         return {task: run for task, run in read if run}
 
     def config_of(self, task: Task) -> ml_collections.ConfigDict:
-        """The config of a run whose choices are made."""
+        """The config of a run that waits for no choice."""
         return design.config_of(self.study, task, design.chosen(self.study, self.finished()))
 
     def run(self, tasks: Sequence[Task], submit: cluster.Submit | None = None) -> None:
-        """Runs what is missing of `tasks` until it is done or the budget is spent."""
-        self._look_at_all()
-        with hosts.first_before_others("rankings are back"):
+        """Runs the missing `tasks` until all are done or the budget is spent."""
+        self._check_all()
+        with hosts.first_before_others("rankings are restored"):
             if hosts.is_first():
                 self.results.restore_rankings(self.workdir)
         if submit and any(fields.get("shift_source") == "generated" for fields in self.study.shifts.values()):
             submit(make_shifted, [self.study.to_dict()])
         while True:
-            self.tell(tasks)
-            # On one machine a seed at a time, so that pairs are complete early; jobs begin all at once.
+            self.log_progress(tasks)
+            # One machine runs a seed at a time, so that pairs are complete early; jobs start together.
             runnable = self._runnable(tasks)
-            due = self._affordable(self._of_first_phase(runnable) if submit else runnable[:1])
+            due = self._affordable(self._first_phase(runnable) if submit else runnable[:1])
             if not due:
                 break
             if submit:
@@ -70,18 +70,18 @@ class Runner:
                 backend.drop_programs()
             self.write_page()
 
-    def _look_at_all(self) -> None:
-        """All configs first: a mistake in the last arm costs nothing."""
-        choices, looked_at = design.chosen(self.study, self.finished()), set()
+    def _check_all(self) -> None:
+        """Checks all configs first, so that a mistake in the last arm costs no compute."""
+        choices, checked = design.chosen(self.study, self.finished()), set()
         for task in design.tasks(self.study):
             waits = design.waits_for(self.study, task, choices)
             config = self.study.arms[task.arm] if waits else design.config_of(self.study, task, choices)
-            if config.name not in looked_at:
-                looked_at.add(config.name)
+            if config.name not in checked:
+                checked.add(config.name)
                 for fields in self.study.shifts.values():
-                    of_part = ml_collections.ConfigDict(config.to_dict(), convert_dict=True)
-                    of_part.evaluation.update(fields)
-                    self._experiment(of_part)
+                    part_config = ml_collections.ConfigDict(config.to_dict(), convert_dict=True)
+                    part_config.evaluation.update(fields)
+                    self._experiment(part_config)
             if not waits:
                 self.results.check(task, config)
 
@@ -89,17 +89,17 @@ class Runner:
         return Experiment(config, self.workdir.path, is_sweep_point="/" in config.name)
 
     def _runnable(self, tasks: Sequence[Task]) -> list[Task]:
-        """Those of `tasks` that are missing and wait for no choice, in their order."""
+        """The missing `tasks` that wait for no choice, in their order."""
         finished = self.finished()
         choices = design.chosen(self.study, finished)
         return [task for task in self.left(tasks) if not design.waits_for(self.study, task, choices)]
 
-    def _of_first_phase(self, tasks: list[Task]) -> list[Task]:
-        """Of these only what waits for no other: choices, then what is not ranked, the others, at last ensembles."""
+    def _first_phase(self, tasks: list[Task]) -> list[Task]:
+        """The tasks of the first phase that is left: candidates, arms without ranks, arms with ranks, ensembles."""
 
         def phase(task: Task) -> int:
             config = self.study.arms[task.arm]
-            if task.of_choice:
+            if task.is_candidate:
                 return 0
             return 3 if config.ensemble.of else 1 + uses_precomputed(config)
 
@@ -107,7 +107,7 @@ class Runner:
         return [task for task in tasks if phase(task) == first]
 
     def _affordable(self, tasks: list[Task]) -> list[Task]:
-        """The first of these, as many as the budget pays for."""
+        """The first of `tasks` that fit into the budget."""
         finished = self.finished()
         hours, budget = self.spent(finished), self.study.budget_hours
         for number, task in enumerate(tasks):
@@ -118,18 +118,18 @@ class Runner:
         return tasks
 
     def run_task(self, task: Task) -> None:
-        """Trains, ranks and predicts one run, and keeps what it leaves."""
+        """Trains, ranks and predicts one run, and stores its record."""
         config = self.config_of(task)
         logger.info("study %s: %s/seed_%d", self.study.name, task.name, task.seed)
         with self._clock(task) as hours:
             experiment = self._experiment(config)
-            # The splits are read and compared with those of runs on other machines.
+            # Reads the splits and writes their digests, which must match those of runs on other machines.
             _ = experiment.splits
             data = files.read_json(self.workdir.data)["sha256"]
             self.results.check_data(data)
             rank_once(experiment)
             experiment.train()
-            if not task.of_choice:
+            if not task.is_candidate:
                 self._rank_for_others(task)
             metrics, absent = self._evaluate(experiment, task)
         if hosts.is_first():
@@ -140,40 +140,40 @@ class Runner:
                 {"name": config.name, "identity": identity, **made, "hours": hours()}
                 | {"data": data, "absent": absent, "metrics": metrics},
             )
-        hosts.wait(f"{task.name}/seed_{task.seed} is kept")
+        hosts.wait(f"{task.name}/seed_{task.seed} is stored")
 
     def _rank_for_others(self, task: Task) -> None:
-        """Makes and keeps the rankings by this run for all arms, which then need its weights no more."""
+        """Makes and stores this run's rankings for all arms, which then do not need its weights."""
         finished = self.finished()
         choices = design.chosen(self.study, finished)
         for other in design.tasks(self.study):
-            if other in finished or other.of_choice or design.waits_for(self.study, other, choices):
+            if other in finished or other.is_candidate or design.waits_for(self.study, other, choices):
                 continue
             config = design.config_of(self.study, other, choices)
-            by_this = self.workdir.path / "robustness" / task.name / f"seed_{task.seed}"
+            own_folder = self.workdir.path / "robustness" / task.name / f"seed_{task.seed}"
             folders = ranking_folders(self.workdir, config)
-            if any(folder == by_this or by_this in folder.parents for folder in folders):
+            if any(folder == own_folder or own_folder in folder.parents for folder in folders):
                 rank_once(self._experiment(config))
                 if hosts.is_first():
                     self.results.keep_rankings(self.workdir, config)
 
     def _evaluate(self, experiment: Experiment, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The run's metrics, with "shift" by the study's parts, and what data were absent."""
+        """The run's metrics, with "shift" by the study's parts, and the missing data."""
         config = experiment.config
         metrics: dict[str, Any] = {}
         absent: dict[str, Any] = {}
-        # What a choice is made by needs no shifted images.
-        parts = {"clean": {"shifts": ()}} if task.of_choice else self.study.shifts.to_dict()
+        # Candidates of a choice need no shifted images.
+        parts = {"clean": {"shifts": ()}} if task.is_candidate else self.study.shifts.to_dict()
         for part, fields in parts.items():
             config.evaluation.update(fields)
-            if task.of_choice:
+            if task.is_candidate:
                 config.evaluation.out_of_distribution = ()
             missing = experiment.predict()
             absent[part] = dataclasses.asdict(missing)
             report = summary.summarize(self.workdir, config, missing, [(config.name, task.seed)])
             run = report["methods"][config.name]["runs"][str(task.seed)]
             metrics = _joined(metrics, run, part)
-        if not task.of_choice and hosts.is_first():
+        if not task.is_candidate and hosts.is_first():
             directory = self.workdir.predictions(config.name, task.seed)
             probabilities, labels, _ = predictions.read(directory, "test")
             floor = calibration_floor(probabilities, num_bins=config.evaluation.num_bins)
@@ -183,7 +183,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _clock(self, task: Task) -> Iterator[Any]:
-        """Counts the hours of a run, over all its starts; what is given returns those up to now."""
+        """Counts the hours of a run, over all its starts; yields a function that returns the hours so far."""
         file = self._hours(task)
         before, start = (files.read_json(file)["hours"] if file.exists() else 0.0), time.monotonic()
         ended = threading.Event()
@@ -211,17 +211,22 @@ class Runner:
         return self.workdir.path / "study_hours" / task.name / f"seed_{task.seed}.json"
 
     def spent(self, finished: Mapping[Task, Mapping[str, Any]]) -> float:
-        """Hours of all runs: those finished, and this workdir's part of those that are not."""
+        """The hours of all finished runs, and of unfinished ones in this workdir."""
         begun = (self._hours(task) for task in design.tasks(self.study) if task not in finished)
         hours = (files.read_json(file)["hours"] for file in begun if file.exists())
         return sum(run["hours"] for run in finished.values()) + sum(hours)
 
     def expected(self, task: Task, finished: Mapping[Task, Mapping[str, Any]]) -> float | None:
-        """Hours that a run will take: those of the arm's other runs, or in proportion to its images; None at first."""
-        kind = [run["hours"] for of, run in finished.items() if (of.arm, of.of_choice) == (task.arm, task.of_choice)]
-        if kind:
-            return sum(kind) / len(kind)
-        images = sum(self._images(of) for of in finished)
+        """A run's expected hours: the mean of the arm's runs, else in proportion to its images; None if no run is
+        finished."""
+        alike = [
+            run["hours"]
+            for other, run in finished.items()
+            if (other.arm, other.is_candidate) == (task.arm, task.is_candidate)
+        ]
+        if alike:
+            return sum(alike) / len(alike)
+        images = sum(self._images(other) for other in finished)
         return sum(run["hours"] for run in finished.values()) / images * self._images(task) if images else None
 
     def _images(self, task: Task) -> float:
@@ -229,23 +234,23 @@ class Runner:
         return 0 if config.ensemble.of else config.ensemble.members * config.training.epochs * config.data.num_train
 
     def left(self, tasks: Sequence[Task]) -> dict[Task, float | None]:
-        """The expected hours of every one of `tasks` that is not finished."""
+        """The expected hours of each unfinished task."""
         finished = self.finished()
         return {task: self.expected(task, finished) for task in tasks if task not in finished}
 
-    def tell(self, tasks: Sequence[Task]) -> None:
-        """Logs how much is done and left."""
+    def log_progress(self, tasks: Sequence[Task]) -> None:
+        """Logs the numbers of finished and missing runs, and the hours."""
         finished, left = self.finished(), self.left(tasks)
         spent, budget = self.spent(finished), self.study.budget_hours
         known = [hours for hours in left.values() if hours is not None]
         needed = f"about {sum(known):.2f} hours" if known or not left else "hours unknown before the first run ends"
         logger.info(
-            "study %s: %d runs are done, %d are left, %s; %.2f of %g hours are spent",
+            "study %s: %d runs done, %d left, %s; %.2f of %g hours spent",
             *(self.study.name, len(finished), len(left), needed, spent, budget),
         )
 
     def write_page(self) -> epath.Path:
-        """Writes the page of the results as they are, and returns its path."""
+        """Writes the page of the current results, and returns its path."""
         file, finished = self.results.path / "index.md", self.finished()
         if hosts.is_first():
             text = page.page(self.study, finished, self.left(design.tasks(self.study)), self.results.read_probabilities)
@@ -254,7 +259,7 @@ class Runner:
 
 
 def rank_once(experiment: Experiment) -> None:
-    """Makes the rankings that training needs, unless they are there: then nobody asks for the weights they are of."""
+    """Makes the rankings that training needs; if they exist, the weights of their source are not needed."""
     config, workdir = experiment.config, experiment.workdir
     if not uses_precomputed(config) or not _missing_rankings(workdir, config):
         return
@@ -269,13 +274,13 @@ def _missing_rankings(workdir: workdirs.Workdir, config: ml_collections.ConfigDi
 
 
 def run_task(job: tuple[dict[str, Any], tuple], workdir: str) -> None:
-    """One run as a job of a cluster, given as plain values."""
+    """Runs one run as a job of a cluster, given as plain values."""
     study, task = job
     Runner(ml_collections.ConfigDict(study, convert_dict=True), workdir).run_task(Task(*task))
 
 
 def make_shifted(study: dict[str, Any], workdir: str) -> None:
-    """Makes the shifted images that are kept on disk, before jobs that would all write them at once."""
+    """Makes the shifted images on disk before the jobs start, which would all write them at once."""
     arm = next(iter(study["arms"].values()))
     for fields in study["shifts"].values():
         config = ml_collections.ConfigDict(arm, convert_dict=True)
@@ -284,10 +289,11 @@ def make_shifted(study: dict[str, Any], workdir: str) -> None:
 
 
 def _joined(metrics: dict[str, Any], run: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The metrics of a run with those on one more part of the shifts: "shift" becomes {part: {type: [...]}}."""
-    of_parts = metrics.get("shift", {}) | {part: run["shift"]}
-    calibrated = {
-        name: {**of, "shift": metrics.get("calibrated", {}).get(name, {}).get("shift", {}) | {part: of["shift"]}}
-        for name, of in run["calibrated"].items()
-    }
-    return {**run, "shift": of_parts, "calibrated": calibrated}
+    """A run's metrics with one more part of the shifts: "shift" becomes {part: {type: [...]}}."""
+
+    def with_part(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+        return {**now, "shift": before.get("shift", {}) | {part: now["shift"]}}
+
+    before = metrics.get("calibrated", {})
+    calibrated = {name: with_part(before.get(name, {}), now) for name, now in run["calibrated"].items()}
+    return with_part(metrics, run) | {"calibrated": calibrated}

@@ -1,47 +1,46 @@
-"""What all studies share: their fields with their meaning, and the outcomes that calibration is judged by."""
+"""The shared parts of all studies: the fields and their meaning, arms, comparisons, claims and outcomes."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-# Fields whose order is that of runs and tables.
+# Fields that order the runs and the tables.
 ORDERED = ("arms", "choices", "shifts", "outcomes", "comparisons", "claims")
 
 
 def study(**fields: Any) -> ml_collections.ConfigDict:
-    """The fields of a study, with those of a file; `python -m arada.study` checks them."""
+    """A study with these fields; `python -m arada.study` checks them."""
     config = ml_collections.ConfigDict(
         {
-            # Of the results, one plain word.
+            # The study's name, one plain word.
             "name": "",
-            # The title of its page.
+            # The title of the study's page.
             "question": "",
-            # The date on which the design was committed, before its first run.
+            # The date on which the design was committed, before the first run.
             "stated": "",
-            # Each run of an arm has one; arms are compared within a seed.
+            # Every arm has a run with each seed; arms are compared within a seed.
             "seeds": (),
-            # By name, the config of an experiment. All are of one data set, split and network.
+            # By name, the config of an experiment. All arms have the same data set, split and network.
             "arms": {},
-            # Arms that come after all seeds of the others.
+            # Arms that run after all seeds of the other arms.
             "if_affordable": (),
-            # Values that are chosen by validation ECE before the arms run, by name: {"arm": whose runs, "field" as in
-            # the grid of a sweep, "candidates", "seed" of these runs, "arms": those that use the chosen value}. The run
-            # that was chosen is that seed's run of the arm.
+            # Values that are chosen by validation ECE before the arms run, by name: {"arm": the arm of the candidate
+            # runs, "field" as in the grid of a sweep, "candidates", "seed" of the candidate runs, "arms": the arms that
+            # use the chosen value}. The chosen candidate's run is also the arm's run with that seed.
             "choices": {},
-            # The shifted images that each run is evaluated on: {part: fields of `evaluation`}.
+            # The shifted images for the evaluation: {part: fields of `evaluation`}.
             "shifts": {},
-            # What is looked at: {name: {"says": in words, "of": a path (arada/studies/outcomes.py), "better": "lower"
-            # or "higher"}}.
+            # {name: {"says": in words, "of": a path (arada/studies/outcomes.py), "better": "lower" or "higher"}}.
             "outcomes": {},
             # {name: {"arm", "reference"}}: arm minus reference, within each seed.
             "comparisons": {},
             # {name: {"says": a sentence, "upheld_by": ((comparison, outcome), ...), "refuted_by": (comparison,
             # outcome), "smallest_effect": {"arm", "outcome", "share"}}}; arada/evaluation/verdict.py has the rules.
             "claims": {},
-            # Hours of all runs together. A run begins only if it is expected to end within them.
+            # Hours of all runs together. A run starts only if it is expected to end within them.
             "budget_hours": 0.0,
-            # Where results go, such as "docs/studies/ranking", to be committed as they come; "" for WORKDIR/study.
+            # The results folder, such as "docs/studies/ranking", to be committed run by run; "" for WORKDIR/study.
             "results": "",
         }
     )
@@ -51,32 +50,57 @@ def study(**fields: Any) -> ml_collections.ConfigDict:
 
 
 def arms(configs: Mapping[str, ml_collections.ConfigDict], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """These configs by arm, all with the same `overrides` and with the arm's name for their runs."""
+    """The configs by arm, all with the same `overrides`, and with runs named after their arm."""
     for name, config in configs.items():
         config.name = name
         config.update_from_flattened_dict(overrides)
     return dict(configs)
 
 
-def outcomes(part: str) -> dict[str, dict[str, str]]:
-    """The outcomes (a) to (f) with the shifted images of `part`: calibration, and what it must not cost."""
+def comparisons(**pairs: tuple[str, str]) -> dict[str, dict[str, str]]:
+    """The comparisons by name, each given as (arm, reference)."""
+    return {name: {"arm": arm, "reference": reference} for name, (arm, reference) in pairs.items()}
 
-    def one(says: str, of: str, better: str = "lower") -> dict[str, str]:
-        return {"says": says, "of": of, "better": better}
+
+def claim(says: str, comparison: str, upheld_by: tuple[tuple[str, str], ...], share: float) -> dict[str, Any]:
+    """A claim that `comparison` refutes by its ECE under shift; the smallest effect is a share of AdaLS'."""
+    effect = {"arm": "adals", "outcome": "shift_ece", "share": share}
+    return {
+        "says": says,
+        "upheld_by": upheld_by,
+        "refuted_by": (comparison, "shift_ece"),
+        "smallest_effect": effect,
+    }
+
+
+def ranking_helps(comparison: str) -> dict[str, Any]:
+    """The claim on the `comparison` of subsets by attack with random subsets, also after temperature scaling.
+
+    The paper's effect is a third of AdaLS' ECE under shift, 3.2 of 9.6; the smallest effect that matters is half of it.
+    """
+    says = "Subsets by adversarial robustness calibrate better under shift than random subsets do."
+    return claim(says, comparison, ((comparison, "shift_ece_tempered"), (comparison, "shift_ece")), share=1 / 6)
+
+
+def outcomes(part: str) -> dict[str, dict[str, str]]:
+    """The outcomes (a) to (f) with the shifted images of `part`: calibration, and the metrics that must not suffer."""
+
+    def outcome(says: str, path: str, better: str = "lower") -> dict[str, str]:
+        return {"says": says, "of": path, "better": better}
 
     tempered = "calibrated.temperature"
     return {
-        "shift_ece_tempered": one("(a) ECE under shift after temperature scaling", f"{tempered}.shift.{part}.ece"),
-        "shift_ece": one("(b) ECE under shift", f"shift.{part}.ece"),
-        "ece_over_floor": one("(c) ECE on clean test images minus its floor", "test.ece - test.ece_floor"),
-        "accuracy": one("(d) accuracy, clean", "test.accuracy", "higher"),
-        "nll": one("(d) NLL, clean", "test.nll"),
-        "brier": one("(d) Brier score, clean", "test.brier"),
-        "shift_accuracy": one("(d) accuracy under shift", f"shift.{part}.accuracy", "higher"),
-        "shift_nll": one("(d) NLL under shift", f"shift.{part}.nll"),
-        "shift_brier": one("(d) Brier score under shift", f"shift.{part}.brier"),
-        "nll_tempered": one("(d) NLL after temperature scaling, clean", f"{tempered}.test.nll"),
-        "shift_nll_tempered": one("(d) NLL under shift after temperature scaling", f"{tempered}.shift.{part}.nll"),
-        "shift_brier_tempered": one("(d) Brier score under shift after it", f"{tempered}.shift.{part}.brier"),
-        "auroc": one("(f) AUROC of the confidence, out-of-distribution images", "ood.auroc_confidence", "higher"),
+        "shift_ece_tempered": outcome("(a) ECE under shift after temperature scaling", f"{tempered}.shift.{part}.ece"),
+        "shift_ece": outcome("(b) ECE under shift", f"shift.{part}.ece"),
+        "ece_over_floor": outcome("(c) ECE on clean test images minus its floor", "test.ece - test.ece_floor"),
+        "accuracy": outcome("(d) accuracy, clean", "test.accuracy", "higher"),
+        "nll": outcome("(d) NLL, clean", "test.nll"),
+        "brier": outcome("(d) Brier score, clean", "test.brier"),
+        "shift_accuracy": outcome("(d) accuracy under shift", f"shift.{part}.accuracy", "higher"),
+        "shift_nll": outcome("(d) NLL under shift", f"shift.{part}.nll"),
+        "shift_brier": outcome("(d) Brier score under shift", f"shift.{part}.brier"),
+        "nll_tempered": outcome("(d) NLL after temperature scaling, clean", f"{tempered}.test.nll"),
+        "shift_nll_tempered": outcome("(d) NLL under shift after temperature scaling", f"{tempered}.shift.{part}.nll"),
+        "shift_brier_tempered": outcome("(d) Brier score under shift after it", f"{tempered}.shift.{part}.brier"),
+        "auroc": outcome("(f) AUROC of the confidence, out-of-distribution images", "ood.auroc_confidence", "higher"),
     }

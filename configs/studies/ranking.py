@@ -1,24 +1,24 @@
-"""Does the ranking by robustness help? AR-AdaLS by attack, by random subsets and AdaLS on CIFAR-10, rules fixed first.
+"""Does the ranking by robustness help? AR-AdaLS with subsets by attack, with random subsets, and AdaLS, on CIFAR-10.
 
     python -m arada.study --study=configs/studies/ranking.py --workdir=DIR
 
 Stated on 2026-11-26, before its first run. The paper says that subsets by adversarial robustness calibrate better than
-one adaptive label for all, above all under shift (ResNet-29, mean ECE on CIFAR-10-C: AdaLS 9.6 %, AR-AdaLS 6.4 %). It
-has no control with random subsets, and gives AdaLS ten times the learning rate alpha of AR-AdaLS. Here:
+one adaptive label for all images, especially under shift (ResNet-29, mean ECE on CIFAR-10-C: AdaLS 9.6 %, AR-AdaLS
+6.4 %). It has no control with random subsets, and AdaLS has ten times the alpha of AR-AdaLS. Here:
 
-* One alpha serves all adaptive arms. It is the one of the lowest validation ECE for AdaLS, so that any bias is against
-  the claim. Epsilon of label smoothing is chosen the same way. Both with seed 0.
-* Each seed is ranked by its own vanilla run, and each seed has random subsets of its own.
-* Runs stop by the budget alone, never by results.
+* All adaptive arms have the same alpha: the one with the lowest validation ECE for AdaLS, so that any bias is against
+  the claim. The epsilon of label smoothing is chosen in the same way. Both are chosen with seed 0.
+* Each seed is ranked by its own vanilla run, and has its own random subsets.
+* Only the budget stops the runs, never their results.
 
 The network is a ResNet v2 of depth 11, the smallest of its family and the largest that trains in 40 minutes on two CPU
 cores: 28 minutes in a pilot (vanilla, seed 0, batch-norm momentum 0.9; 98.8 % of the training images fitted, test
-accuracy 68.4 %, ECE 14.6 %); depth 20 does twice the work. It trains on 20,000 images with flips alone, so that it fits
-them and is over-confident, as the paper's networks are; 10,000 images validate, the 10,000 of the test set test.
+accuracy 68.4 %, ECE 14.6 %); depth 20 needs twice the work. It trains on 20,000 images with flips only, so that it fits
+them and is over-confident, like the paper's networks. There are 10,000 validation and 10,000 test images.
 
 Shifts: all 19 types of CIFAR-10-C, generated, and six simple types, at five severities on the same 2,000 test images.
-The rules look at the generated ones, which the paper's claim is about. Five seeds of five arms, the choices and the
-rankings are about 16 hours of two cores at the pilot's speed.
+The rules use the generated ones, because the paper's claim is about them. Five seeds of five arms, the choices and the
+rankings take about 16 hours on two cores at the pilot's speed.
 """
 
 import ml_collections
@@ -49,9 +49,8 @@ def get_config() -> ml_collections.ConfigDict:
     """The study."""
     names = ("vanilla", "label_smoothing", *ADAPTIVE, *IF_AFFORDABLE)
     arms = design.arms({name: cifar10.get_config(name) for name in names}, OVERRIDES)
-    # A third and two thirds of the way, as in the paper.
+    # After a third and two thirds of the epochs, as in the paper.
     arms["ar_adals_on_the_fly"].ranking.refresh_epochs = (13, 26)
-    random, one = "attack_minus_random", "attack_minus_adals"
     return design.study(
         name="ranking",
         question="Does the ranking by adversarial robustness help?",
@@ -80,26 +79,18 @@ def get_config() -> ml_collections.ConfigDict:
             "simple": {"shift_source": "simple", "shifts": ("simple",)},
         },
         outcomes=design.outcomes("generated"),
-        comparisons={
-            random: {"arm": "ar_adals", "reference": "ar_adals_by_random"},
-            one: {"arm": "ar_adals", "reference": "adals"},
-            "random_minus_adals": {"arm": "ar_adals_by_random", "reference": "adals"},
-            "adals_minus_vanilla": {"arm": "adals", "reference": "vanilla"},
-            "attack_minus_label_smoothing": {"arm": "ar_adals", "reference": "label_smoothing"},
-            "attack_minus_confidence": {"arm": "ar_adals", "reference": "ar_adals_by_confidence"},
-            "shrunk_minus_attack": {"arm": "ar_adals_shrunk", "reference": "ar_adals"},
-            "shrunk_minus_adals": {"arm": "ar_adals_shrunk", "reference": "adals"},
-            "on_the_fly_minus_attack": {"arm": "ar_adals_on_the_fly", "reference": "ar_adals"},
-        },
-        claims={
-            "ranking_helps": {
-                "says": "Subsets by adversarial robustness calibrate better under shift than random subsets do.",
-                "upheld_by": ((random, "shift_ece_tempered"), (random, "shift_ece")),
-                "refuted_by": (random, "shift_ece"),
-                # The paper's effect is a third of AdaLS' ECE under shift, 3.2 of 9.6; half of it.
-                "smallest_effect": {"arm": "adals", "outcome": "shift_ece", "share": 1 / 6},
-            }
-        },
+        comparisons=design.comparisons(
+            attack_minus_random=("ar_adals", "ar_adals_by_random"),
+            attack_minus_adals=("ar_adals", "adals"),
+            random_minus_adals=("ar_adals_by_random", "adals"),
+            adals_minus_vanilla=("adals", "vanilla"),
+            attack_minus_label_smoothing=("ar_adals", "label_smoothing"),
+            attack_minus_confidence=("ar_adals", "ar_adals_by_confidence"),
+            shrunk_minus_attack=("ar_adals_shrunk", "ar_adals"),
+            shrunk_minus_adals=("ar_adals_shrunk", "adals"),
+            on_the_fly_minus_attack=("ar_adals_on_the_fly", "ar_adals"),
+        ),
+        claims={"ranking_helps": design.ranking_helps("attack_minus_random")},
         budget_hours=16.0,
         results="docs/studies/ranking",
     )

@@ -29,23 +29,29 @@ def set_to(field, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_to("name", "a/b"), r"study.name is 'a/b'; it names a folder"),
+        (set_to("name", "a/b"), r"study.name is 'a/b'; it must be a folder's name"),
         (set_to("seeds", ()), r"study.seeds is \(\); name one or more"),
         (set_to("seeds", (0, 0)), r"study.seeds is \(0, 0\)"),
         (set_to("budget_hours", 0.0), r"study.budget_hours is 0.0; it must be above 0"),
         (set_to("arms.adals.name", "other"), r"study.arms.adals has runs called 'other'"),
-        (set_to("arms.adals.model.width", 8), r"of other data or networks: model.width is .* there and .* here"),
-        (set_to("if_affordable", ("focal",)), r"study.if_affordable names 'focal'; there are vanilla, adals, ar_adals"),
-        (set_to("comparisons.robust_minus_one.arm", "x"), r"study.comparisons.robust_minus_one.arm names 'x'"),
+        (set_to("arms.adals.model.width", 8), r"differ in data or network: model.width is .* there and .* here"),
+        (
+            set_to("if_affordable", ("focal",)),
+            r"study.if_affordable names the unknown 'focal'; choose one of vanilla, adals, ar_adals",
+        ),
+        (
+            set_to("comparisons.robust_minus_one.arm", "x"),
+            r"study.comparisons.robust_minus_one.arm names the unknown 'x'",
+        ),
         (set_to("shifts", ml_collections.ConfigDict()), r"study.shifts is empty; name at least one part"),
         (
             set_to("shifts.simple.shift", ("noise",)),
             r"study.shifts.simple has 'shift', which is not a field of evaluation",
         ),
-        (set_to("outcomes.nll.of", "ece"), r"study.outcomes.nll.of is 'ece': an outcome is a path"),
+        (set_to("outcomes.nll.of", "ece"), r"study.outcomes.nll.of is 'ece': an outcome must be a path"),
         (set_to("claims.helps.upheld_by", ()), r"study.claims.helps needs upheld_by"),
-        (set_to("claims.helps.refuted_by", ("x", "nll")), r"study.claims.helps names 'x'"),
-        (set_to("claims.helps.refuted_by", ("robust_minus_one", "x")), r"study.claims.helps names 'x'"),
+        (set_to("claims.helps.refuted_by", ("x", "nll")), r"study.claims.helps names the unknown 'x'"),
+        (set_to("claims.helps.refuted_by", ("robust_minus_one", "x")), r"study.claims.helps names the unknown 'x'"),
         (set_to("claims.helps.smallest_effect.share", 0.0), r"smallest_effect.share above 0"),
     ],
 )
@@ -64,7 +70,7 @@ def test_the_config_of_an_experiment_is_no_study():
 def test_what_ranks_an_arm_is_an_arm(study):
     del study.arms["vanilla"]
     with pytest.raises(
-        UserError, match=r"study.arms.ar_adals is ranked by runs of 'vanilla', which is not an arm; add it"
+        UserError, match=r"study.arms.ar_adals is ranked by runs of 'vanilla', which is not an arm; add this arm"
     ):
         design.check(study)
 
@@ -73,7 +79,7 @@ def test_what_ranks_an_arm_is_an_arm(study):
     ("field", "value", "message"),
     [
         ("candidates", (0.1,), r"study.choices.alpha.candidates is \(0.1,\); name two or more"),
-        ("arms", ("x",), r"study.choices.alpha names 'x'"),
+        ("arms", ("x",), r"study.choices.alpha names the unknown 'x'"),
         ("field", "alfa", r"study.choices.alpha: the config has no field 'alfa'"),
     ],
 )
@@ -92,7 +98,7 @@ def test_runs_come_a_seed_at_a_time_and_what_may_be_left_out_last(study):
 def test_what_is_chosen_from_comes_first(with_choice):
     first, second, third, *_ = design.tasks(with_choice)
     assert [first, second] == [Task("adals", f"adals/alpha_{value}", 0) for value in (0.1, 0.2)]
-    assert (first.of_choice, third.of_choice) == (True, False)
+    assert (first.is_candidate, third.is_candidate) == (True, False)
 
 
 def test_an_ensemble_comes_once_behind_its_members():
@@ -118,9 +124,9 @@ def test_seeds_and_arms_are_selected_with_what_they_need(with_choice):
 @pytest.mark.parametrize(
     ("seeds", "arms", "message"),
     [
-        (["7"], [], r"--seeds names '7'; the study has 0, 1, and --study.seeds=... states others"),
+        (["7"], [], r"--seeds names '7', but the study has 0, 1; --study.seeds=... changes them"),
         (["a"], [], r"--seeds names 'a'"),
-        ([], ["mixup"], r"--arms names 'mixup'; there are vanilla, adals, ar_adals"),
+        ([], ["mixup"], r"--arms names the unknown 'mixup'; choose one of vanilla, adals, ar_adals"),
     ],
 )
 def test_what_cannot_be_selected(study, seeds, arms, message):

@@ -39,7 +39,7 @@ def test_no_branches_are_no_mean():
 
 @pytest.mark.parametrize("text", ["", "ece", "test.ece -", "a.b - c.d - e.f", "test ece"])
 def test_what_is_no_path(text):
-    with pytest.raises(ValueError, match="an outcome is a path"):
+    with pytest.raises(ValueError, match="an outcome must be a path"):
         outcomes.parse(text)
 
 
