@@ -1,8 +1,8 @@
 """Calibration after training: maps from logits to probabilities, fitted on a validation set.
 
-All keep the order of an example's classes, so that accuracy does not change. Logits are float[N, Z], labels int[N] in
-0..Z-1, both with concrete values. A logit of -inf masks a class. Everything else raises ValueError: other shapes and
-dtypes, labels out of range, NaN, +inf, a label whose class is masked, no examples.
+All keep the order of an example's classes, and so the accuracy. Logits are float[N, Z], labels int[N] in 0..Z-1, both
+with concrete values. A logit of -inf masks a class. Other input raises ValueError: other shapes and dtypes, labels out
+of range, NaN, +inf, a label with a masked class, no examples.
 """
 
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from scipy import special
 from arada import inputs
 from arada.inputs import Array
 
-# Bounds of temperatures. Validation images that are all classified correctly would give 0, labels that have nothing to
-# do with the logits infinity.
+# Bounds of temperatures. Without bounds, logits that classify all images correctly give 0, and logits that are
+# independent of the labels give infinity.
 BOUNDS = (1e-2, 1e2)
 # The bounds of Mix-n-Match's code.
 ETS_BOUNDS = (0.05, 5.0)
@@ -27,30 +27,30 @@ class Calibrator(NamedTuple):
     weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
 
     def __call__(self, logits: Array) -> np.ndarray:
-        """Probabilities float64[N, Z]; NaN for a row of logits without probabilities."""
+        """Probabilities float64[N, Z]; NaN for a row of logits with NaN, +inf or only -inf."""
         logits = np.asarray(inputs.class_scores("logits", logits), np.float64)
         scaled, plain, uniform = _components(logits, self.temperature)
         return self.weights[0] * scaled + self.weights[1] * plain + self.weights[2] * uniform
 
 
 def temperature_scaling(logits: Array, labels: Array) -> Calibrator:
-    """The temperature of the lowest negative log-likelihood, exactly, or the end of `BOUNDS` that is nearest to it.
+    """The temperature with the lowest negative log-likelihood, exactly, or the nearest end of `BOUNDS`.
 
-    The likelihood is concave in 1 / T, whose derivative has one root at the most.
+    The log-likelihood is concave in 1 / T, so its derivative has at most one root.
 
     Source: Guo et al. 2017.
     """
     logits, labels = _checked(logits, labels)
-    label_logit = np.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    label_logits = np.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
 
     def slope(log_inverse: float) -> float:
-        """Of the mean negative log-likelihood by 1 / T, at 1 / T = exp(log_inverse)."""
+        """The derivative of the mean negative log-likelihood by 1 / T, at 1 / T = exp(log_inverse)."""
         probabilities = special.softmax(np.exp(log_inverse) * logits, axis=-1)
-        # 0 times the -inf of a masked class would be NaN.
+        # For a masked class 0 * -inf would be NaN.
         expected = np.sum(probabilities * np.where(probabilities > 0, logits, 0), axis=-1)
-        return float(np.mean(expected - label_logit))
+        return float(np.mean(expected - label_logits))
 
-    from scipy import optimize  # a moment that those who import `arada` need not wait
+    from scipy import optimize  # a slow import
 
     hottest, coldest = -np.log(BOUNDS[1]), -np.log(BOUNDS[0])
     if slope(hottest) >= 0:
@@ -61,12 +61,12 @@ def temperature_scaling(logits: Array, labels: Array) -> Calibrator:
 
 
 def ensemble_temperature_scaling(logits: Array, labels: Array) -> Calibrator:
-    """Mix-n-Match's ETS: first a temperature, then with it the three weights, both by the mean squared error.
+    """Mix-n-Match's ETS: first fits the temperature, then the three weights, both with the mean squared error.
 
-    The error is between the probabilities of all classes and the one-hot label; the temperature lies in `ETS_BOUNDS`,
-    weights are not negative and sum to 1.
+    The error is between the probabilities of all classes and the one-hot label. The temperature lies in `ETS_BOUNDS`;
+    the weights are not negative and sum to 1.
 
-    Source: Zhang et al. 2020 and its code, which takes the squared error where the paper leaves the choice.
+    Source: Zhang et al. 2020 and its code, which takes the squared error; the paper allows others.
     """
     logits, labels = _checked(logits, labels)
     one_hot = np.eye(logits.shape[-1])[labels]
@@ -78,7 +78,7 @@ def ensemble_temperature_scaling(logits: Array, labels: Array) -> Calibrator:
 
     found = optimize.minimize(error_at, [1.0], method="L-BFGS-B", bounds=[ETS_BOUNDS], tol=1e-12)
     temperature = float(found.x[0])
-    # Weights that sum to 1 leave an error that is a quadratic form of the three residuals.
+    # With weights that sum to 1 the error is a quadratic form of the three residuals.
     residuals = np.stack([part - one_hot for part in _components(logits, temperature)])
     form = np.einsum("anz,bnz->ab", residuals, residuals) / one_hot.size
     weights = optimize.minimize(
@@ -95,12 +95,12 @@ def ensemble_temperature_scaling(logits: Array, labels: Array) -> Calibrator:
     return Calibrator(temperature, tuple((weights / weights.sum()).tolist()))
 
 
-# Under these names their metrics are stored.
+# The names of stored metrics.
 BY_NAME = {"temperature": temperature_scaling, "ets": ensemble_temperature_scaling}
 
 
 def _checked(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
-    """The checked inputs of a calibrator: logits float64[N, Z] and labels int[N]."""
+    """The checked logits float64[N, Z] and labels int[N]."""
     logits = inputs.class_scores("logits", logits)
     labels = np.asarray(inputs.whole_numbers("labels", labels, ("logits", logits), logits.shape[-1]))
     logits = np.asarray(logits, np.float64)
@@ -110,12 +110,12 @@ def _checked(logits: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("logits must be numbers or -inf, not NaN or inf")
     if masked := int(np.isneginf(logits[np.arange(len(labels)), labels]).sum()):
         raise ValueError(
-            f"labels must have logits above -inf, but {masked} of {len(labels)} do not: no temperature can fit them"
+            f"labels must have logits above -inf, but {masked} of {len(labels)} have not: no temperature can fit them"
         )
     return logits, labels
 
 
 def _components(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with np.errstate(invalid="ignore"):  # inf and NaN make a row of NaN
+    with np.errstate(invalid="ignore"):  # inf and NaN give a row of NaN
         plain, scaled = (special.softmax(values, axis=-1) for values in (logits, logits / temperature))
     return scaled, plain, np.full_like(plain, 1 / plain.shape[-1])

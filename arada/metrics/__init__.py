@@ -1,11 +1,11 @@
 """Calibration, accuracy and stability of predicted probabilities.
 
-Every function takes NumPy or JAX arrays: `probabilities` float[N, Z] whose rows sum to 1, `labels` int[N] in 0..Z-1,
-and where it says so `mask` bool[N], which counts only the examples it marks. Results are fractions, never percentages.
-What returns a jax.Array can be jitted.
+Every function takes NumPy or JAX arrays: `probabilities` float[N, Z] with rows that sum to 1, `labels` int[N] in
+0..Z-1, and some functions `mask` bool[N], which selects the examples that count. Results are fractions, never
+percentages. Functions that return a jax.Array can be jitted.
 
-Wrong shapes and dtypes raise ValueError, and so do labels and probabilities out of range where they are concrete; under
-jit such labels give NaN. NaN gives NaN, or ValueError where a result has no place for it. No examples give NaN.
+Wrong shapes and dtypes raise ValueError, and so do concrete labels and probabilities that are out of range; under jit
+such labels give NaN. NaN gives NaN, or ValueError if the result cannot represent it. No examples give NaN.
 """
 
 from arada.metrics.calibration import (

@@ -1,4 +1,4 @@
-"""How far confidence lies from accuracy: calibration errors by bins, smooth and by kernels."""
+"""The distance between confidence and accuracy: calibration errors with bins, smooth, and with kernel densities."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from arada.inputs import Array
 from arada.metrics import scores as parts
 
 BINNINGS = ("uniform", "quantile")
-# float32 cannot tell more bins apart.
+# float32 cannot represent more bins.
 MOST_BINS = 2**15
 
 
@@ -17,10 +17,10 @@ def bins_of(scores: Array, mask: Array, num_bins: int, binning: str) -> jax.Arra
     """The bin, int32[N], of each score in [0, 1]."""
     check_bins(num_bins, binning)
     if binning == "uniform":
-        # [lower, upper), the last bin closed: 1.0 belongs to it and 0.0 to the first.
+        # [lower, upper), and the last bin includes 1.0.
         return jnp.clip(jnp.floor(scores * num_bins).astype(jnp.int32), 0, num_bins - 1)
     order = jnp.argsort(jnp.where(mask, scores, jnp.inf))
-    # Row r of n goes to r * K // n; that product may not fit into 32 bits.
+    # Row r of n goes to bin r * K // n, but this product may not fit into 32 bits.
     count, edges = jnp.maximum(jnp.sum(mask, dtype=jnp.int32), 1), jnp.arange(1, num_bins, dtype=jnp.int32)
     begins = edges * (count // num_bins) - (-edges * (count % num_bins)) // num_bins
     rows = jnp.arange(len(scores), dtype=jnp.int32)
@@ -28,16 +28,16 @@ def bins_of(scores: Array, mask: Array, num_bins: int, binning: str) -> jax.Arra
 
 
 def check_bins(num_bins: int, binning: str) -> None:
-    """Raises ValueError for a number or a kind of bins that does not exist."""
+    """Raises ValueError for an invalid number or kind of bins."""
     inputs.positive_count("num_bins", num_bins, MOST_BINS)
     if binning not in BINNINGS:
-        raise ValueError(f"binning is one of {BINNINGS}, not {binning!r}")
+        raise ValueError(f"binning must be one of {BINNINGS}, not {binning!r}")
 
 
 def shared(scores: jax.Array, outcomes: jax.Array, mask: jax.Array) -> jax.Array:
-    """For each row float32[N], the mean outcome of all rows that have its score.
+    """For each row float32[N], the mean outcome of all rows with the same score.
 
-    Where equal scores fall into several bins, the order of the rows would say which outcome falls where.
+    Otherwise, if equal scores fall into several bins, the order of the rows would decide the bin of each outcome.
     """
     scores = jnp.where(mask, scores, jnp.inf)
     order = jnp.argsort(scores)
@@ -51,7 +51,7 @@ def shared(scores: jax.Array, outcomes: jax.Array, mask: jax.Array) -> jax.Array
 def binned_error(
     scores: Array, outcomes: Array, mask: Array | None = None, *, num_bins: int = 15, binning: str = "uniform"
 ) -> jax.Array:
-    """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}: the sum both ECEs below share."""
+    """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}, the core of both ECEs below."""
     scores, outcomes, mask = inputs.scores_and_outcomes(scores, outcomes, mask)
     return _binned_error(scores, outcomes, mask, num_bins, binning)
 
@@ -74,9 +74,9 @@ def expected_calibration_error(
       probabilities: float[N, Z].
       labels: int[N].
       mask: bool[N] or None.
-      num_bins: K. The paper gives no number; 15 is what the scripts it builds on use.
-      binning: "uniform" for equal width, last bin closed; "quantile" for equal mass, where equal confidences that fall
-        into several bins share their accuracy: the order of the examples does not count.
+      num_bins: K. The paper gives no number; the scripts that it builds on use 15.
+      binning: "uniform" for bins of equal width, the last one closed; "quantile" for bins of equal mass, where equal
+        confidences in several bins share their accuracy, so that the order of the examples does not matter.
 
     Source: Guo et al. 2017, equation 3.
     """
@@ -97,9 +97,9 @@ def classwise_calibration_error(
 def reliability(
     probabilities: Array, labels: Array, *, num_bins: int = 15, binning: str = "uniform"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count, mean confidence and accuracy of each bin, [K] each; NaN where a bin is empty.
+    """Count, mean confidence and accuracy of each bin, [K] each; NaN for an empty bin.
 
-    The bins are those of `expected_calibration_error`. Raises ValueError for NaN, which belongs to no bin.
+    The bins are the bins of `expected_calibration_error`. Raises ValueError for NaN, which belongs to no bin.
     """
     confidence, correct = parts.confidence_and_correct(probabilities, labels)
     if missing := int(np.isnan(confidence).sum()):
@@ -116,9 +116,9 @@ def reliability(
 
 
 def smooth_calibration_error(probabilities: Array, labels: Array) -> float:
-    """Smooth ECE: |accuracy - confidence| after smoothing by a kernel whose width the data choose; no bins.
+    """Smooth ECE: |accuracy - confidence| after smoothing by a kernel with a width chosen from the data; no bins.
 
-    Source: Blasiok & Nakkiran 2023, by their package `relplot`.
+    Source: Blasiok & Nakkiran 2023, computed by their package `relplot`.
     """
     return smooth_error(*parts.confidence_and_correct(probabilities, labels))
 
@@ -129,27 +129,27 @@ def smooth_error(scores: Array, outcomes: Array) -> float:
     scores, outcomes = np.clip(np.asarray(scores, np.float64), 0, 1), np.asarray(outcomes, np.float64)
     if not parts.known(scores, outcomes):
         return np.nan
-    from relplot.metrics import smECE  # seaborn: seconds that training must not wait for
+    from relplot.metrics import smECE  # imports seaborn, which takes seconds
 
-    # The package's reflection counts half of what lies on the border of its grid (1,000 cells at least), which is up to
-    # 15 % of an error. Scores move off the border, and outcomes with them, so that gaps stay.
+    # The package's reflection counts scores on the border of its grid (at least 1,000 cells) by half, which changes the
+    # error by up to 15 %. So scores move off the border, and outcomes with them, which keeps the gaps.
     inner = np.clip(scores, 1e-3, 1 - 1e-3)
     return float(smECE(inner, outcomes + inner - scores))
 
 
 def kde_calibration_error(probabilities: Array, labels: Array) -> float:
-    """Mean of |accuracy - confidence| with densities in place of bins, as Mix-n-Match estimates it: see `kde_error`."""
+    """Mean of |accuracy - confidence| with densities in place of bins, as in Mix-n-Match: see `kde_error`."""
     return kde_error(*parts.confidence_and_correct(probabilities, labels))
 
 
 def kde_error(confidence: Array, correct: Array) -> float:
     """Mix-n-Match's calibration error of `confidence` [N] in [0, 1] against `correct` bool[N].
 
-    Densities of the confidence, of all and of correct predictions, come from triweight kernels of one bandwidth, the
-    standard deviation of correct predictions' confidence times (2N)^(-1/5), and are reflected at 0 and 1. Where almost
-    all confidences are 1 this estimate is not that of bins: compare it only with itself.
+    The densities of the confidence, for all and for correct predictions, come from triweight kernels and are reflected
+    at 0 and 1. The bandwidth is the standard deviation of correct predictions' confidence times (2N)^(-1/5). If almost
+    all confidences are 1 this estimate differs from binned errors: compare it only with itself.
 
-    Source: Zhang et al. 2020 and its code; that takes the second class in place of the predicted one where Z = 2.
+    Source: Zhang et al. 2020 and its code, which for Z = 2 takes the second class in place of the predicted one.
     """
     confidence, correct, _ = inputs.scores_and_outcomes(confidence, correct)
     confidence, correct = np.clip(np.asarray(confidence, np.float64), 0, 1), inputs.booleans("correct", correct)
@@ -158,25 +158,26 @@ def kde_error(confidence: Array, correct: Array) -> float:
     points = np.linspace(-0.6, 1.6, 2**14)
     spacing = points[1] - points[0]
     spread = np.std(confidence[correct]) if correct.any() else 0.0
-    # At least a cell of the grid: all predictions may be equally sure.
+    # At least a cell of the grid, because all predictions may have the same confidence.
     bandwidth = max(spread * (2 * len(confidence)) ** -0.2, spacing)
 
     inside = (points > 0) & (points < 1)
-    of_all, of_correct = (_density(values, points, bandwidth) for values in (confidence, confidence[correct]))
+    density, correct_density = (_density(values, points, bandwidth) for values in (confidence, confidence[correct]))
     with np.errstate(invalid="ignore", divide="ignore"):
-        accuracy_at = np.minimum(correct.mean() * of_correct / of_all, 1)
-    seen = inside & (np.maximum(of_all, of_correct) > 1e-6) & np.isfinite(accuracy_at)
-    gap = np.where(seen, np.abs(points - np.where(seen, accuracy_at, 0)) * of_all, 0)
-    return float(np.trapezoid(gap, points) / np.trapezoid(np.where(inside, of_all, 0), points))
+        accuracy_at = np.minimum(correct.mean() * correct_density / density, 1)
+    seen = inside & (np.maximum(density, correct_density) > 1e-6) & np.isfinite(accuracy_at)
+    gap = np.where(seen, np.abs(points - np.where(seen, accuracy_at, 0)) * density, 0)
+    return float(np.trapezoid(gap, points) / np.trapezoid(np.where(inside, density, 0), points))
 
 
 def _density(values: np.ndarray, points: np.ndarray, bandwidth: float) -> np.ndarray:
-    """Density of `values` in [0, 1] at equally spaced `points`, reflected at 0 and 1; the bandwidth is a deviation."""
+    """Density of `values` in [0, 1] at equally spaced `points`, reflected at 0 and 1; the bandwidth is the kernel's
+    standard deviation."""
     if not len(values):
         return np.zeros_like(points)
     values = np.concatenate([values, np.where(values < 0.5, -values, 2 - values)])
     spacing = points[1] - points[0]
-    # Each value is shared between the two points beside it: a convolution is then all that is left.
+    # Each value is split between its two neighbouring points; then the density is one convolution.
     place = (values - points[0]) / spacing
     left = np.floor(place).astype(int)
     weights = np.bincount(left, 1 - (place - left), len(points)) + np.bincount(left + 1, place - left, len(points))
@@ -184,7 +185,7 @@ def _density(values: np.ndarray, points: np.ndarray, bandwidth: float) -> np.nda
     reach = int(radius / spacing) + 1
     distance = np.arange(-reach, reach + 1) * spacing / radius
     kernel = np.where(np.abs(distance) < 1, 35 / 32 * (1 - np.square(distance)) ** 3, 0) / radius
-    from scipy import signal  # a moment that nothing else waits for
+    from scipy import signal  # a slow import that only this function needs
 
     density = signal.fftconvolve(weights, kernel, mode="same") / len(values)
     return 2 * np.maximum(density, 0)

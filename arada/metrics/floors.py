@@ -1,4 +1,4 @@
-"""What calibration errors of so many images are by chance: floors, and errors with their bias removed."""
+"""The part of calibration errors that chance explains: floors, and errors with their bias removed."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from arada.metrics import scores as parts
 
 
 class Floor(NamedTuple):
-    """The calibration error of a perfectly calibrated network on as many images: its mean and its 95th percentile."""
+    """The calibration error of a perfectly calibrated network on as many images: mean and 95th percentile."""
 
     mean: float
     p95: float
@@ -23,7 +23,7 @@ class Floor(NamedTuple):
 def calibration_floor(
     probabilities: Array, *, num_bins: int = 15, binning: str = "uniform", draws: int = 1000, seed: int = 0
 ) -> Floor:
-    """What `expected_calibration_error` would be if each prediction of float[N, Z] were right with its confidence."""
+    """The floor of `expected_calibration_error`, if each prediction of float[N, Z] is right with its confidence."""
     probabilities = inputs.class_scores("probabilities", probabilities)
     confidence = np.max(np.asarray(probabilities, np.float32), axis=-1)
     return binned_floor(confidence, num_bins=num_bins, binning=binning, draws=draws, seed=seed)
@@ -32,11 +32,11 @@ def calibration_floor(
 def binned_floor(
     scores: Array, *, num_bins: int = 15, binning: str = "uniform", draws: int = 1000, seed: int = 0
 ) -> Floor:
-    """What `binned_error` of `scores` [N] in [0, 1] would be with outcomes of these probabilities.
+    """The floor of `binned_error` of `scores` [N] in [0, 1], if outcomes have these probabilities.
 
     The mean is exact: in each bin the number of right predictions is Poisson binomial. The percentile takes `draws`
-    independent draws of these numbers. NaN where a score is NaN or there is none. Raises ValueError for other scores.
-    Equal scores that fall into several bins of equal mass do not share outcomes here, which raises the floor.
+    independent draws of these numbers. NaN if a score is NaN or there are none. Raises ValueError for other scores.
+    Unlike in `binned_error`, equal scores in several bins of equal mass do not share outcomes, which raises the floor.
     """
     draws = inputs.positive_count("draws", draws)
     scores = np.asarray(inputs.numbers("scores", scores, (None,), low=0, high=1 + inputs.ROUNDING), np.float64)
@@ -59,7 +59,7 @@ def binned_floor(
 def _poisson_binomial(chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values and probabilities of the number of successes in N independent trials of `chances` [N].
 
-    The characteristic function, inverted on an interval beside which lies less than 1e-12 (Bernstein's inequality).
+    Inverts the characteristic function on an interval that misses a probability below 1e-12 (Bernstein's inequality).
     """
     count, mean, deviation = len(chances), chances.sum(), np.sqrt(np.sum(chances * (1 - chances)))
     reach = int(8 * deviation + 20)
@@ -67,7 +67,7 @@ def _poisson_binomial(chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     length = min(count - lowest, 2 * reach) + 1
     turn = 1 - np.exp(2j * np.pi / length * np.arange(length // 2 + 1))
     transform = np.ones(len(turn), complex)
-    for start in range(0, count, 1024):  # all at once would take gigabytes
+    for start in range(0, count, 1024):  # in blocks: all trials at once take gigabytes
         transform *= np.prod(1 - chances[start : start + 1024, None] * turn, axis=0)
     values = lowest + np.arange(length)
     return values, np.maximum(np.fft.irfft(transform.conj(), length)[values % length], 0)
@@ -76,10 +76,10 @@ def _poisson_binomial(chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def classwise_calibration_floor(
     probabilities: Array, *, num_bins: int = 15, binning: str = "uniform", draws: int = 1000, seed: int = 0
 ) -> Floor:
-    """What `classwise_calibration_error` would be if labels were drawn from the probabilities float[N, Z] themselves.
+    """The floor of `classwise_calibration_error`, if labels are drawn from the probabilities float[N, Z].
 
-    Over `draws` draws of all N labels: 1,000 take half a minute and 500 MB for 25,000 images of 1,000 classes.
-    NaN where a probability is NaN or there is none.
+    Takes `draws` draws of all N labels; 1,000 need half a minute and 500 MB for 25,000 images of 1,000 classes. NaN if
+    a probability is NaN or there are none.
     """
     draws = inputs.positive_count("draws", draws)
     probabilities = inputs.class_scores("probabilities", probabilities)
@@ -88,15 +88,15 @@ def classwise_calibration_floor(
     count, classes = probabilities.shape
     if not parts.known(probabilities):
         return Floor(np.nan, np.nan)
-    of_all = jax.vmap(lambda scores: calibration.bins_of(scores, jnp.ones(count, bool), num_bins, binning), 1, 1)
-    cells = (np.asarray(of_all(jnp.asarray(probabilities, jnp.float32))) + num_bins * np.arange(classes)).ravel()
+    by_class = jax.vmap(lambda scores: calibration.bins_of(scores, jnp.ones(count, bool), num_bins, binning), 1, 1)
+    cells = (np.asarray(by_class(jnp.asarray(probabilities, jnp.float32))) + num_bins * np.arange(classes)).ravel()
     expected = np.bincount(cells, probabilities.ravel(), num_bins * classes)
-    # The rows' cumulative sums, one after the other: image i's label is where i + u falls.
-    until = np.cumsum(probabilities, axis=1)
-    until = (until / until[:, -1:] + np.arange(count)[:, None]).ravel()
+    # The rows' cumulative sums in one array: image i's label is the position of i + u, u uniform in [0, 1).
+    sums = np.cumsum(probabilities, axis=1)
+    sums = (sums / sums[:, -1:] + np.arange(count)[:, None]).ravel()
     rng, errors = np.random.default_rng(seed), np.empty(draws)
     for draw in range(draws):
-        drawn = np.searchsorted(until, np.arange(count) + rng.random(count), side="right")
+        drawn = np.searchsorted(sums, np.arange(count) + rng.random(count), side="right")
         errors[draw] = np.abs(np.bincount(cells[drawn], minlength=num_bins * classes) - expected).sum()
     errors /= count * classes
     return Floor(float(errors.mean()), float(np.quantile(errors, 0.95)))
@@ -105,7 +105,7 @@ def classwise_calibration_floor(
 def debiased_calibration_error(
     probabilities: Array, labels: Array, *, num_bins: int = 15, binning: str = "uniform", norm: int = 1
 ) -> float:
-    """The expected calibration error less its estimated bias: see `debiased_error`."""
+    """The expected calibration error minus its estimated bias: see `debiased_error`."""
     confidence, correct = parts.confidence_and_correct(probabilities, labels)
     return debiased_error(confidence, correct, num_bins=num_bins, binning=binning, norm=norm)
 
@@ -113,21 +113,21 @@ def debiased_calibration_error(
 def debiased_error(
     scores: Array, outcomes: Array, *, num_bins: int = 15, binning: str = "uniform", norm: int = 1
 ) -> float:
-    """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}, less its estimated bias.
+    """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}, minus its estimated bias.
 
     Args:
       scores: float[N].
       outcomes: [N] in [0, 1].
       num_bins: K.
       binning: as in `expected_calibration_error`.
-      norm: 1 subtracts from the binned error what it gains on average when each bin's accuracy is drawn again from a
-        normal distribution of its standard error. It takes off two fifths of the bias of a calibrated network, may be
-        below 0, and is close to unbiased elsewhere. 2 is the square root of the mean squared gap less its bias, 0 where
-        that is negative; bins of one image count as calibrated.
+      norm: 1 subtracts the average increase of the binned error when each bin's accuracy is drawn again from a normal
+        distribution with its standard error. This removes two fifths of the bias of a calibrated network and almost
+        all bias of others; the result may be below 0. 2 is the square root of the mean squared gap minus its bias, or
+        0 if this is negative; bins of one image count as calibrated.
 
-    NaN where a score or an outcome is NaN or there is none.
+    NaN if a score or an outcome is NaN or there are none.
 
-    Source: Kumar, Liang & Ma 2019, section 5, and their code, whose 1,000 normal draws are an integral here.
+    Source: Kumar, Liang & Ma 2019, section 5, and their code; an integral replaces their 1,000 normal draws.
     """
     if norm not in (1, 2):
         raise ValueError(f"norm must be 1 or 2, not {norm!r}")
@@ -157,20 +157,20 @@ def debiased_error(
 
 
 def sweep_calibration_error(probabilities: Array, labels: Array, *, norm: int = 1) -> float:
-    """Calibration error in as many bins of equal mass as keep accuracy rising with confidence: see `sweep_error`."""
+    """Calibration error with the most bins of equal mass whose accuracy rises with confidence: see `sweep_error`."""
     return sweep_error(*parts.confidence_and_correct(probabilities, labels), norm=norm)
 
 
 def sweep_error(scores: Array, outcomes: Array, *, norm: int = 1) -> float:
-    """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}, in bins that the data choose.
+    """Calibration error of `scores` [N] in [0, 1] against `outcomes` [N] in {0, 1}; the data choose the bins.
 
-    Bins of equal mass, one more at a time, up to the last number before the mean outcome first falls from one bin to
-    the next. Equal scores share their mean outcome. NaN where a score is NaN or there is none.
+    The number of bins of equal mass grows from 1 until the mean outcome falls from one bin to the next; the last number
+    before that is used. Equal scores share their mean outcome. NaN if a score is NaN or there are none.
 
     Args:
       scores: float[N].
       outcomes: [N] in [0, 1].
-      norm: 1 for the mean gap, 2 (the default of the source) for the root of the mean squared gap.
+      norm: 1 for the mean gap, 2 (the source's default) for the root of the mean squared gap.
 
     Source: Roelofs et al. 2022, ECE_sweep, and their code.
     """
@@ -188,7 +188,7 @@ def sweep_error(scores: Array, outcomes: Array, *, norm: int = 1) -> float:
         edges = -(-np.arange(num_bins + 1) * total // num_bins)
         size = np.diff(edges)
         confidence, accuracy = np.diff(sums[:, edges]) / size
-        # Cumulative sums round: equal accuracies may seem to fall.
+        # Differences of cumulative sums are rounded: equal accuracies may seem to fall.
         if np.any(np.diff(accuracy) < -1e-9):
             break
         chosen = (size @ np.abs(confidence - accuracy) ** norm / total) ** (1 / norm)

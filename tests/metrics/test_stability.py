@@ -42,7 +42,7 @@ def test_variance_bad_arguments_raise():
         metrics.prediction_variance(np.full((1, 4, 2), 0.5), np.zeros(4, int))
     with pytest.raises(ValueError, match="two runs or more"):
         metrics.prediction_variance(np.full((4, 2), 0.5), np.zeros(4, int))
-    with pytest.raises(ValueError, match="of is one of"):
+    with pytest.raises(ValueError, match="of must be one of"):
         metrics.prediction_variance(np.full((2, 4, 2), 0.5), np.zeros(4, int), of="mean")
 
 
