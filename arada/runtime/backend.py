@@ -1,4 +1,4 @@
-"""JAX's devices: its settings before it opens them, and clear errors if they fail."""
+"""JAX's devices: settings before JAX opens them, and clear errors if they fail."""
 
 import contextlib
 import gc
@@ -15,17 +15,16 @@ from arada.runtime import files
 
 logger = logging.getLogger(__name__)
 
-# Leaves out kernels that are not deterministic, and fails if an operation has no other.
-# `xla_gpu_deterministic_ops` would also switch autotuning off. Autotuning may choose another kernel in each
-# process, unless it finds the compiled program; the workdir keeps compiled programs.
+# Excludes kernels that are not deterministic, and fails if an operation has no other kernel.
+# `xla_gpu_deterministic_ops` would also switch autotuning off. Autotuning may choose another kernel in each process,
+# except for cached programs; the workdir caches compiled programs.
 DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true"
 
 
 def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
-    """Applies `config.run` to JAX. Raises UserError if it is too late.
+    """Applies `config.run` to JAX. Raises UserError if JAX is already in use.
 
-    Runs are in float32, whatever JAX_ENABLE_X64 says: it would change random numbers, and is not part of a run's
-    identity.
+    Ignores JAX_ENABLE_X64, which would change random numbers and is not part of a run's identity.
     """
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         logger.warning("JAX_ENABLE_X64 is set; it is switched off, because runs are in float32")
@@ -33,7 +32,7 @@ def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
     if run.deterministic and DETERMINISTIC not in os.environ.get("XLA_FLAGS", "").split():
         if _in_use():
             raise UserError(
-                f"run.deterministic is True, but JAX is in use already; set XLA_FLAGS={DETERMINISTIC} before"
+                f"run.deterministic is True, but JAX is already in use; set XLA_FLAGS={DETERMINISTIC} before you start"
             )
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     if run.compilation_cache:
@@ -43,22 +42,20 @@ def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
 
 
 def devices() -> list[jax.Device]:
-    """All devices of all processes; the devices of one process are neighbours. Raises UserError if JAX cannot open
-    them.
-    """
+    """All devices of all processes, process by process. Raises UserError if JAX cannot open them."""
     try:
         return sorted(jax.devices(), key=lambda device: device.process_index)
-    except (RuntimeError, AssertionError) as error:  # AssertionError without a GPU's plugin
+    except (RuntimeError, AssertionError) as error:  # AssertionError if a GPU's plugin is missing
         reason = " ".join(str(error).split()) or "no such platform is installed"
         raise UserError(
-            f"JAX cannot open its devices ({reason[:300]}). Another process may hold them, or the driver is older than "
-            f"JAX: end that process, install the JAX for this driver, or set JAX_PLATFORMS=cpu"
+            f"JAX cannot open its devices ({reason[:300]}). Another process may use them, or the driver is older than "
+            f"JAX: end that process, install the JAX version for this driver, or set JAX_PLATFORMS=cpu"
         ) from None
 
 
 @contextlib.contextmanager
 def fitting(remedy: str) -> Iterator[None]:
-    """Programs that find too little memory on the devices raise UserError with `remedy`."""
+    """Turns the error of devices with too little memory into a UserError with `remedy`."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -66,7 +63,7 @@ def fitting(remedy: str) -> Iterator[None]:
             raise
         reason = str(error).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()[0][:200]
         raise UserError(
-            f"the devices have too little memory ({reason}); {remedy}. python -m arada.doctor says what fits"
+            f"the devices have too little memory ({reason}); {remedy}. python -m arada.doctor shows what fits"
         ) from None
 
 
@@ -81,7 +78,7 @@ def drop_programs() -> None:
 
 
 def _in_use() -> bool:
-    """Whether JAX has opened its devices: from then on it refuses to change their number."""
+    """Whether JAX has opened its devices; if so, it refuses to change their number."""
     before = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     try:
         jax.config.update("jax_num_cpu_devices", max(before, 0) + 1)

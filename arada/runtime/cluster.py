@@ -1,4 +1,4 @@
-"""Tasks as jobs of a cluster, through submitit: one array of jobs at a time; it waits for their end."""
+"""Tasks as jobs of a cluster, through submitit: submits one array of jobs at a time and waits for its end."""
 
 import functools
 import logging
@@ -12,7 +12,7 @@ from arada.runtime import console, files
 
 logger = logging.getLogger(__name__)
 
-# What runs function(task, workdir) for every task and returns when all are done.
+# Runs function(task, workdir) for every task and returns when all are done.
 Submit = Callable[[Callable[[Any, str], None], Sequence[Any]], None]
 
 
@@ -27,7 +27,7 @@ def submitter(cluster: str, workdir: epath.PathLike, folder: str, parameters: Ma
         raise UserError("--cluster needs submitit: pip install submitit") from None
     jobs_folder = str(files.absolute(workdir) / folder / "jobs")
     if "://" in jobs_folder:
-        raise UserError(f"--workdir={workdir}: submitit hands its jobs over in a folder that all nodes see; name one")
+        raise UserError(f"--workdir={workdir}: submitit needs a folder on a file system that all nodes share")
     try:
         executor = submitit.AutoExecutor(folder=jobs_folder, cluster=cluster)
         executor.update_parameters(**parameters)
@@ -45,7 +45,7 @@ def submitter(cluster: str, workdir: epath.PathLike, folder: str, parameters: Ma
 
 
 def run_job(function: Callable[[Any, str], None], task: Any, workdir: str) -> None:
-    """Runs a task in its own process; only its log shows what it does."""
+    """Runs a task in its own process, with its own log."""
     console.start_logging()
     function(task, workdir)
 

@@ -17,17 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 def show_any_text() -> None:
-    """Lets standard output replace what its encoding cannot show, such as ± on an ASCII terminal."""
+    """Lets standard output replace characters that its encoding lacks, such as ± on an ASCII terminal."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
 
 
 def start_logging() -> None:
-    """Shows the project's own lines, with the time, and keeps libraries quiet; of several processes only the first
-    one logs.
-    """
+    """Shows the project's own lines, with the time, and silences libraries; only the first process logs."""
     show_any_text()
-    # TensorFlow reads data and writes event files here, and would log at every start.
+    # TensorFlow, which reads data and writes event files, would log at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     handler = logging.StreamHandler()
@@ -37,44 +35,40 @@ def start_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # After a broken file tensorstore's threads go on for a moment, and would print irrelevant tracebacks.
+    # After an error with a broken file tensorstore's threads run on for a moment and print irrelevant tracebacks.
     sys.unraisablehook = lambda unraisable: logger.debug("%s: %s", unraisable.err_msg, unraisable.exc_value)
-    # orbax logs every file that it touches, and prints the errors that it raises, with several tracebacks.
+    # orbax logs every file that it touches, and prints the errors that it raises with several tracebacks.
     absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 @contextlib.contextmanager
 def ending_in_one_line() -> Iterator[None]:
-    """Ends the process: a mistake or a store that fails with exit code 1, a stop on request with 0."""
+    """Ends the process with one line: exit code 1 for a mistake or a failing store, 0 for a stop on request."""
     try:
         yield
     except preemption.Stopped as stopped:
         logger.info("%s", stopped)
         sys.exit(0)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from what is saved")
+        sys.exit("interrupted; the same command goes on from the saved state")
     except UserError as error:
         sys.exit(f"error: {error}")
     except Exception as error:
         if not isinstance(error, (OSError, *_store_errors())):
             raise
         reason = str(error).partition("\n")[0]
-        sys.exit(f"error: {reason}; when this is fixed, the same command goes on from what is saved")
+        sys.exit(f"error: {reason}; after a fix the same command goes on from the saved state")
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    """The exceptions of TensorFlow, which reads gs://, for a store that fails or refuses; empty if it is not
-    imported.
-    """
+    """TensorFlow's exceptions for a gs:// store that fails or refuses; empty if it is not imported."""
     tensorflow = sys.modules.get("tensorflow")
     names = ("Unavailable", "Unauthenticated", "PermissionDenied", "NotFound", "ResourceExhausted", "DeadlineExceeded")
     return tuple(getattr(tensorflow.errors, f"{name}Error") for name in names) if tensorflow else ()
 
 
 def process_flags() -> Callable[[], None]:
-    """Defines the flags of a run by several processes; returns the function that joins them
-    (`arada.runtime.hosts.connect`).
-    """
+    """Defines the flags of a run with several processes; returns a function that connects them (`hosts.connect`)."""
     address = flags.DEFINE_string(
         "coordinator_address", "", "HOST:PORT of the first of several processes. Cloud TPU and Slurm need no flags."
     )
@@ -84,7 +78,7 @@ def process_flags() -> Callable[[], None]:
 
 
 def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
-    """Parses flags, for `absl.app.run`, and loads the config of that flag; a mistake ends in one line."""
+    """A parser of flags for `absl.app.run` that also loads the flag's config; a mistake ends in one line."""
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -95,32 +89,32 @@ def config_parser(config: flags.FlagHolder) -> Callable[[list[str]], list[str]]:
             rest = flags.FLAGS(argv)
             if rest[1:]:
                 sys.exit(f"error: {rest[1]!r} is not a flag; flags begin with --, and values with spaces need quotes")
-            # A file that cannot be loaded fails at the first access.
-            if config.value is not None:  # a command may do without
+            # A broken file fails at the first access.
+            if config.value is not None:  # some commands do not need one
                 config.value.keys()
             return rest
         except (AttributeError, KeyError) as error:
-            what = error
-            while isinstance(what, AttributeError | KeyError):  # one within another, each adding its quotes
-                what = what.args[0]
-            sys.exit(f"error: the {config.name} has no such field: {' '.join(str(what).split())}")
+            cause = error
+            while isinstance(cause, AttributeError | KeyError):  # nested errors add quotes
+                cause = cause.args[0]
+            sys.exit(f"error: the {config.name} has no such field: {' '.join(str(cause).split())}")
         except (flags.Error, TypeError, ValueError, OSError) as error:
-            # ml_collections raises all of these, some with a traceback as text: its last line is the message.
+            # ml_collections raises all of these, some with a traceback as text; its last line is the message.
             lines = [line.strip() for line in str(error).splitlines()]
             reason = (
                 lines[-1] if any(line.startswith(("Traceback", "Attempted")) for line in lines) else " ".join(lines)
             )
-            for of_python, plain in (
+            for pattern, plain in (
                 (r"invalid literal for int\(\) with base \d+: .*", "it must be a whole number, such as 10"),
                 (r"could not convert string to float: .*", "it must be a number, such as 0.1"),
             ):
-                reason = re.sub(of_python, plain, reason)
+                reason = re.sub(pattern, plain, reason)
             sys.exit(f"error: {reason.removeprefix('ValueError: ')}")
 
     return parse
 
 
 def _check_is_python(flag: str, path: str) -> None:
-    # Otherwise any file would be run, even the JSON of a workdir.
+    # Without this check any file would be executed, even the JSON of a workdir.
     if not path.endswith(".py"):
-        raise ValueError(f"--{flag}={path} is not a Python file; name one of configs/, such as configs/digits.py")
+        raise ValueError(f"--{flag}={path} is not a Python file; name a config such as configs/digits.py")

@@ -1,6 +1,6 @@
 """Several processes as one program: how they connect, which one writes, and where they wait for one another.
 
-Every process runs the same command on its own devices (`jax.distributed`). With one process nothing here does anything.
+Every process runs the same command on its own devices (`jax.distributed`). With one process these functions do nothing.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 def connect(
     coordinator_address: str = "", num_processes: int = 0, process_id: int = -1, timeout_seconds: int = 300
 ) -> None:
-    """Joins the other processes: given by the arguments, or by Cloud TPU or Slurm. Before JAX is used.
+    """Connects to the other processes, given by the arguments or by Cloud TPU or Slurm, before JAX is used.
 
-    Without arguments, outside of both, or with `num_processes=1`, a process is alone and nothing is tried. Raises
-    UserError if the first one cannot be reached. If one of the others stays away, XLA ends all after the same time.
+    Without arguments and outside of both, or with `num_processes=1`, the process runs alone. Raises UserError if it
+    cannot reach the first process. If another process does not come, XLA ends all after the same time.
     """
     given = bool(coordinator_address), num_processes != 0, process_id != -1
     slurm, tpu = _tasks_of_slurm() > 1, importlib.util.find_spec("libtpu") is not None
@@ -40,7 +40,7 @@ def connect(
             f"--coordinator_address is {coordinator_address!r}, --num_processes {num_processes} and --process_id "
             f"{process_id}; give all three, or none on Cloud TPU and Slurm"
         )
-    # For processes on CPUs; other devices have their own.
+    # For processes on CPUs; other devices have their own collectives.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if not all(given):
         try:
@@ -52,14 +52,14 @@ def connect(
             # libtpu may be installed where there is no Cloud TPU.
             if slurm or not isinstance(error, ValueError):
                 raise UserError(
-                    f"the processes did not meet ({str(error).splitlines()[0]}); name them by --coordinator_address, "
-                    f"--num_processes and --process_id, or run one alone by --num_processes=1"
+                    f"the processes did not connect ({str(error).splitlines()[0]}); give --coordinator_address, "
+                    f"--num_processes and --process_id, or --num_processes=1 to run one process alone"
                 ) from None
         return
     if not 0 <= process_id < num_processes:
         raise UserError(f"--process_id is {process_id}; it must be in 0..{num_processes - 1}, below --num_processes")
     _check_address(coordinator_address, process_id, timeout_seconds)
-    logger.info("process %d of %d: meeting the others at %s", process_id, num_processes, coordinator_address)
+    logger.info("process %d of %d: connecting to %s", process_id, num_processes, coordinator_address)
     jax.distributed.initialize(
         coordinator_address,
         num_processes,
@@ -70,14 +70,14 @@ def connect(
 
 
 def _tasks_of_slurm() -> int:
-    """The number of tasks of this process' `srun`; 1 elsewhere, also in a batch script."""
+    """The number of tasks of this process' `srun`; 1 otherwise, also in a batch script."""
     return int(os.environ["SLURM_NTASKS"]) if {"SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= os.environ.keys() else 1
 
 
 def _devices_of_task() -> list[int] | None:
-    """The GPUs of a task, among those that it sees; None leaves the choice to JAX, by the task's number on the node.
+    """The task's GPUs among its visible ones; None lets JAX choose by the task's number on the node.
 
-    With --gpus-per-task each task sees only its own, counted from 0, and JAX would look for a GPU that does not exist
+    With --gpus-per-task a task sees only its own GPUs, numbered from 0, and JAX would choose one that does not exist
     (jax#28194).
     """
     visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
@@ -86,7 +86,7 @@ def _devices_of_task() -> list[int] | None:
 
 
 def _check_address(address: str, process_id: int, timeout_seconds: float) -> None:
-    # XLA would abort the process.
+    # Without this check XLA aborts the process.
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
         raise UserError(f"--coordinator_address is {address!r}; it must be HOST:PORT of process 0, on a free port")
@@ -95,7 +95,7 @@ def _check_address(address: str, process_id: int, timeout_seconds: float) -> Non
             socket.create_server(("", int(port))).close()
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"--coordinator_address is {address}, but process 0 cannot listen there ({error}); take another"
+                f"--coordinator_address is {address}, but process 0 cannot listen there ({error}); choose another port"
             ) from None
         return
     give_up = time.monotonic() + timeout_seconds
@@ -106,15 +106,15 @@ def _check_address(address: str, process_id: int, timeout_seconds: float) -> Non
         except (OSError, OverflowError) as error:
             if time.monotonic() > give_up:
                 raise UserError(
-                    f"process {process_id} cannot reach process 0 at --coordinator_address={address} ({error}); is it "
-                    f"running, and is this the name and the port that others see?"
+                    f"process {process_id} cannot reach process 0 at --coordinator_address={address} ({error}); check "
+                    f"that it is running, and that other hosts can reach it at this address"
                 ) from None
         time.sleep(0.2)
 
 
 def is_first() -> bool:
     """Whether this process writes shared files and messages."""
-    # Does not ask JAX, which would open its devices, if there is only one process.
+    # With one process this does not ask JAX, which would open its devices.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
@@ -124,26 +124,26 @@ def several() -> bool:
 
 
 def wait(where: str) -> None:
-    """Returns when all processes have called it. Use it before reading what the first one has written."""
+    """Returns when all processes have called it. Use it before reading files of the first process."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
 
 
 @contextlib.contextmanager
 def first_before_others(where: str) -> Iterator[None]:
-    """The body runs in the first process, then in the others, which find its files on disk."""
+    """Runs the body in the first process, then in the others, which find the first one's files."""
     if not is_first():
         wait(where)
     try:
         yield
-    finally:  # every process raises the mistake
+    finally:  # also after an error, which every process raises
         if is_first():
             wait(where)
 
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """A UserError in one process is raised in all, so that none waits for another that has ended."""
+    """Raises a UserError of one process in all, so that none waits for a process that has ended."""
     if jax.process_count() == 1:
         yield
         return
@@ -156,31 +156,31 @@ def failing_together() -> Iterator[None]:
     if error:
         raise error
     if failed.any():
-        raise UserError(f"process {int(np.argmax(failed))} has stopped; its own log says why")
+        raise UserError(f"process {int(np.argmax(failed))} has stopped; see its log for the reason")
 
 
 def alike(value: Any) -> bool:
-    """Whether all processes have this value, as text."""
+    """Whether the value, as text, is the same in all processes."""
     digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(str(value).encode("utf-8", "backslashreplace"))))
     return len(np.unique(digests)) == 1
 
 
 def check_alike(workdir: epath.Path, config: Any) -> None:
-    """Raises UserError, in all processes, unless they have one config and one workdir."""
+    """Raises UserError in all processes unless they have the same config and workdir."""
     if jax.process_count() == 1:
         return
     if not alike(config):
-        raise UserError("the processes were started with different configs; start all of them by the same command")
+        raise UserError("the processes have different configs; start all of them with the same command")
     now = int(multihost_utils.broadcast_one_to_all(np.uint32(time.time_ns() % 2**32)))
     mark = workdir / f".seen_by_all_{now}"
     if is_first():
         mark.write_text("")
-    wait("the mark is there")
+    wait("the mark exists")
     sees = multihost_utils.process_allgather(np.bool_(mark.exists()))
     if is_first():
         mark.unlink()
     if not sees.all():
         raise UserError(
-            f"--workdir={workdir} of process 0 is not the folder of process {int(np.argmin(sees))}; name a folder on "
-            "storage that all processes share"
+            f"--workdir={workdir} is another folder in process {int(np.argmin(sees))} than in process 0; choose a "
+            "folder on storage that all processes share"
         )

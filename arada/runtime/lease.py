@@ -1,7 +1,7 @@
-"""One process at a time in a folder, without locks, which object stores lack: a file that its owner keeps renewing.
+"""One process at a time in a folder: its owner keeps renewing a file, because object stores have no locks.
 
-A killed owner on this host is detected at once, and another process takes its place. An owner on another host is
-gone if it has not renewed the file for `STALE` seconds.
+A killed owner on this host is detected at once. An owner on another host counts as gone if it has not renewed the file
+for `STALE` seconds.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 # Seconds. The clocks of two hosts may differ by up to STALE - HEARTBEAT.
 HEARTBEAT, STALE = 15.0, 120.0
 
-# token of each folder that this process holds
+# The token of each folder that this process holds.
 _held: dict[epath.Path, str] = {}
 
 
 @contextlib.contextmanager
 def held(directory: epath.Path) -> Iterator[None]:
-    """Makes this process the only writer in `directory`. Raises UserError if another one is writing there.
+    """Makes this process the only writer in `directory`. Raises UserError if another process is writing there.
 
-    In a run of several processes the first one holds it, and all are refused together.
+    Of several processes of a run the first one holds the folder; if it is refused, all raise the error.
     """
     file = directory / "owner.json"
     me = {
@@ -57,7 +57,7 @@ def held(directory: epath.Path) -> Iterator[None]:
 
     def renew() -> None:
         while not ended.wait(HEARTBEAT):
-            # What fails here also fails in the main thread, which reports it.
+            # A failure also occurs in the main thread, which reports it.
             with contextlib.suppress(UserError, OSError):
                 if _token(file) == me["token"]:
                     files.write_json(file, me | {"time": time.time()})
@@ -76,12 +76,12 @@ def held(directory: epath.Path) -> Iterator[None]:
 
 
 def check() -> None:
-    """Call it before a write: raises UserError if this process has lost a folder that it held."""
+    """Raises UserError if this process has lost a folder that it held. Call it before a write."""
     for directory, token in _held.items():
         file = directory / "owner.json"
         if not file.exists():
-            raise UserError(f"{directory} has vanished while it was written to; put it back, or start again")
-        # A file that cannot be read at this moment does not mean another owner.
+            raise UserError(f"{directory} has vanished while it was written to; restore it, or start again")
+        # An unreadable file does not mean another owner.
         owner = _read(file)
         if owner and owner["token"] != token:
             raise UserError(f"{directory} was taken over by {_name(owner)}, which goes on there; this process stops")
@@ -96,11 +96,11 @@ def _wait_until_free(directory: epath.Path, file: epath.Path) -> None:
                 f"{directory} is being written by {_name(owner)}, and two writers would corrupt it; wait until it has "
                 f"ended or stop it, then the same command goes on"
             )
-        # Also by this clock: the clock of the owner's host may be ahead.
+        # Also checked with this clock, because the clock of the owner's host may be ahead.
         if time.monotonic() - begin > STALE:
             return
         if owner is first:
-            logger.info("%s: waiting whether %s, silent for a while, has ended", directory, _name(owner))
+            logger.info("%s: waiting to see whether %s has ended", directory, _name(owner))
         time.sleep(HEARTBEAT / 15)
         owner = _read(file)
 
@@ -112,12 +112,12 @@ def _gone(owner: dict[str, Any]) -> bool:
 
 
 def _here(owner: dict[str, Any]) -> bool:
-    """Whether process ids of the owner are valid here."""
+    """Whether the owner's process id is valid here."""
     return (owner["host"], owner["process_space"]) == (socket.gethostname(), _process_space())
 
 
 def _process_space() -> str:
-    """An id of the container: distinguishes containers of one host."""
+    """An id of the container, which distinguishes containers on one host."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -125,9 +125,9 @@ def _process_space() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks since boot, "" if it has ended: process ids are reused."""
+    """The start of a process in ticks since boot, because process ids are reused; "" if it has ended."""
     try:
-        # After the name, which may hold anything: the state is first, the start the twentieth.
+        # The fields after the name, which may contain any characters: the first is the state, the 20th the start.
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     except OSError:

@@ -1,4 +1,4 @@
-"""Progress lines of a long job: how far, how fast, how much time is left."""
+"""Progress lines of a long job: units done, speed, time left."""
 
 import logging
 import time
@@ -13,11 +13,11 @@ class Progress:
         self._job, self._unit, self._total, self._images = job, unit, total, images_per_unit
         self._every = every_seconds
         self._start: tuple[float, int] | None = None
-        self._said = time.monotonic()
+        self._logged = time.monotonic()
         self.images_per_second = float("nan")
 
     def update(self, done: int, detail: str = "") -> None:
-        """`done` units are finished; the first call starts the clock, so that compilation is not counted."""
+        """Reports `done` finished units; the first call starts the clock, so that compilation does not count."""
         now = time.monotonic()
         if self._start is None:
             self._start = now, done
@@ -26,9 +26,9 @@ class Progress:
         if units <= 0 or seconds <= 0:
             return
         self.images_per_second = units * self._images / seconds
-        if now - self._said < self._every and done < self._total:
+        if now - self._logged < self._every and done < self._total:
             return
-        self._said = now
+        self._logged = now
         left = clock((self._total - done) * seconds / units)
         logger.info(
             "%s: %s %d/%d, %.0f images/s, %s left%s",

@@ -13,7 +13,7 @@ PACKAGES = ("arada", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 def commit() -> str:
     """The commit of a checkout, with a plus if files differ from it; "unknown" for an installed package.
 
-    Files in docs/ do not count: they decide no number, and studies write their results there.
+    Ignores changes in docs/, which affect no result and hold the results of studies.
     """
     here = pathlib.Path(__file__)
 
@@ -32,8 +32,8 @@ def commit() -> str:
 
 
 def made_with() -> dict[str, Any]:
-    """The record beside every result. `precision` is the precision of float32 matrix products and convolutions: JAX's
-    default differs by platform (TF32 on a GPU, bfloat16 on a TPU)."""
+    """The record that is stored with every result. `precision` is for float32 matrix products and convolutions, because
+    JAX's default differs by platform (TF32 on a GPU, bfloat16 on a TPU)."""
     return {
         "commit": commit(),
         "hardware": hardware(),

@@ -52,7 +52,7 @@ def test_flags_and_cache_reach_jax(tmp_path, asked, used):
 def test_too_late_to_be_deterministic(monkeypatch, tmp_path):
     jax.devices()
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-    with pytest.raises(UserError, match=r"run.deterministic is True, but JAX is in use already; set XLA_FLAGS=--xla"):
+    with pytest.raises(UserError, match=r"run.deterministic is True, but JAX is already in use; set XLA_FLAGS=--xla"):
         backend.configure(run_of(deterministic=True), tmp_path)
     monkeypatch.setenv("XLA_FLAGS", backend.DETERMINISTIC)
     backend.configure(run_of(deterministic=True), tmp_path)

@@ -14,7 +14,7 @@ def test_a_parameter_that_submitit_does_not_know(cluster, tmp_path):
 
 
 def test_jobs_are_handed_over_in_a_folder(cluster):
-    with pytest.raises(UserError, match="--workdir=gs://bucket/a: submitit hands its jobs over in a folder"):
+    with pytest.raises(UserError, match="--workdir=gs://bucket/a: submitit needs a folder on a file system"):
         clusters.submitter("slurm", "gs://bucket/a", "sweeps", {})
 
 

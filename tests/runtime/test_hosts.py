@@ -179,7 +179,10 @@ def test_processes_that_do_not_share_a_workdir(tmp_path):
     for _, log in said:
         assert "Traceback" not in log
         assert f"error: --workdir={tmp_path}" in log
-        assert "is not the folder of process 1; name a folder on storage that all processes share" in log
+        assert (
+            "is another folder in process 1 than in process 0; choose a folder on storage that all processes share"
+            in log
+        )
 
 
 @pytest.fixture
@@ -243,7 +246,7 @@ def test_tasks_that_do_not_find_each_other_do_not_run_alone(joined, monkeypatch,
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")
     monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    with pytest.raises(UserError, match=r"did not meet \(coordinator_address should be defined.\); name them by"):
+    with pytest.raises(UserError, match=r"did not connect \(coordinator_address should be defined.\); give"):
         hosts.connect()
 
 
@@ -293,7 +296,7 @@ def test_nobody_at_the_address(joined):
 
 
 def test_a_port_that_is_taken(joined, listening):
-    with pytest.raises(UserError, match=f"{listening}, but process 0 cannot listen there .*; take another"):
+    with pytest.raises(UserError, match=f"{listening}, but process 0 cannot listen there .*; choose another port"):
         hosts.connect(f"localhost:{listening}", 2, 0)
     assert joined == []
 
@@ -316,7 +319,7 @@ def test_a_mistake_of_one_process_ends_all(other_says):
                 raise UserError(mistake)
 
     other_says(lambda failed: True)
-    with pytest.raises(UserError, match="process 1 has stopped; its own log says why"):
+    with pytest.raises(UserError, match="process 1 has stopped; see its log"):
         run()
     other_says(lambda failed: False)
     run()
@@ -326,5 +329,5 @@ def test_a_mistake_of_one_process_ends_all(other_says):
 
 def test_processes_with_different_configs(other_says, tmp_path):
     other_says(lambda digest: digest + 1)
-    with pytest.raises(UserError, match="the processes were started with different configs"):
+    with pytest.raises(UserError, match="the processes have different configs"):
         hosts.check_alike(tmp_path, digits.get_config())

@@ -47,8 +47,8 @@ def test_ctrl_c_asks_and_the_second_one_interrupts(capfd):
     try:
         preemption.stop_if_asked("anything")
         preemption._ask(signal.SIGINT, None)
-        assert capfd.readouterr().err == "asked to stop: what is under way is finished first\n"
-        with pytest.raises(preemption.Stopped, match="stopped before epoch 3; all that was done is kept"):
+        assert capfd.readouterr().err == "asked to stop: finishing the current work first\n"
+        with pytest.raises(preemption.Stopped, match="stopped before epoch 3; finished work is saved"):
             preemption.stop_if_asked("epoch 3")
         with pytest.raises(KeyboardInterrupt):
             preemption._ask(signal.SIGINT, None)
@@ -65,14 +65,14 @@ def test_ctrl_c_asks_and_the_second_one_interrupts(capfd):
         (UserError("wrong"), "error: wrong"),
         (
             OSError(28, "No space left on device", "/a/b"),
-            "error: [Errno 28] No space left on device: '/a/b'; when this is fixed, the same command goes on from "
-            "what is saved",
+            "error: [Errno 28] No space left on device: '/a/b'; after a fix the same command goes on from the "
+            "saved state",
         ),
         (
             tf.errors.UnavailableError(None, None, "503: the bucket does not answer\nmore"),
-            "error: 503: the bucket does not answer; when this is fixed, the same command goes on from what is saved",
+            "error: 503: the bucket does not answer; after a fix the same command goes on from the saved state",
         ),
-        (KeyboardInterrupt(), "interrupted; the same command goes on from what is saved"),
+        (KeyboardInterrupt(), "interrupted; the same command goes on from the saved state"),
     ],
 )
 def test_how_a_process_ends(error, code):

@@ -310,7 +310,7 @@ def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_stays(run, whole, 
             monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
         return softened(epoch, state, supervision)
 
-    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\), and the file"):
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\); an old file"):
         run(tmp_path, hook=hook)
     monkeypatch.undo()
     assert saved_steps(tmp_path) == [6, 9]
