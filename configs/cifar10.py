@@ -2,16 +2,16 @@
 
     python -m arada.main --config=configs/cifar10.py:ar_adals --workdir=workdir/cifar10
 
-Hardware: one GPU or TPU core. A run is 35,000 steps of 0.15 TFLOP: less than an hour if a step takes 0.1 s, an
-estimate, for no accelerator was at hand; 20 hours on two CPU cores at the 126 images/s measured there. Paper, five
-seeds: accuracy of vanilla 91.4 %; mean ECE on CIFAR-10-C, in %: vanilla 16.7, label smoothing 10.1, AdaLS 9.6, AR-AdaLS
-6.4 (Table 3); ECE on clean images is in figures only. The data come from TensorFlow Datasets:
+Hardware: one GPU or TPU core. A run is 35,000 steps of 0.15 TFLOP: less than an hour if a step takes 0.1 s (an
+estimate, not measured); 20 hours on two CPU cores at the measured 126 images/s. Paper, five seeds: accuracy of vanilla
+91.4 %; mean ECE on CIFAR-10-C, in %: vanilla 16.7, label smoothing 10.1, AdaLS 9.6, AR-AdaLS 6.4 (Table 3); its figures
+show the ECE on clean images. The data come from TensorFlow Datasets:
 `python -m arada.prepare --config=configs/cifar10.py` downloads them once.
 
-`laptop` runs in less than an hour on two CPU cores: depth 11, 4,000 training images, flips alone, so that the vanilla
-model fits its training images and is over-confident as the paper's is. Its smoothing and alphas were never tuned. It
-has not been run since its batch norm has momentum 0.9; with Keras' 0.99 the accuracy was 48 to 51 %, and the ECE 21 to
-22 % for vanilla and 2 to 5 % for AR-AdaLS.
+`laptop` runs in less than an hour on two CPU cores: depth 11, 4,000 training images, flips only, so that the vanilla
+model fits its training images and is over-confident, like the paper's. Its smoothing and alphas are not tuned. It has
+not been run with its batch-norm momentum of 0.9; with Keras' 0.99 the accuracy was 48 to 51 %, and the ECE 21 to 22 %
+for vanilla and 2 to 5 % for AR-AdaLS.
 
     python -m arada.main --config=configs/cifar10.py:ar_adals,laptop --workdir=workdir/cifar10_laptop
 """
@@ -22,7 +22,7 @@ from configs import base
 
 # The paper refreshes ranks after 65 and 130 epochs for WRN-28-10; its ResNet-29 was ranked beforehand.
 METHODS = base.methods(label_smoothing=0.02, adals=0.05, ar_adals=0.005, refresh_epochs=(65, 130), members=5)
-# A fifth of the epochs, so fewer updates of the soft labels, and far more over-confidence to correct.
+# A fifth of the epochs: fewer updates of the soft labels, and far more over-confidence.
 LAPTOP_METHODS = base.methods(label_smoothing=0.05, adals=0.1, ar_adals=0.1, refresh_epochs=(13, 26), members=3)
 
 SIZES = {
@@ -71,8 +71,8 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
     config.training.batch_size = 256
     config.training.augmentation = "shift_and_flip"
     config.training.normalization = "mean_image"
-    # Generated, for they need no download: set shift_source to "published" for the paper's own images.
+    # Generated images need no download; "published" has the images that the paper used.
     config.evaluation.update(shift_source="generated", shifts=("cifar10",))
-    # The paper's, and the one of most others.
+    # The paper's set, and the most common one.
     config.evaluation.out_of_distribution = ("cifar100", "svhn_cropped")
     return base.with_presets(config, presets, METHODS, SIZES, {"laptop": LAPTOP_METHODS})

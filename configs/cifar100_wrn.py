@@ -2,9 +2,9 @@
 
     python -m arada.main --config=configs/cifar100_wrn.py:ar_adals_on_the_fly --workdir=workdir/cifar100_wrn
 
-Hardware: 8 TPU cores, or one GPU of 40 GB. A run is 280,000 TFLOP, 1.7 hours of one A100 at 30 % of its TF32 peak: an
-estimate, because no such machine was available. Paper: accuracy of vanilla 79.2 %, its ECE 6.11 %, that of AR-AdaLS on
-the fly 2.27 %; four seeds. The data come from TensorFlow Datasets; this downloads them once:
+Hardware: 8 TPU cores, or one GPU of 40 GB. A run is 280,000 TFLOP, 1.7 hours on one A100 at 30 % of its TF32 peak (an
+estimate, not measured). Paper, four seeds: accuracy of vanilla 79.2 %; ECE of vanilla 6.11 %, of AR-AdaLS on the fly
+2.27 %. The data come from TensorFlow Datasets; this command downloads them once:
 
     python -m arada.prepare --config=configs/cifar100_wrn.py
 """

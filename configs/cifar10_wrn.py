@@ -2,10 +2,10 @@
 
     python -m arada.main --config=configs/cifar10_wrn.py:ar_adals_on_the_fly --workdir=workdir/cifar10_wrn
 
-Hardware: 8 TPU cores, or one GPU of 40 GB. A run is 280,000 TFLOP, 1.7 hours of one A100 at 30 % of its TF32 peak: an
-estimate, for none was at hand. Paper: ECE of vanilla 2.49 %, of AR-AdaLS on the fly 0.64 %; four seeds. Its accuracies
-are in figures only; edward2 has 96.0 % for vanilla, trained on all 50,000 images. The data come from TensorFlow
-Datasets; this downloads them once:
+Hardware: 8 TPU cores, or one GPU of 40 GB. A run is 280,000 TFLOP, 1.7 hours on one A100 at 30 % of its TF32 peak (an
+estimate, not measured). Paper, four seeds: ECE of vanilla 2.49 %, of AR-AdaLS on the fly 0.64 %; its figures show the
+accuracies. edward2's accuracy of vanilla is 96.0 %, trained on all 50,000 images. The data come from TensorFlow
+Datasets; this command downloads them once:
 
     python -m arada.prepare --config=configs/cifar10_wrn.py
 """

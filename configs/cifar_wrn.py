@@ -1,4 +1,4 @@
-"""WRN-28-10 on CIFAR as edward2's baselines train it (sections A.1 and A.2 of the paper): what both data sets share."""
+"""WRN-28-10 as edward2's baselines train it (sections A.1 and A.2 of the paper), shared by both CIFAR data sets."""
 
 import ml_collections
 
@@ -6,7 +6,7 @@ from configs import base
 
 SIZES = {
     **base.BFLOAT16,
-    # For tests: the recipe's parts on a network of 78,000 parameters; no number worth quoting.
+    # For tests: all parts of the recipe with a network of 78,000 parameters; the results have no meaning.
     "testing": {
         "data.num_train": 128,
         "data.num_validation": 128,
@@ -38,21 +38,22 @@ def config(name: str, num_classes: int) -> ml_collections.ConfigDict:
         "name": name,
         "num_classes": num_classes,
         "image_shape": (32, 32, 3),
-        # The scripts train on all 50,000; the paper needs validation images, and says 45,000 of its other network.
+        # The scripts train on all 50,000 images. The paper needs validation images; it gives 45,000 for its other
+        # network.
         "num_train": 45_000,
         "num_validation": 5_000,
         "num_test": 10_000,
         "split_seed": 0,
     }
-    # Statistics of each core's 64 images on the scripts' 8 cores; one device takes them of all 512.
+    # The scripts take the statistics of each of 8 cores' 64 images; a single device takes those of all 512.
     config.model.update(name="wide_resnet", depth=28, width=10, batch_norm="per_device", batch_norm_momentum=0.9)
-    # Generated, for they need no download; the paper's own CIFAR-100-C was never published. Of CIFAR-10 and CIFAR-100
-    # one is out of the other's distribution.
+    # Generated images need no download; the paper's CIFAR-100-C was never published. CIFAR-10 and CIFAR-100 are each
+    # other's out-of-distribution set.
     other = "cifar100" if name == "cifar10" else "cifar10"
     config.evaluation.update(shift_source="generated", shifts=(name,), out_of_distribution=(other, "svhn_cropped"))
     config.training.update(epochs=200, batch_size=512, augmentation="crop_and_flip", normalization="cifar")
     config.optimizer.name = "sgd"
-    # Linear in the batch size, also in one that is set later.
+    # Linear in the batch size; a field reference, so that overrides of the batch size apply.
     config.optimizer.learning_rate = 0.1 * config.training.get_ref("batch_size").to_float() / 128
     config.optimizer.update(
         warmup_epochs=1.0,
@@ -66,7 +67,7 @@ def config(name: str, num_classes: int) -> ml_collections.ConfigDict:
 
 
 def methods(label_smoothing: float) -> dict[str, base.Overrides]:
-    """The paper's settings; it ranked again after 65 and 130 epochs."""
+    """The presets with the paper's settings; the paper ranked again after 65 and 130 epochs."""
     rates = {"label_smoothing": label_smoothing, "adals": 0.005, "ar_adals": 0.005}
     return base.methods(**rates, refresh_epochs=(65, 130), members=4)
 

@@ -2,8 +2,8 @@
 
     python -m arada.main --config=configs/digits.py:ar_adals --workdir=workdir/digits
 
-1,797 real 8x8 images, 800 to train, 500 to validate, 497 to test; a pre-activation ResNet of depth 11; nothing of it is
-in the paper. Hardware: any CPU. With 20 seeds: docs/results.md.
+1,797 real 8x8 images: 800 for training, 500 for validation, 497 for testing; a pre-activation ResNet of depth 11. The
+paper has no such experiment. Hardware: any CPU. docs/results.md has the results with 20 seeds.
 
 Smoothing and alpha have the lowest debiased ECE on the validation images. Seeds 0 to 4, each with the ranking of its
 own seed; ECE and debiased ECE (15 bins of equal width) in percent, NLL in nats, mean and standard deviation over seeds;
@@ -30,9 +30,9 @@ two CPU cores, commit 0a64b47:
                      0.4       4.2 +- 1.0     6.1 +- 0.8    1.327 +- .139
 
 AR-AdaLS was swept at commit 48f38a3. Label smoothing depends on its setting; the alphas of AdaLS differ by less than
-their standard deviations. Every AR-AdaLS, its controls included, takes the alpha of AdaLS rather than its own best, so
-that they differ in the ranking alone. The NLL (`evaluation.choose_by`'s default) would choose 0.01, 0.1 and 0.02, of
-which the first and the last are at the edge of their grids.
+their standard deviations. All variants of AR-AdaLS, also the controls, take the alpha of AdaLS instead of their own
+best one, so that they differ only in the ranking. The NLL (the default of `evaluation.choose_by`) would choose 0.01,
+0.1 and 0.02; the first and the last are at the edge of their grids.
 """
 
 import ml_collections
@@ -40,12 +40,12 @@ import ml_collections
 from configs import base
 
 RATES = {"label_smoothing": 0.02, "adals": 0.05, "ar_adals": 0.05}
-# A third and two thirds of the way, as in the paper.
+# After a third and two thirds of the epochs, as in the paper.
 METHODS = base.methods(**RATES, refresh_epochs=(13, 26), members=3)
 TESTING_METHODS = base.methods(**RATES, refresh_epochs=(1, 2), members=2)
 
 SIZES = {
-    # For tests: seconds, and no number worth quoting.
+    # For tests: takes seconds; the results have no meaning.
     "testing": {
         "data.num_train": 128,
         "data.num_validation": 128,
@@ -74,13 +74,13 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         "num_train": 800,
         "num_validation": 500,
         "split_seed": 0,
-        # The camera (arada/data/sources/digits.py): standard deviation of its noise in units of the signal's range,
-        # how far it compresses the noisy signal about mid-grey, and the seed of the noise, one pattern an image.
+        # The camera (arada/data/sources/digits.py): the standard deviation of its noise in units of the signal's range,
+        # the factor by which it compresses the noisy signal around mid-grey, and the seed of the noise.
         "noise": 0.4,
         "contrast": 0.3,
         "noise_seed": 0,
     }
-    # An epoch has 8 steps (in `testing` 4): statistics of one epoch.
+    # Statistics over one epoch, which has 8 steps (4 in `testing`).
     config.model.update(depth=11, batch_norm_momentum=0.875)
     config.training.epochs = 40
     config.training.batch_size = 100

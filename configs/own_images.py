@@ -1,16 +1,16 @@
-"""Images of your own, by folders of classes: copy this file, or set its fields on the command line.
+"""Your own images, in one folder for each class: copy this file, or set its fields on the command line.
 
     python -m arada.main --config=configs/own_images.py:ar_adals --workdir=workdir/own --config.run.data_dir=DIR \
       --config.data.num_classes=5 --config.data.num_train=3000 \
       --config.data.num_validation=500 --config.data.num_test=500
 
-DIR holds `<class>/*.png` (jpg, jpeg, bmp, webp), or `train/<class>/` beside `test/<class>/`. For one .npz with `image`
-and `label` add --config.data.source=npz, and name the file as DIR. `python -m arada.prepare` with the same options
-says what it finds there.
+DIR holds `<class>/*.png` (jpg, jpeg, bmp, webp), or `train/<class>/` and `test/<class>/`. For one .npz with `image`
+and `label` add --config.data.source=npz, and give the file as DIR. `python -m arada.prepare` with the same options
+shows what it finds there.
 
-Hardware: a CPU for some thousands of images of 32 x 32, less than an hour for 4,000 on two cores; a GPU for more. What
-accuracy and ECE to expect, your data decide. The network and its recipe are those of `configs/cifar10.py:laptop`, the
-methods' settings too: no data set of yours has chosen them. Choose the settings with the lowest validation ECE.
+Hardware: a CPU for a few thousand images of 32 x 32, less than an hour for 4,000 on two cores; a GPU for more. Accuracy
+and ECE depend on your data. Network, recipe and method settings are those of `configs/cifar10.py:laptop` and not tuned
+for your data: tune them on validation by `python -m arada.sweep`.
 """
 
 import ml_collections
@@ -30,15 +30,15 @@ def get_config(presets: str = "") -> ml_collections.ConfigDict:
         # "folder" or "npz", in run.data_dir.
         "source": "folder",
         "num_classes": 10,
-        # To which images of a folder are cut and resized (arada/data/sources/folders.py); 1 channel for grey.
+        # Images of a folder are cut and resized to this shape (arada/data/sources/folders.py); 1 channel for grey.
         "image_shape": (32, 32, 3),
-        # Random, by split_seed. Test images come from the test part, if there is one, else from the same images.
+        # Random, by split_seed. Test images come from the test part if there is one, else from the same images.
         "num_train": 4000,
         "num_validation": 1000,
         "num_test": 1000,
         "split_seed": 0,
     }
-    # An epoch has 31 steps; with fewer images lower the momentum (the program says when).
+    # An epoch has 31 steps; with fewer images lower the momentum (a warning says when).
     config.model.update(depth=11, batch_norm_momentum=0.9)
     config.optimizer.decay = ((25, 0.1), (35, 0.01))
     config.training.epochs = 40
