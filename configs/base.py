@@ -232,7 +232,7 @@ def config() -> ml_collections.ConfigDict:
                 # A folder, or gs://..., that caches compiled programs for later processes; "" for
                 # JAX_COMPILATION_CACHE_DIR, or else WORKDIR/compiled.
                 "compilation_cache": "",
-                # The number of steps of each run that jax.profiler traces, after compilation, into RUN/profile.
+                # Steps of each run that jax.profiler traces after compilation, into RUN/profile (0: none).
                 "profile": 0,
                 # On a GPU: use only kernels that give the same bits each time, which are slower. A killed run then ends
                 # with the same numbers if it finds its compiled programs. On a CPU this always holds.
