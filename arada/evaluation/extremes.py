@@ -16,6 +16,7 @@ from arada.data.splits import Examples
 from arada.runs import trained
 from arada.runs import workdir as workdirs
 from arada.runs.identity import ranking_sources, source_run
+from arada.runs.ranks import Ranking
 from arada.runtime import files
 from arada.training.replication import Replicas
 
@@ -51,16 +52,16 @@ def attack_step(model, attack: str, settings: dict):
     return step
 
 
-def chosen(ranking: dict[str, np.ndarray]) -> np.ndarray:
-    """Positions in a ranking, ascending: each class's least and most robust images with an adversarial example.
+def chosen(label: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Positions of ranked images, ascending: each class's least and most robust images with an adversarial example.
 
     With more than CLASSES classes, evenly spaced ones are taken.
     """
-    labels = np.unique(ranking["label"])
+    labels = np.unique(label)
     labels = labels[np.linspace(0, len(labels) - 1, min(CLASSES, len(labels))).round().astype(int)]
-    order = np.argsort(ranking["distance"], kind="stable")
-    order = order[np.isfinite(ranking["distance"][order])]
-    by_class = (order[ranking["label"][order] == label] for label in labels)
+    order = np.argsort(distance, kind="stable")
+    order = order[np.isfinite(distance[order])]
+    by_class = (order[label[order] == one] for one in labels)
     ends = (rows if len(rows) <= 2 * EACH else np.concatenate([rows[:EACH], rows[-EACH:]]) for rows in by_class)
     return np.sort(np.concatenate([*ends, np.zeros(0, int)]))
 
@@ -85,7 +86,8 @@ def write(
     if not source_run(source) or not (directory / "train.npz").exists():
         logger.info("gallery: not made, because %s is not a ranking of this workdir", directory)
         return None
-    identity, ranking = workdirs.stored(directory)["identity"], files.read_npz(directory / "train.npz")
+    identity = workdirs.stored(directory)["identity"]
+    ranking = Ranking.read(directory / "train.npz", labelled=True)
     made_from = _fingerprint(identity, ranking)
     if _made_from(file) == made_from:
         return file
@@ -93,13 +95,13 @@ def write(
     if not (run_dir / "config.json").exists() or not trained.is_finished(run_dir, workdirs.stored_config(run_dir)):
         logger.info("gallery: not made, because the weights of %s are missing", run_dir)
         return None
-    rows = chosen(ranking)
+    label, predicted = np.asarray(ranking.label), np.asarray(ranking.predicted)
+    rows = chosen(label, ranking.score)
     if not len(rows):
         logger.info("gallery: not made, because the attack found no adversarial examples")
         return None
     # A ranking and its split have the same order, by id.
     images = train.take(rows)
-    ranked = {key: ranking[key][rows] for key in ("example_id", "label", "predicted", "distance")}
     attack = identity["ranking"]["attack"]
     settings = {key: value for key, value in identity["ranking"][attack].items() if key != "refine_steps"}
     logger.info("gallery: attacking %d images", len(images))
@@ -108,16 +110,17 @@ def write(
     # One batch for all devices.
     size = -(-len(images) // len(replicas)) * len(replicas)
     batch = next(images.in_order(size))
-    predicted = np.concatenate([ranked["predicted"], np.repeat(ranked["predicted"][-1:], size - len(images))])
-    attacked = replicas.fetch(mapped(variables, {"image": batch["image"], "predicted": predicted}))
-    rank = np.empty(len(ranking["distance"]), np.int32)
-    rank[np.argsort(ranking["distance"], kind="stable")] = np.arange(len(rank), dtype=np.int32)
+    padded = predicted[np.pad(rows, (0, size - len(rows)), mode="edge")]
+    attacked = replicas.fetch(mapped(variables, {"image": batch["image"], "predicted": padded}))
+    rank = np.empty(len(ranking), np.int32)
+    rank[np.argsort(ranking.score, kind="stable")] = np.arange(len(rank), dtype=np.int32)
     names = dataset.class_names()
     if jax.process_index():
         return file
     files.write_npz(
         file,
-        ranked
+        {"example_id": images.example_id, "label": label[rows], "predicted": predicted[rows]}
+        | {"distance": ranking.score[rows]}
         | {key: value[: len(images)] for key, value in ({"image": batch["image"]} | attacked).items()}
         | {"rank": rank[rows], "num_ranked": np.int32(len(rank)), "made_from": np.array(made_from)}
         | ({"class_names": np.array(names)} if names else {}),
@@ -133,7 +136,7 @@ def _made_from(file: epath.Path) -> str:
         return ""
 
 
-def _fingerprint(identity: dict, ranking: dict[str, np.ndarray]) -> str:
+def _fingerprint(identity: dict, ranking: Ranking) -> str:
     """Identifies a ranking by its identity and its distances."""
     text = json.dumps(identity, sort_keys=True).encode()
-    return f"{zlib.crc32(np.ascontiguousarray(ranking['distance']), zlib.crc32(text)):08x}"  # type: ignore[arg-type]
+    return f"{zlib.crc32(np.ascontiguousarray(ranking.score), zlib.crc32(text)):08x}"  # type: ignore[arg-type]

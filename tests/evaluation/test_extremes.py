@@ -12,24 +12,20 @@ from arada.runtime import files
 from configs import digits
 
 
-def ranking(distance, label):
-    return {"distance": np.array(distance, np.float32), "label": np.array(label, np.int32)}
-
-
 def test_the_least_and_the_most_robust_of_each_class_are_chosen():
     # Class 0 by distance: 5, 1, 3, 7, 0, 2, 4; number 8 has no adversarial example. Class 3 has two images only.
     distance = [0.5, 0.2, 0.6, 0.3, 0.7, 0.1, 9.0, 0.4, np.inf, 8.0]
     label = [0, 0, 0, 0, 0, 0, 3, 0, 0, 3]
-    assert extremes.chosen(ranking(distance, label)).tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
+    assert extremes.chosen(np.array(label), np.array(distance)).tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
 
 
 def test_of_many_classes_some_are_chosen_evenly():
-    found = extremes.chosen(ranking(np.ones(1000), np.arange(1000)))
+    found = extremes.chosen(np.arange(1000), np.ones(1000))
     assert found.tolist() == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
 
 
 def test_nothing_is_chosen_where_nothing_was_found():
-    assert extremes.chosen(ranking([np.inf, np.inf], [0, 1])).tolist() == []
+    assert extremes.chosen(np.arange(2), np.full(2, np.inf)).tolist() == []
 
 
 @pytest.fixture(scope="module")
