@@ -1,12 +1,12 @@
-# Sourced by the other scripts: changes to the project's folder and offers what they share.
+# Sourced by the other scripts: changes to the project's folder and defines shared functions.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
 
-# make_environment FILE ...: a virtual environment in .venv with these requirements, and with JAX for the accelerator
-# that JAX_FOR names (cuda13, cuda12 or tpu; else the CPU), installed once and when they change.
+# make_environment FILE ...: makes a virtual environment in .venv with these requirements, and with JAX for the
+# accelerator in JAX_FOR (cuda13, cuda12 or tpu; otherwise the CPU). Installs again only after a change.
 make_environment() {
   local python=${PYTHON:-python3} stamp jax=${JAX_FOR:+jax[$JAX_FOR]}
   if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    echo "error: arada needs Python 3.11 or newer; name one with PYTHON=/path/to/python" >&2
+    echo "error: arada needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2
     return 1
   fi
   stamp=.venv/.installed-$({ cat "$@" && printf %s "$jax"; } | cksum | cut -d' ' -f1)
@@ -21,15 +21,16 @@ make_environment() {
   fi
 }
 
-# keep_memory: for training on a CPU, where each step takes and returns blocks of hundreds of megabytes. glibc gives these
-# back to the system and pays for fresh pages in the next step; with these settings it keeps them, in huge pages (glibc 2.35 or
-# newer; others ignore it). One arena for all threads: not for hosts that decode images.
+# keep_memory: for training on a CPU. Each step allocates and frees blocks of hundreds of megabytes. By default glibc
+# returns them to the system and needs fresh pages in the next step; with these settings it keeps them, in huge pages
+# (glibc 2.35 or newer; others ignore the settings). All threads share one arena, which is slow for hosts that decode
+# images.
 keep_memory() {
   local keep=glibc.malloc.mmap_threshold=8000000000:glibc.malloc.trim_threshold=16000000000
   export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1:$keep}
 }
 
-# examine CONFIG OPTION ...: the doctor on this machine and config; where something is wrong the script ends. DOCTOR=0
+# examine CONFIG OPTION ...: runs the doctor on this machine and config; the script ends if something is wrong. DOCTOR=0
 # skips it.
 examine() {
   local config=$1
@@ -37,7 +38,7 @@ examine() {
   [ "${DOCTOR:-1}" = 0 ] || run .venv/bin/python -m arada.doctor --config="$config" "$@"
 }
 
-# estimate OPTION ...: in a dry run, what the roofline says of hours and dollars, on stderr. ESTIMATE=0 skips it.
+# estimate OPTION ...: in a dry run, prints the roofline's hours and dollars on stderr. ESTIMATE=0 skips it.
 estimate() {
   [ -n "${DRY_RUN:-}" ] && [ "${ESTIMATE:-1}" != 0 ] || return 0
   if [ -x .venv/bin/python ]; then
@@ -47,7 +48,7 @@ estimate() {
   fi
 }
 
-# run COMMAND ...: runs it, or only prints it where DRY_RUN is set.
+# run COMMAND ...: runs the command, or only prints it if DRY_RUN is set.
 run() {
   if [ -n "${DRY_RUN:-}" ]; then
     local quoted

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# CIFAR on one machine, on all its NVIDIA GPUs: vanilla, its ranking, then each method, with all seeds and a report.
+# CIFAR on all NVIDIA GPUs of one machine: vanilla, its ranking, then each method with all seeds, and a report.
 #
-# Cost, estimated by `python -m launch.benchmarks.roofline --config=configs/cifar10.py:ar_adals` (30 % of peak, prices of about 2025),
-# of one A100 and four methods: cifar10 at most 3 hours for 20 trainings, 15 dollars; cifar10_wrn or cifar100_wrn 25 hours
-# for 16 trainings, 130 dollars. Several GPUs share a batch: fewer hours, the same money.
+# Cost of four methods on one A100, estimated by
+# `python -m launch.benchmarks.roofline --config=configs/cifar10.py:ar_adals` (30 % of peak, prices of about 2025): cifar10
+# at most 3 hours for 20 trainings, 15 dollars; cifar10_wrn or cifar100_wrn 25 hours for 16 trainings, 130 dollars. Several
+# GPUs share a batch: fewer hours at the same cost.
 #
 # Usage: bash launch/gpu_cifar.sh [--dry-run] [cifar10|cifar10_wrn|cifar100_wrn] [METHOD ...] [--config.FIELD=VALUE ...]
 #        bash launch/gpu_cifar.sh [--dry-run] configs/studies/FILE.py [FLAG OF arada.study ...]
 #   e.g. bash launch/gpu_cifar.sh cifar10_wrn vanilla ar_adals_on_the_fly
 #        bash launch/gpu_cifar.sh configs/studies/paper_cifar10.py
-# The doctor looks at the machine first. --dry-run prints the commands, and hours and dollars on four accelerators.
-# Killed or preempted, the same command goes on. In the environment: WORKDIR (workdir/CONFIG), JAX_FOR (cuda13; cuda12
-# for older drivers), TFDS_DATA_DIR, DOCTOR=0 (no look), ESTIMATE=0 (no hours).
+# The doctor checks the machine first. --dry-run prints the commands, and hours and dollars on four accelerators. After
+# a kill or a preemption the same command continues. Environment variables: WORKDIR (default workdir/CONFIG), JAX_FOR
+# (cuda13; cuda12 for older drivers), TFDS_DATA_DIR, DOCTOR=0 (no check), ESTIMATE=0 (no hours).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# A run that is asked to stop ends without an error, and the next one would start.
+# A run that is asked to stop ends with exit code 0; without these traps the next run would start.
 trap 'exit 130' INT
 trap 'exit 143' TERM
 name='' methods=() overrides=()

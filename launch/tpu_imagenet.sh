@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# ResNet-101 on ImageNet on a Cloud TPU slice: creates it, installs arada on all its hosts and runs there; after a
-# preemption it queues for a new slice and goes on, until the run is done; then it deletes the slice.
+# ResNet-101 on ImageNet on a Cloud TPU slice: creates the slice, installs arada on all its hosts and runs there. After
+# a preemption it requests a new slice and continues until the run is done; then it deletes the slice.
 #
-# Cost, estimated by `python -m launch.benchmarks.roofline --config=configs/imagenet.py:ar_adals --devices=32` (30 % of peak, prices
-# of about 2025): 4 to 10 hours of 32 TPU v4 chips, by how much XLA fuses, for six trainings, a ranking and the
-# evaluation: 400 to 1,000 dollars on demand, less on spot. With --config.seeds='(0,)' 2 to 4 hours, 170 to 380 dollars.
+# Cost of six trainings, a ranking and the evaluation, estimated by
+# `python -m launch.benchmarks.roofline --config=configs/imagenet.py:ar_adals --devices=32` (30 % of peak, prices of
+# about 2025): 4 to 10 hours of 32 TPU v4 chips, depending on XLA's fusion; 400 to 1,000 dollars on demand, less on spot. With
+# --config.seeds='(0,)' 2 to 4 hours, 170 to 380 dollars.
 #
 # Usage: PROJECT=... ZONE=us-central2-b WORKDIR=gs://BUCKET/imagenet DATA_DIR=gs://BUCKET/tensorflow_datasets \
 #   bash launch/tpu_imagenet.sh [--dry-run] [--delete] [PRESET] [--config.FIELD=VALUE ...]
 #   bash launch/tpu_imagenet.sh [--dry-run] configs/studies/FILE.py [FLAG OF arada.study ...]
-# The doctor looks at the slice first (DOCTOR=0: not). --dry-run prints the commands, and hours and dollars; --delete
-# deletes the slice, which costs money until then. Needs gcloud, logged in, and
-# ImageNet prepared in DATA_DIR (see the README). Also in the environment: NAME (arada), TYPE (v4-64: 32 chips, the
-# paper's 128 images each), RUNTIME (tpu-ubuntu2204-base), SPOT (1; 0 for a slice that is not taken away).
+# The doctor checks the slice first (DOCTOR=0 skips it). --dry-run prints the commands, and hours and dollars; --delete
+# deletes the slice, which costs money until then. Needs gcloud, logged in, and ImageNet prepared in DATA_DIR (see
+# docs/data.md). More environment variables: NAME (default arada), TYPE (v4-64: 32 chips, the paper's 128 images each),
+# RUNTIME (tpu-ubuntu2204-base), SPOT (1; 0 for a slice that is not preempted).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 preset=ar_adals overrides=() delete=
@@ -28,7 +29,7 @@ done
 name=${NAME:-arada}
 here=(--project="$PROJECT" --zone="$ZONE")
 
-# NONE only where Google says so: a slice that is taken for missing would be asked for twice, and run up a bill unseen.
+# NONE only if Google says so: a slice that is wrongly taken for missing would be requested twice, at twice the cost.
 state() {
   run gcloud compute tpus queued-resources describe "$name" "${here[@]}" --format='value(state.state)' \
     2>"$errors" && return
@@ -49,23 +50,23 @@ create_slice() {
     --accelerator-type="${TYPE:-v4-64}" --runtime-version="${RUNTIME:-tpu-ubuntu2204-base}" ${spot:+"$spot"}
 }
 
-# Waits in the queue. What was preempted never comes back, and is asked for again.
+# Waits for the slice. A preempted slice never comes back, so it is requested again.
 await_slice() {
   local now
   while true; do
     now=$(state)
     [ -z "${DRY_RUN:-}" ] || { echo "$now" && create_slice && return; }
-    [ "$now" = UNKNOWN ] || there=1
+    [ "$now" = UNKNOWN ] || exists=1
     case $now in
       ACTIVE) return ;;
       NONE) create_slice ;;
-      FAILED | SUSPENDING | SUSPENDED) delete_slice && there='' && continue ;;
+      FAILED | SUSPENDING | SUSPENDED) delete_slice && exists='' && continue ;;
     esac
     sleep 60
   done
 }
 
-# The commit that is checked out here, with a Python of its own, for the image's is too old.
+# Installs the commit that is checked out here, with its own Python, because the image's is too old.
 install() {
   local bundle=${TMPDIR:-/tmp}/arada.bundle
   run git bundle create --quiet "$bundle" HEAD &&
@@ -76,7 +77,7 @@ install() {
       source launch/environment.sh; make_environment requirements.txt'
 }
 
-# The same command on every host, the doctor before it. Before bash 4.4, as on macOS, an empty array is an unset variable.
+# Runs the doctor and then the same command on every host. Before bash 4.4, as on macOS, an empty array counts as unset.
 train() {
   local doctor=() command flags
   case $preset in
@@ -107,21 +108,21 @@ case $preset in
   *.py) estimate --study="$preset" --devices=32 ;;
   *) estimate --config="configs/imagenet.py:$preset" --devices=32 ${overrides[@]+"${overrides[@]}"} ;;
 esac
-there='' output=$(mktemp) errors=$(mktemp)
-trap '[ -z "$there" ] || echo "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete" >&2' EXIT
-trap 'exit 130' INT # whatever gcloud makes of it
+exists='' output=$(mktemp) errors=$(mktemp)
+trap '[ -z "$exists" ] || echo "The slice still exists and costs money: bash launch/tpu_imagenet.sh --delete" >&2' EXIT
+trap 'exit 130' INT # whatever gcloud does with it
 while true; do
   await_slice
   if install && train | tee "$output"; then
-    # The run's last line, perhaps after the host's name; a run that was asked to stop ends without it, as does a dry run.
+    # A finished run's last line, perhaps after the host's name; a run that was asked to stop, or a dry run, lacks it.
     if [ -n "${DRY_RUN:-}" ] || grep -Eq '(Done|Page): ' "$output"; then break; fi
   else
-    sleep 60 # until a preemption shows in the state
+    sleep 60 # until the state shows a preemption
     if [ "$(state)" = ACTIVE ]; then
-      echo "error: the run failed on a slice that is still there; the same command goes on" >&2
+      echo "error: the run failed, and the slice still exists; the same command goes on" >&2
       exit 1
     fi
   fi
 done
 delete_slice
-there=''
+exists=''

@@ -1,4 +1,4 @@
-"""What `launch/benchmarks/speed.py` lets compete. Each function builds one contestant, in a process of its own.
+"""The contestants of `launch/benchmarks/speed.py`. Each function builds one contestant, in a process of its own.
 
 All contestants of a comparison have the same weights and the same images, made by seed or read from a run, in float32
 (TF32 in the products of a GPU, the default of both sides' convolutions), on the first device or on all CPUs that the
@@ -33,16 +33,16 @@ from arada.training.replication import Replicas
 from arada.training.state import TrainState
 from configs import base, cifar10
 
-# Gradient steps of one turn of the `gradients` row: inside one program in JAX, a loop in Python with torch.
+# Gradient steps in one turn of the `gradients` row: one program in JAX, a Python loop with torch.
 GRADIENT_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """`turn` does its work once, to the end, and returns (amount of work, seconds); the first call may compile.
+    """`turn` does the work once and returns (amount of work, seconds); the first call may compile.
 
-    `witness` is a number that contestants who compute the same have in common; `first_seconds` what the very first
-    work took, where building the contestant has done it already.
+    `witness` is a number that is equal for contestants with the same computation; `first_seconds` are the seconds of
+    the first work, if building the contestant has already done it.
     """
 
     turn: Callable[[], tuple[float, float]]
@@ -71,8 +71,8 @@ class Network:
 
 
 def draw_variables(model, image_shape: tuple[int, ...], seed: int) -> dict:
-    """Random variables of `model`, without running it: He-normal kernels; scales, biases and statistics far from
-    their start, as training would leave them. Images are centred by a flat mean image."""
+    """Random variables of `model`, without running it: He-normal kernels; scales, biases and statistics that differ
+    from their initial values, as after training. The normalisation subtracts 0.5."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -98,12 +98,12 @@ def draw_labels(count: int) -> np.ndarray:
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use; jaxlib makes its threads by this number."""
+    """The number of CPUs that this process may use; jaxlib has as many threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def working(work: Callable, amount: float, witness: Callable[..., float]) -> Contestant:
-    """Works once, for the witness that its result bears."""
+    """A contestant that has worked once, to compute the witness from the result."""
 
     def timed():
         start = time.perf_counter()
@@ -164,7 +164,7 @@ def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bo
 
 
 def arada_gradients(network: Network, batch_size: int, stock: bool = False) -> Contestant:
-    """Gradients of the margin by the images, step by step inside one jitted loop."""
+    """Gradients of the margin with respect to the images, step by step in one jitted loop."""
     _choose_operations(stock)
     model, variables = network.build()
     variables, images = jax.device_put((variables, draw_images(batch_size, network.image_shape)))
@@ -217,7 +217,7 @@ def mean_top_logit(logits: np.ndarray) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class TimedSplit(Split):
-    """A split that notes when each epoch begins."""
+    """A split that records the start of each epoch."""
 
     starts: list[float] = dataclasses.field(default_factory=list)
 
@@ -228,12 +228,12 @@ class TimedSplit(Split):
 
 
 def training_epoch(method: str, overrides: dict, epochs: int) -> Contestant:
-    """Whole epochs of `arada.runs.Trainer`, from the beginning of one to the beginning of the next: training,
-    validation pass, soft labels, logs. A turn is a fresh run, of which start, last epoch and checkpoint do not count.
+    """Whole epochs of `arada.runs.Trainer`, from the start of one epoch to the start of the next: training, validation
+    pass, soft labels, logs. A turn is a new run, without its start, last epoch and checkpoint.
 
-    Images and labels are random, and so is the ranking of AR-AdaLS.
+    Images, labels and the ranking of AR-AdaLS are random.
     """
-    # The writer of logs imports TensorFlow, which would greet.
+    # The log writer imports TensorFlow, which would log at its start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     path = epath.Path(tempfile.mkdtemp(prefix="arada_benchmark_"))

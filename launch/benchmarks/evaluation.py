@@ -1,7 +1,7 @@
-"""How long the metrics of a large experiment take: `python -m launch.benchmarks.evaluation`.
+"""The time for the metrics of a large experiment: `python -m launch.benchmarks.evaluation`.
 
-Makes up the predictions of some runs on the clean test set, on validation images and on 95 shifted sets, writes them as
-an experiment would, and times what `--stage=evaluate` does after its last prediction.
+Draws random predictions of several runs on the test set, the validation set and 95 shifted sets, writes them like an
+experiment, and measures the part of `--stage=evaluate` after the last prediction.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from configs import cifar10
 
 
 def fill(workdir: Workdir, config, runs: int, images: int) -> int:
-    """Writes the predictions of `runs` vanilla runs; returns the number of files. Classes as unsure as a network's."""
+    """Writes random predictions of `runs` vanilla runs; returns the number of files."""
     rng, classes = np.random.default_rng(0), config.data.num_classes
     labels = rng.integers(classes, size=images).astype(np.int32)
     names = predictions.dataset_names(config.evaluation)
@@ -53,8 +53,8 @@ def main() -> None:
         seconds, processor = time.perf_counter() - start, time.process_time() - before
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{count} files of {arguments.images:,} x {config.data.num_classes} logits, three ways calibrated, 1,000 "
-        f"resamples: {seconds:.0f} s ({processor:.0f} s of processor time), {memory:.1f} GiB at most, "
+        f"{count} files of {arguments.images:,} x {config.data.num_classes} logits, without and with two calibrators, "
+        f"1,000 resamples: {seconds:.0f} s ({processor:.0f} s of processor time), {memory:.1f} GiB at most, "
         f"{jax.devices()[0].device_kind}"
     )
 

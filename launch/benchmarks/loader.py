@@ -1,9 +1,9 @@
-"""Measures how fast images leave a streamed data set: reading, decoding, cropping and batching, without a network.
+"""Measures the speed of a streamed data set: reading, decoding, cropping and batching, without a network.
 
     python -m launch.benchmarks.loader --config=configs/imagenet.py
 
-Each figure comes from its own process, which is pinned to the given number of cores (Linux only). Images per second of
-a core's time are what a busy machine disturbs least.
+Each figure comes from its own process, which is pinned to the given number of cores (Linux only). Other processes
+disturb images per second of a core's time least.
 """
 
 import concurrent.futures
@@ -26,11 +26,11 @@ _CORES = flags.DEFINE_multi_integer("cores", (1, 2), "Cores to measure with.", l
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "Seconds of each measurement.", lower_bound=0.1)
 
 BATCH = 128
-# A small sample is read repeatedly, as if it were a larger one: restarting a pipeline is slow.
+# A smaller sample is repeated up to this size, because restarting a pipeline is slow.
 LEAST_IMAGES = 20_000
-# 10^9 multiply-adds of a forward pass at 224 x 224. A training step has three times as many, each two operations.
+# 10^9 multiply-adds in a forward pass at 224 x 224. A training step has three times as many, with two operations each.
 GIGA_MACS = {50: 4.1, 101: 7.8, 152: 11.5}
-# Peak of bfloat16, operations a second, by the makers' data sheets, and the share of it that we assume to be reached.
+# Peak operations a second in bfloat16, by the makers' data sheets, and the assumed share of it.
 PEAK = {"TPU v4-8 (four chips)": 4 * 275e12, "A100": 312e12}
 UTILISATION = 0.3
 
@@ -40,7 +40,7 @@ def measure(fields: dict, data_dir: str, cores: int, crops: str, seconds: float)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     split = repeated(data.ImageNet(data_dir=data_dir, **fields).splits()["train"])
     batches = split.epoch(BATCH, seed=0, epoch=0) if crops == "training" else split.in_order(BATCH)
-    for _ in range(3):  # TensorFlow chooses how much to do at once
+    for _ in range(3):  # TensorFlow tunes its parallelism
         next(batches)
     count, start, cpu_start = 0, time.monotonic(), time.process_time()
     for batch in batches:
@@ -51,7 +51,7 @@ def measure(fields: dict, data_dir: str, cores: int, crops: str, seconds: float)
 
 
 def repeated(split: data.Examples) -> data.Examples:
-    """The split with its files over and over until there are enough images."""
+    """The split with its files repeated until there are enough images."""
     times = -(-LEAST_IMAGES // len(split.files))
     if times == 1:
         return split
@@ -75,18 +75,18 @@ def main(_) -> None:
     spawn = multiprocessing.get_context("spawn")
     for cores in _CORES.value:
         if cores > available:
-            sys.exit(f"error: --cores={cores}, but there are {available}")
+            sys.exit(f"error: --cores={cores}, but this process may use {available}; give fewer")
         for crops in ("training", "evaluation"):
             with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
                 job = pool.submit(measure, fields, config.run.data_dir, cores, crops, _SECONDS.value)
-                rate, of_core = job.result()
-            print(f"{cores} core(s), {crops} crops: {rate:.0f} images/s, {of_core:.0f} a second of a core's time")
+                rate, core_rate = job.result()
+            print(f"{cores} core(s), {crops} crops: {rate:.0f} images/s, {core_rate:.0f} a second of a core's time")
     if config.model.name == "resnet_v1" and config.model.depth in GIGA_MACS:
         operations = 6e9 * GIGA_MACS[config.model.depth]
         for device, peak in PEAK.items():
             print(
-                f"estimate: {device} trains ResNet-{config.model.depth} on {UTILISATION * peak / operations:.0f} "
-                f"images/s if it reaches {UTILISATION:.0%} of its peak ({operations / 1e9:.0f} GFLOP an image)"
+                f"estimate: {device} trains ResNet-{config.model.depth} with {UTILISATION * peak / operations:.0f} "
+                f"images/s at {UTILISATION:.0%} of its peak ({operations / 1e9:.0f} GFLOP an image)"
             )
 
 

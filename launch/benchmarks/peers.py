@@ -1,7 +1,6 @@
-"""The networks of `arada.models` in PyTorch, written from their descriptions, and the weights' way there.
+"""The networks of `arada.models` in PyTorch, written from their descriptions, and the conversion of weights.
 
-Tests compare logits with these, `launch/benchmarks/speed.py` compares speed. Needs torch
-(tests/requirements-peers.txt).
+Tests compare logits with them, `launch/benchmarks/speed.py` compares speed. Needs torch (tests/requirements-peers.txt).
 """
 
 import numpy as np
@@ -26,9 +25,9 @@ class Conv(nn.Conv2d):
 
 
 class Twin(nn.Module):
-    """Keeps layers in the order in which they are called, which is the order of flax's names."""
+    """Keeps layers in the order of their calls, which is the order of flax's names."""
 
-    # The fields of the module in `arada.models` that the constructor takes, after the number of channels.
+    # The constructor's arguments after the number of channels: fields of the module in `arada.models`.
     fields = ("num_classes", "depth", "width")
 
     def __init__(self, *, bias: bool, epsilon: float, momentum: float):
@@ -162,7 +161,7 @@ TWINS = {models.ResNetV1: ResNetV1, models.ResNetV2: ResNetV2, models.WideResNet
 
 
 def twin(model, variables) -> Twin:
-    """`model` of `arada.models` in PyTorch with the weights of `variables`, ready for use on running statistics."""
+    """`model` of `arada.models` in PyTorch with the weights of `variables`, in evaluation mode."""
     channels = np.shape(variables["params"]["Conv_0"]["kernel"])[2]
     kind = TWINS[type(model)]
     network = kind(channels, *(getattr(model, field) for field in kind.fields))
@@ -177,7 +176,7 @@ def classifier(model, variables) -> Classifier:
 
 
 def copy_weights(variables, network: Twin) -> None:
-    """From flax's trees into a twin. Raises ValueError if the two differ in size."""
+    """Copies flax's variables into a twin. Raises ValueError if the two differ in size."""
     params, stats = variables["params"], variables["batch_stats"]
     with torch.no_grad():
         for index, conv in enumerate(network.convolutions):
@@ -202,7 +201,7 @@ def _tensor(value) -> torch.Tensor:
 
 
 def _channels_first(value) -> torch.Tensor:
-    """Something that broadcasts against [B, H, W, C], against [B, C, H, W]."""
+    """Converts an array that broadcasts against [B, H, W, C] into one for [B, C, H, W]."""
     value = np.asarray(value, np.float32)
     return torch.tensor(value.reshape((1,) * (4 - value.ndim) + value.shape)).permute(0, 3, 1, 2)
 
@@ -228,7 +227,7 @@ class Bottleneck(nn.Module):
 
 
 class TorchvisionResNet(nn.Module):
-    """A ResNet with bottlenecks whose weights have the names of torchvision and timm."""
+    """A ResNet with bottlenecks and the weight names of torchvision and timm."""
 
     def __init__(self, depth: int, num_classes: int = 1000):
         super().__init__()

@@ -1,16 +1,16 @@
-"""What an experiment costs on accelerators: a roofline from its programs' operations and bytes. Nothing is measured.
+"""The cost of an experiment on accelerators: a roofline of its programs' operations and bytes. Nothing is measured.
 
     python -m launch.benchmarks.roofline --config=configs/imagenet.py:ar_adals --devices=8
 
 The train step, one input gradient and one forward pass are lowered as for a TPU, with stock convolutions. XLA's cost
-analysis counts their operations, and the bytes that they move once fused, by XLA:CPU in float32: a TPU or GPU fuses
-more, so bytes and hours are rather too many. It counts the body of a loop once; an attack is therefore that many
-gradients and passes. Each program is counted at two batch sizes, which separates what grows with the batch from what
-does not.
+analysis counts their operations, and the bytes that they move after XLA:CPU's fusion in float32. A TPU or GPU fuses
+more, so the real bytes and hours are lower. The analysis counts the body of a loop once, so an attack is counted as its
+number of gradients and forward passes. Each program is counted at two batch sizes, to separate the part that grows with
+the batch from the fixed part.
 
-Assumed: a share of the peak of arithmetic and of memory bandwidth (`--utilisation`, `--bandwidth`), half the bytes an
-image in bfloat16, and no wait for data, for other devices or for the host. Prices are about what Google Cloud asked for
-one device, on demand in the US, in 2025: an order of magnitude. Look yours up before you spend it.
+Assumptions: a share of the peak of arithmetic and of memory bandwidth (`--utilisation`, `--bandwidth`), half the bytes
+an image in bfloat16, and no waiting for data, other devices or the host. Prices are about those of Google Cloud for one
+device, on demand in the US, in 2025: an order of magnitude. Check the current prices.
 """
 
 import sys
@@ -37,8 +37,8 @@ BATCHES = (8, 16)
 
 
 class Device(NamedTuple):
-    """By the makers' data sheets, dense: operations a second in bfloat16, on float32 operands at JAX's default
-    precision (one pass of bfloat16 on TPU, TF32 on GPU) and in full float32 (six passes on TPU); bytes a second of its
+    """By the makers' data sheets, dense: operations a second in bfloat16, with float32 operands at JAX's default
+    precision (one pass of bfloat16 on TPU, TF32 on GPU), and in full float32 (six passes on TPU); bytes a second of the
     memory; dollars an hour."""
 
     name: str
@@ -58,7 +58,7 @@ DEVICES = (
 
 
 class Work(NamedTuple):
-    """What a program does: `flops` and `bytes` an image, and the same whatever the batch (weights, their update)."""
+    """The work of a program: `flops` and `bytes` an image, and fixed ones for any batch (weights, their update)."""
 
     flops: float
     bytes: float
@@ -66,13 +66,13 @@ class Work(NamedTuple):
     fixed_bytes: float = 0.0
 
     def seconds(self, images: float, batch_size: float, peak: float, bandwidth: float) -> float:
-        """On one device, in batches of `batch_size`: the longer of computing and moving."""
+        """The time on one device, in batches of `batch_size`: the longer of computing and moving."""
         batches = images / batch_size
         computing = (images * self.flops + batches * self.fixed_flops) / peak
         return max(computing, (images * self.bytes + batches * self.fixed_bytes) / bandwidth)
 
     def times(self, count: float) -> "Work":
-        """`count` such programs, one after the other."""
+        """The work of `count` such programs."""
         return Work(*(count * number for number in self))
 
     def __add__(self, other: "Work") -> "Work":
@@ -80,7 +80,7 @@ class Work(NamedTuple):
 
 
 def work_of(build: Callable[[int], tuple[Callable, tuple]]) -> Work:
-    """Counts the program of `build`(batch size) -> (function, shapes of its arguments). Compiles twice."""
+    """Counts the work of `build`(batch size) -> (function, shapes of its arguments). Compiles twice."""
     counts = []
     for batch_size in BATCHES:
         function, arguments = build(batch_size)
@@ -88,12 +88,13 @@ def work_of(build: Callable[[int], tuple[Callable, tuple]]) -> Work:
         counts.append((lowered.cost_analysis()["flops"], lowered.compile().cost_analysis()["bytes accessed"]))
     (few_flops, few_bytes), (flops, bytes_) = counts
     more = BATCHES[1] - BATCHES[0]
-    of_image = (flops - few_flops) / more, (bytes_ - few_bytes) / more
-    return Work(*of_image, few_flops - BATCHES[0] * of_image[0], few_bytes - BATCHES[0] * of_image[1])
+    image_flops, image_bytes = (flops - few_flops) / more, (bytes_ - few_bytes) / more
+    fixed = few_flops - BATCHES[0] * image_flops, few_bytes - BATCHES[0] * image_bytes
+    return Work(image_flops, image_bytes, *fixed)
 
 
 class Programs(NamedTuple):
-    """The three programs that an experiment is made of."""
+    """The three programs of an experiment."""
 
     train: Work
     gradient: Work
@@ -101,12 +102,15 @@ class Programs(NamedTuple):
 
 
 def programs(config: ml_collections.ConfigDict) -> Programs:
-    """Counts them. Raises UserError for a config whose train step has loops, or trains several networks."""
+    """Counts the programs. Raises UserError for a config with loops in its train step, or with several networks."""
     if config.method.name in ("ccat", "mixup") or trained.num_members(config) > 1:
-        raise UserError(f"--config: the roofline knows train steps of one network without loops, not {config.name}")
+        raise UserError(
+            f"--config: the roofline cannot estimate {config.name}, because its train step has loops or several "
+            f"networks; choose another method"
+        )
     config = ml_collections.ConfigDict(config.to_dict())
     config.model.dtype = "float32"
-    config.training.accumulate = 1  # in a loop it would be the same work
+    config.training.accumulate = 1  # the same work without a loop
     model, variables = trained.build_model(config), trained.state_shapes(config).variables
     logits_fn, image_shape = models.logits_fn(model), tuple(config.data.image_shape)
 
@@ -122,10 +126,14 @@ def programs(config: ml_collections.ConfigDict) -> Programs:
         return step, (trained.state_shapes(config), batch, learnt, key)
 
     def gradient(batch_size):
-        def of_margin(variables, images, label):
+        def margin_gradient(variables, images, label):
             return jax.grad(lambda images: jnp.sum(margin(logits_fn(variables, images), label)))(images)
 
-        return of_margin, (variables, images(batch_size, jnp.float32), jax.ShapeDtypeStruct((batch_size,), jnp.int32))
+        return margin_gradient, (
+            variables,
+            images(batch_size, jnp.float32),
+            jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        )
 
     def forward(batch_size):
         return logits_fn, (variables, images(batch_size, jnp.uint8))
@@ -134,7 +142,7 @@ def programs(config: ml_collections.ConfigDict) -> Programs:
 
 
 class Assumed(NamedTuple):
-    """Devices that share a batch, and the shares of their peaks that are reached."""
+    """The number of devices that share a batch, and the assumed shares of their peaks."""
 
     devices: int
     utilisation: float
@@ -142,8 +150,8 @@ class Assumed(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Images a second of one device, and device-hours. `unmoved_rate` is that of training if no byte had to be moved,
-    `papers_ranking` the hours by Carlini-Wagner 3x500."""
+    """Images a second of one device, and device-hours. `unmoved_rate` is the rate of training without moving bytes,
+    `papers_ranking` the hours of a ranking by Carlini-Wagner 3x500."""
 
     training_rate: float
     unmoved_rate: float
@@ -155,14 +163,14 @@ class Estimate(NamedTuple):
 
     @property
     def hours(self) -> float:
-        """Of the whole experiment on one device."""
+        """Hours of the whole experiment on one device."""
         return self.training + self.ranking + self.evaluation
 
 
 def estimate(
-    config: ml_collections.ConfigDict, of: Programs, device: Device, assumed: Assumed, *, alone: bool = True
+    config: ml_collections.ConfigDict, counted: Programs, device: Device, assumed: Assumed, *, alone: bool = True
 ) -> Estimate:
-    """The experiment on devices of a kind, in hours of one of them; not `alone`, another has its vanilla run ranked."""
+    """The experiment's hours on one device. Unless `alone`, another experiment has the vanilla run and its ranking."""
     ranking, counts = config.ranking, images_of(config, alone=alone)
     halved = 0.5 if config.model.dtype == "bfloat16" else 1.0
     precision = device.bfloat16 if config.model.dtype == "bfloat16" else device.default
@@ -174,18 +182,18 @@ def estimate(
 
     def ranked(images, by, attack, settings):
         gradients, forwards = passes(by, attack, settings)
-        attacked = of.gradient.times(gradients) + of.forward.times(forwards)
+        attacked = counted.gradient.times(gradients) + counted.forward.times(forwards)
         batch_size, peak = config.run.ranking_batch_size, assumed.utilisation * device.float32
         return attacked.seconds(images, batch_size, peak, moved)
 
     papers = {"binary_search_steps": 3, "max_iterations": 500}
     refresh_attack = ranking.refresh_attack or ranking.attack
     validated, evaluated = (
-        network(of.forward, images, assumed.devices * config.run.evaluation_batch_size)
+        network(counted.forward, images, assumed.devices * config.run.evaluation_batch_size)
         for images in (counts.validated, counts.evaluated)
     )
-    training = network(of.train, counts.trained, config.training.batch_size)
-    unmoved = network(of.train._replace(bytes=0.0, fixed_bytes=0.0), counts.trained, config.training.batch_size)
+    training = network(counted.train, counts.trained, config.training.batch_size)
+    unmoved = network(counted.train._replace(bytes=0.0, fixed_bytes=0.0), counts.trained, config.training.batch_size)
     by_attack = ranked(counts.ranked, ranking.by, ranking.attack, ranking[ranking.attack])
     refreshed = ranked(counts.refreshed, ranking.by, refresh_attack, ranking[refresh_attack])
     return Estimate(
@@ -199,8 +207,8 @@ def estimate(
     )
 
 
-def of_study(study: ml_collections.ConfigDict, assumed: Assumed) -> str:
-    """Hours and dollars of a study's arms with all its seeds, as Markdown; vanilla and its ranking count once."""
+def study_table(study: ml_collections.ConfigDict, assumed: Assumed) -> str:
+    """Hours and dollars of a study's arms with all seeds, as Markdown; vanilla and its ranking count once."""
     known, hours = {}, dict.fromkeys(DEVICES, 0.0)
     for number, config in enumerate(study.arms.values()):
         config.seeds = tuple(study.seeds)
@@ -211,8 +219,8 @@ def of_study(study: ml_collections.ConfigDict, assumed: Assumed) -> str:
         for device in DEVICES:
             hours[device] += estimate(config, known[network], device, assumed, alone=number == 0).hours
     rows = [
-        (f"{assumed.devices} x {device.name}", f"{of / assumed.devices:,.2g}", f"{of * device.price:,.0f}")
-        for device, of in hours.items()
+        (f"{assumed.devices} x {device.name}", f"{total / assumed.devices:,.2g}", f"{total * device.price:,.0f}")
+        for device, total in hours.items()
     ]
     return f"{study.name}: {len(study.arms)} arms, {len(study.seeds)} seeds\n\n{_markdown(rows, ['', 'h', '$'])}"
 
@@ -221,29 +229,29 @@ def _markdown(rows: list[tuple[str, ...]], headings: list[str]) -> str:
     return tabulate.tabulate(rows, headings, "pipe", disable_numparse=True)
 
 
-def table(config: ml_collections.ConfigDict, of: Programs, assumed: Assumed) -> str:
+def table(config: ml_collections.ConfigDict, counted: Programs, assumed: Assumed) -> str:
     """The estimates as Markdown."""
     ranking, counts = config.ranking, images_of(config)
     by = ranking.attack if ranking.by == "attack" else ranking.by
-    runs_ = len(config.seeds) + (config.name != "vanilla")
-    work_of = [
+    trainings = len(config.seeds) + (config.name != "vanilla")
+    work_rows = [
         (name, f"{work.flops / 1e9:.4g}", f"{work.bytes / 1e6:.4g}", f"{max(work.fixed_bytes, 0) / 1e6:.4g}")
-        for name, work in zip(("train step", "input gradient", "forward pass"), of, strict=True)
+        for name, work in zip(("train step", "input gradient", "forward pass"), counted, strict=True)
     ]
     estimates = []
     for device in DEVICES:
-        estimated = estimate(config, of, device, assumed)
+        estimated = estimate(config, counted, device, assumed)
         parts = estimated.training, estimated.ranking, estimated.papers_ranking, estimated.evaluation, estimated.hours
         rates = (assumed.devices * rate for rate in estimated[:3])
         numbers = *rates, *(hours / assumed.devices for hours in parts)
         cells = [f"{number:,.0f}" if number >= 100 else f"{number:.2g}" for number in numbers]
         estimates.append((device.name, *cells, f"{estimated.hours * device.price:,.0f}"))
     lines = [
-        f"{config.name}, {config.model.name} of depth {config.model.depth}, {config.model.dtype}: {runs_} trainings of "
-        f"{config.training.epochs} epochs, {counts.ranked + counts.refreshed:,.0f} images ranked by {by} in float32, "
-        f"{counts.evaluated:,.0f} evaluated",
+        f"{config.name}, {config.model.name} of depth {config.model.depth}, {config.model.dtype}: {trainings} "
+        f"trainings of {config.training.epochs} epochs, {counts.ranked + counts.refreshed:,.0f} images ranked by {by} "
+        f"in float32, {counts.evaluated:,.0f} evaluated",
         "",
-        _markdown(work_of, ["program", "GFLOP an image", "MB an image, float32", "MB a batch"]),
+        _markdown(work_rows, ["program", "GFLOP an image", "MB an image, float32", "MB a batch"]),
         "",
         _markdown(
             estimates,
@@ -262,7 +270,7 @@ def table(config: ml_collections.ConfigDict, of: Programs, assumed: Assumed) -> 
         ),
         "",
         f"Estimates at {assumed.utilisation:.0%} of peak arithmetic or {assumed.bandwidth:.0%} of peak bandwidth, "
-        f"whichever is slower; prices of about 2025. In all: with the ranking by {by}.",
+        f'whichever is slower; prices of about 2025. "In all" includes the ranking by {by}.',
     ]
     return "\n".join(lines)
 
@@ -279,13 +287,13 @@ def main() -> None:
         assumed = Assumed(devices.value, utilisation.value, bandwidth.value)
         with console.ending_in_one_line():
             if study.value:
-                print(of_study(study.value, assumed))
+                print(study_table(study.value, assumed))
             else:
                 print(table(config.value, programs(config.value), assumed))
 
-    given = any(word.startswith("--study") for word in sys.argv[1:])
-    flags.mark_flag_as_required("study" if given else "config")
-    app.run(start, flags_parser=console.config_parser(study if given else config))
+    has_study = any(word.startswith("--study") for word in sys.argv[1:])
+    flags.mark_flag_as_required("study" if has_study else "config")
+    app.run(start, flags_parser=console.config_parser(study if has_study else config))
 
 
 if __name__ == "__main__":

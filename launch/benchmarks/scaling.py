@@ -1,12 +1,11 @@
-"""How training scales over devices and processes of one machine, and what the soft labels add to an epoch. On a CPU.
+"""How training scales over devices and processes of one machine, and the cost of soft labels in an epoch. On a CPU.
 
     python -m launch.benchmarks.scaling                                       # digits, on one core and on two
     python -m launch.benchmarks.scaling --config=configs/cifar10.py --presets=adals,laptop --cores=1,2,4
 
-Runs `arada.main` itself: several virtual devices in one process, and several processes of one device each that talk
-through jax.distributed, every device tied to a core of its own (Linux only) with a batch of its own. The figures are
-the runs' images a second, from their logs, the first epoch left out. An epoch is measured as
-`launch.benchmarks.speed` does.
+Runs `arada.main`: several virtual devices in one process, and several processes of one device each, connected by
+jax.distributed. Every device has its own core (Linux only) and its own batch. The figures are images a second from the
+runs' logs, without the first epoch. An epoch is measured like in `launch.benchmarks.speed`.
 """
 
 import argparse
@@ -32,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A number of processes, and of virtual devices of each."""
+    """The number of processes, and of virtual devices in each."""
 
     processes: int
     devices: int
@@ -49,7 +48,7 @@ class Layout:
 
 
 def layouts(cores: list[int]) -> list[Layout]:
-    """One process with all devices, and as many processes as devices; 1 x 1 once."""
+    """One process with all devices, and as many processes as devices; 1 x 1 only once."""
     return list(dict.fromkeys(layout for count in cores for layout in (Layout(1, count), Layout(count, 1))))
 
 
@@ -69,7 +68,7 @@ def commands(layout: Layout, arguments: argparse.Namespace, workdir: str) -> lis
 
 
 def images_per_second(layout: Layout, arguments: argparse.Namespace) -> float:
-    """Trains in this layout. Raises RuntimeError with the end of the log of a process that failed."""
+    """The speed of training in this layout. Raises RuntimeError with the end of a failed process' log."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={layout.devices}",
@@ -78,7 +77,7 @@ def images_per_second(layout: Layout, arguments: argparse.Namespace) -> float:
     with tempfile.TemporaryDirectory(prefix="arada_scaling_") as folder:
         started = []
         for process, command in enumerate(commands(layout, arguments, f"{folder}/workdir")):
-            # A child inherits the cores; `preexec_fn` would fork a process in which JAX has threads.
+            # A child inherits the cores; with `preexec_fn` the fork would happen in a process with JAX's threads.
             os.sched_setaffinity(0, cores[process * layout.devices : (process + 1) * layout.devices])
             try:
                 with open(f"{folder}/{process}.log", "w") as log:
@@ -99,12 +98,12 @@ def images_per_second(layout: Layout, arguments: argparse.Namespace) -> float:
 
 
 def table(figures: dict[Layout, list[float]], batch_per_device: int) -> str:
-    """Medians, and their share of the speed of as many single devices."""
+    """Medians, and their share of the ideal: the first layout's speed times the number of cores."""
     rows = []
     single = statistics.median(next(iter(figures.values())))
-    for layout, of in figures.items():
-        median, batch = statistics.median(of), batch_per_device * layout.cores
-        speed = f"{median:,.0f} ({min(of):,.0f} - {max(of):,.0f})"
+    for layout, rates in figures.items():
+        median, batch = statistics.median(rates), batch_per_device * layout.cores
+        speed = f"{median:,.0f} ({min(rates):,.0f} - {max(rates):,.0f})"
         rows.append((f"{layout}", layout.cores, batch, speed, f"{100 * median / (layout.cores * single):.0f}"))
     headings = ("processes x devices", "cores", "batch", "images/s, median (min - max)", "of ideal, %")
     return tabulate.tabulate(rows, headings, "pipe", disable_numparse=True)
@@ -115,9 +114,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="launch.benchmarks.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/digits.py", help="path of a config, without presets")
     parser.add_argument("--presets", default="adals", help="a method that needs no ranking, and a size")
-    parser.add_argument(
-        "--cores", default="1,2", help="comma-separated, the first is what the others are compared with"
-    )
+    parser.add_argument("--cores", default="1,2", help="comma-separated; the others are compared with the first")
     parser.add_argument("--batch_per_device", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
@@ -128,12 +125,12 @@ def main(argv: list[str]) -> int:
     figures = {layout: [] for layout in layouts(cores)}
     try:
         for repeat in range(arguments.repeats):
-            # To and fro, so that a drift of the machine's speed meets everyone.
+            # In alternating order, so that a drift of the machine's speed affects all alike.
             for layout in list(figures) if repeat % 2 == 0 else reversed(list(figures)):
                 figures[layout].append(images_per_second(layout, arguments))
-                side_by_side.tell(f"{layout}: {figures[layout][-1]:,.0f} images/s")
+                side_by_side.log(f"{layout}: {figures[layout][-1]:,.0f} images/s")
     except RuntimeError as error:
-        side_by_side.tell(f"error: {error}")
+        side_by_side.log(f"error: {error}")
         return 1
     (epoch,) = speed.epoch(arguments)
     result = side_by_side.measure(epoch, repeats=arguments.repeats, cpus=usable, seconds=1)

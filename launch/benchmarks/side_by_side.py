@@ -1,8 +1,8 @@
-"""Contestants side by side: each in a process of its own, taking turns, and how they compare.
+"""Compares contestants side by side: each has its own process, and they take turns.
 
-The threads of JAX and of PyTorch wait for one another in a common process. All contestants are built and have done
-their work once (compilation, memory) before the first measurement; while one works the others sleep. What anything else
-on the machine uses of its CPUs during a turn is measured with it.
+In a common process the threads of JAX and PyTorch would wait for one another. All contestants are built and have worked
+once (compilation, memory) before the first measurement; while one works the others sleep. The CPU time of other
+processes on the machine is measured in every turn.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from launch.benchmarks.contestants import Contestant
 
 
 class Skipped(Exception):
-    """Why a row is not measured."""
+    """A row is not measured; the message has the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A contestant by name, and how to build it. The table shows the fastest entry of each name."""
+    """A contestant's name, and the function that builds it. The table shows the fastest entry of each name."""
 
     name: str
     build: Callable[..., Contestant]
@@ -46,10 +46,10 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Contestants that do the same work; the first is what the others are compared with.
+    """Contestants with the same work; the others are compared with the first.
 
-    Figures are amounts of work a second, or with `seconds_for` the seconds for so much work. `goals` says by name how
-    many times as fast as a contestant the first one should be.
+    Figures are amounts of work a second, or with `seconds_for` the seconds for this amount. `goals` has, by name, the
+    factor by which the first contestant should be faster than another one.
     """
 
     title: str
@@ -60,9 +60,9 @@ class Comparison:
 
 
 def _serve(connection, entry: Entry, cpus: int, seconds: float, device: str) -> None:
-    """A worker's life: builds its contestant, runs it once, and then measures whenever it is asked to."""
+    """The main function of a worker: builds its contestant, runs it once, and then measures on request."""
     jax.config.update("jax_platforms", device)
-    jax.config.update("jax_enable_compilation_cache", False)  # the first call compiles, as a newcomer's does
+    jax.config.update("jax_enable_compilation_cache", False)  # so that the first call compiles
     if hasattr(os, "sched_setaffinity"):  # before the first thread of JAX and torch
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
     try:
@@ -95,7 +95,7 @@ def _serve(connection, entry: Entry, cpus: int, seconds: float, device: str) -> 
 
 
 def _peak_bytes(device: str) -> int:
-    """The most memory that this process has had: of the accelerator, by JAX and by PyTorch, or of the host."""
+    """The peak memory of this process: on the accelerator, by JAX and PyTorch, or on the host."""
     if device == "cpu":
         # Kilobytes on Linux, bytes on a Mac.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -104,7 +104,7 @@ def _peak_bytes(device: str) -> int:
 
 
 def _busy_seconds() -> float:
-    """CPU time that the machine has spent working or lent to another machine since it was started; NaN off Linux."""
+    """CPU time that the machine has used, or lost to other virtual machines, since its start; NaN except on Linux."""
     try:
         fields = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     except FileNotFoundError:
@@ -129,8 +129,8 @@ class Worker:
             self.state, self.message = "failed", f"{entry.label}: its process died"
 
     def measure(self) -> tuple[float, float, float]:
-        """Amount of work a second; how many CPUs the process has used while it was waiting; and how many CPUs others
-        have used while it was working."""
+        """The amount of work a second, the CPUs that the process used while waiting, and the CPUs that other processes
+        used while it was working."""
         try:
             self._connection.send("measure")
             return self._connection.recv()
@@ -147,15 +147,15 @@ class Worker:
 
 
 def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float, device: str = "cpu") -> dict:
-    """Lets the contestants take turns; the figures of each, in the order of the repeats.
+    """Lets the contestants take turns; returns the figures of each, in the order of the repeats.
 
-    Raises Skipped if a library is missing without which the comparison has no point.
+    Raises Skipped if a required library is missing.
     """
-    tell(comparison.title)
+    log(comparison.title)
     workers, about, load = {}, {}, os.getloadavg()[0]
     try:
-        for entry in reversed(comparison.entries):  # peers first: what is missing shows itself before compilations
-            tell(f"  preparing {entry.label}")
+        for entry in reversed(comparison.entries):  # peers first, so that a missing library shows before compilations
+            log(f"  preparing {entry.label}")
             worker = workers[entry.label] = Worker(entry, cpus, seconds, device)
             if worker.state == "failed":
                 raise RuntimeError(worker.message)
@@ -163,21 +163,21 @@ def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float, 
                 workers.pop(entry.label).close()
                 if not entry.optional:
                     raise Skipped(f"{worker.message}; pip install -r tests/requirements-peers.txt")
-                tell(f"  without {entry.label}: {worker.message}")
+                log(f"  without {entry.label}: {worker.message}")
             else:
                 about[entry.label] = worker.message
         check_witnesses({label: message["witness"] for label, message in about.items()})
         entries = [entry for entry in comparison.entries if entry.label in workers]
         figures, idle, others = {entry.label: [] for entry in entries}, dict.fromkeys(workers, 0.0), []
         for repeat in range(repeats):
-            # To and fro, so that a drift of the machine's speed meets everyone.
+            # In alternating order, so that a drift of the machine's speed affects all alike.
             for entry in entries if repeat % 2 == 0 else reversed(entries):
                 rate, idle[entry.label], disturbance = workers[entry.label].measure()
                 others.append(disturbance)
                 figure = comparison.seconds_for / rate if comparison.seconds_for else rate
                 figures[entry.label].append(figure)
                 progress = f"  repeat {repeat + 1}/{repeats}: {entry.label}: {figure:.4g} {comparison.unit}"
-                tell(f"{progress}; others used {disturbance:.2f} CPUs")
+                log(f"{progress}; others used {disturbance:.2f} CPUs")
     finally:
         for worker in workers.values():
             worker.close()
@@ -199,33 +199,33 @@ def measure(comparison: Comparison, *, repeats: int, cpus: int, seconds: float, 
 
 
 def check_witnesses(witnesses: dict[str, float | None]) -> None:
-    """Raises RuntimeError if contestants differ by more than a percent in what they should have in common."""
+    """Raises RuntimeError if the contestants' witnesses differ by more than a percent."""
     values = {label: value for label, value in witnesses.items() if value is not None}
     if values and not np.allclose(list(values.values()), next(iter(values.values())), rtol=0.01):
         raise RuntimeError(f"the contestants do not compute the same: {values}")
 
 
 def summary(figures: list[float]) -> dict:
-    """Median, extremes and all repeats."""
+    """The median, the extremes and all repeats."""
     median = statistics.median(figures)
     return {"median": median, "min": min(figures), "max": max(figures), "repeats": figures}
 
 
 def standings(result: dict) -> list[dict]:
-    """One contestant for each name, the fastest by its median, with `speedup`: how many times as fast as it the first
-    one is, turn by turn; median, min and max."""
+    """The fastest contestant of each name by its median, with `speedup`: the factor by which the first contestant is
+    faster, turn by turn; median, min and max."""
     best = {}
     for contestant in result["contestants"]:
         rival = best.get(contestant["name"], contestant)
         better = min if result["seconds"] else max
-        best[contestant["name"]] = better((rival, contestant), key=lambda one: one["median"])
+        best[contestant["name"]] = better((rival, contestant), key=lambda contestant: contestant["median"])
     first = next(iter(best.values()))["repeats"]
 
-    def speedup(one):
-        pairs = zip(first, one["repeats"], strict=True)
+    def speedup(contestant):
+        pairs = zip(first, contestant["repeats"], strict=True)
         return summary([theirs / ours if result["seconds"] else ours / theirs for ours, theirs in pairs])
 
-    return [one | {"speedup": speedup(one)} for one in best.values()]
+    return [contestant | {"speedup": speedup(contestant)} for contestant in best.values()]
 
 
 def markdown(results: list[dict]) -> str:
@@ -234,16 +234,16 @@ def markdown(results: list[dict]) -> str:
     for result in results:
         faster = f"{result['contestants'][0]['name']} is x times as fast"
         rows = []
-        for place, one in enumerate(standings(result)):
-            label = f"{one['name']} ({one['variant']})" if one["variant"] else one["name"]
-            ratio, goal = one["speedup"], result["goals"].get(one["name"])
+        for place, contestant in enumerate(standings(result)):
+            name, variant = contestant["name"], contestant["variant"]
+            ratio, goal = contestant["speedup"], result["goals"].get(name)
             cells = [
-                label,
-                f"{one['median']:.4g} ({one['min']:.4g} - {one['max']:.4g})",
+                f"{name} ({variant})" if variant else name,
+                f"{contestant['median']:.4g} ({contestant['min']:.4g} - {contestant['max']:.4g})",
                 f"{ratio['median']:.2f} ({ratio['min']:.2f} - {ratio['max']:.2f})" if place else "",
                 f"{goal:.2f}" if goal else "",
-                f"{one['first_seconds']:.1f}",
-                f"{one['peak_bytes'] / 2**30:.2f}",
+                f"{contestant['first_seconds']:.1f}",
+                f"{contestant['peak_bytes'] / 2**30:.2f}",
             ]
             rows.append(cells)
         headings = ["", result["unit"], faster, "goal", "first call, s", "peak, GiB"]
@@ -251,6 +251,6 @@ def markdown(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def tell(line: str) -> None:
-    """Progress, on stderr."""
+def log(line: str) -> None:
+    """Prints a line of progress on stderr."""
     print(line, file=sys.stderr, flush=True)

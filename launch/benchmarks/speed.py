@@ -7,15 +7,15 @@
     python -m launch.benchmarks.speed --markdown                # the tables of --output; measures nothing
     python -m launch.benchmarks.speed --page=docs/benchmarks.md --output=docs/benchmark.json    # puts them into a page
 
-Contestants take turns, repeat by repeat, each in a process of its own and after a warm-up; a measurement repeats its
-work for `--seconds` at least. What is compared has the same weights, images, number of CPUs and settings of the memory
-allocator (those of `launch/environment.sh`), and must agree in a number that is computed from them.
+Contestants take turns, each in its own process and after a warm-up; a measurement repeats the work for at least
+`--seconds`. All contestants of a comparison have the same weights, images, number of CPUs and allocator settings (of
+`launch/environment.sh`), and must agree in a number computed from them.
 
-Results go to `--output`, where rows measured earlier at the same commit stay. Rows during which other processes used
-more than a tenth of a CPU are kept there, but no table is made of them.
+Results are written to `--output`, which keeps earlier rows of the same commit. A row during which other processes used
+more than a tenth of a CPU is stored, but no table is made of it.
 
-The peers need `pip install -r tests/requirements-peers.txt`; torchattacks and adv-lib take part where they are there,
-and compiled PyTorch where there is a C++ compiler.
+The peers need `pip install -r tests/requirements-peers.txt`; torchattacks and adv-lib take part if they are installed,
+and compiled PyTorch if there is a C++ compiler.
 """
 
 import argparse
@@ -40,19 +40,19 @@ from arada.runs import workdir as workdirs
 from arada.runtime import backend, files, provenance
 from launch.benchmarks import contestants, torch_contestants
 from launch.benchmarks.contestants import Network
-from launch.benchmarks.side_by_side import Comparison, Entry, Skipped, markdown, measure, tell
+from launch.benchmarks.side_by_side import Comparison, Entry, Skipped, log, markdown, measure
 
 RESNET_29 = Network("resnet_v2", depth=29, width=16)
 WRN_28_10 = Network("wide_resnet", depth=28, width=10)
 ADAM = {"name": "adam", "learning_rate": 1e-3, "l2": 1e-4, "l2_on": "convolutions"}
 SGD = {"name": "sgd", "learning_rate": 0.1, "l2": 2e-4, "l2_on": "everything"}
 LAYOUTS = ("channels-last", "contiguous")
-# Carlini-Wagner with the paper's settings takes 3 x 500 steps; its time is extrapolated from fewer.
+# Carlini-Wagner with the paper's settings has 3 x 500 steps; its time is extrapolated from fewer steps.
 PAPERS_STEPS, SHORT_STEPS, SHORT_IMAGES = 3 * 500, 50, 64
-# Between these lines of a page stand the tables.
+# The tables of a page are between these lines.
 PAGE_MARKS = "<!-- tables -->\n", "<!-- end of tables -->\n"
 RANKED_IMAGES, LEAST_SPEARMAN = 512, 0.99
-# CPUs that other processes may use on average while contestants work, for a row to be published.
+# A row is published only if other processes used at most this many CPUs on average while contestants worked.
 QUIET = 0.1
 
 
@@ -66,7 +66,7 @@ def train(name: str, network: Network, batch_size: int, optimizer: dict, goal: f
 
 
 def gradients(arguments) -> list[Comparison]:
-    """Gradients of the margin by the images, the work of every attack."""
+    """Gradients of the margin with respect to the images, the work of every attack."""
     settings = {"network": RESNET_29, "batch_size": 64}
     entries = _with_stock(contestants.arada_gradients, settings)
     entries += _of_pytorch(torch_contestants.gradients, settings)
@@ -86,7 +86,7 @@ def attack(arguments) -> list[Comparison]:
 
 
 def ranking(arguments) -> list[Comparison]:
-    """The time to rank images by the cheapest attack that orders them as Carlini-Wagner 3x500 does, and by that."""
+    """The time to rank images by Carlini-Wagner 3x500, and by the cheapest attack with almost the same order."""
     if not (arguments.run and arguments.study):
         raise Skipped("needs --run=DIR (a trained run) and --study=FILE (agreement.json of arada.agreement)")
     chosen = cheapest(read_study(arguments.study))
@@ -108,8 +108,8 @@ def ranking(arguments) -> list[Comparison]:
 
 
 def epoch(arguments) -> list[Comparison]:
-    """An epoch of AR-AdaLS (R = 10) and of vanilla training, each with its validation pass, and of vanilla with next to
-    none: what the pass costs, and what the soft labels add to it."""
+    """An epoch of AR-AdaLS (R = 10) and of vanilla training, each with its validation pass, and of vanilla with almost
+    no validation: the cost of the pass, and of the soft labels."""
     overrides = {"data.num_train": 2048, "data.num_validation": 512, "run.evaluation_batch_size": 512}
     unvalidated = overrides | {"data.num_validation": 10, "run.evaluation_batch_size": 10}
     entries = tuple(
@@ -125,7 +125,7 @@ def epoch(arguments) -> list[Comparison]:
 
 
 def refresh(arguments) -> list[Comparison]:
-    """Ten epochs of AR-AdaLS, and the same with one refresh of the ranks: what refreshing every ten epochs costs."""
+    """Ten epochs of AR-AdaLS without and with one refresh of the ranks: the cost of a refresh every ten epochs."""
     overrides = {"data.num_train": 256, "data.num_validation": 32, "run.evaluation_batch_size": 32}
     refreshed = overrides | {"ranking.refresh_every": 10}
     entries = tuple(
@@ -162,7 +162,7 @@ def _in_layouts(name: str, build, settings: dict, optional: bool = False) -> tup
 
 
 def _of_pytorch(build, settings: dict) -> tuple[Entry, ...]:
-    """Eager in both layouts, and compiled in the faster one."""
+    """PyTorch, eager in both layouts and compiled in the faster one."""
     settings_compiled = settings | {"layout": LAYOUTS[0], "compiled": True}
     compiled = Entry("PyTorch compiled", build, settings_compiled, LAYOUTS[0], optional=True)
     return (*_in_layouts("PyTorch", build, settings), compiled)
@@ -174,15 +174,15 @@ def _carlini_wagner(iterations: int) -> dict:
 
 
 def papers_images(count: int, steps: int) -> float:
-    """How many images' worth of Carlini-Wagner 3x500 it is to take `steps` steps on `count` images. Every step costs
-    the same, for nothing is aborted early."""
+    """The number of images for which Carlini-Wagner 3x500 is as much work as `steps` steps on `count` images. Every
+    step costs the same, because nothing is aborted early."""
     return count * steps / PAPERS_STEPS
 
 
 def read_study(path: str) -> list[dict]:
-    """The attacks of `arada.agreement`'s file: name, attack, settings, gradients (an image), images_per_second, and
-    the Spearman correlation on training images. A ranking that attacks some images a second time is left out: it is no
-    single call."""
+    """The attacks in `arada.agreement`'s file: name, attack, settings, gradients (an image), images_per_second, and the
+    Spearman correlation on training images. Rankings that attack some images twice are left out, because they need more
+    than one call."""
     study = []
     for row in files.read_json(files.absolute(path))["candidates"]:
         settings = {key: value for key, value in row["settings"].items() if key != "refine_steps"}
@@ -192,11 +192,11 @@ def read_study(path: str) -> list[dict]:
 
 
 def cheapest(study: list[dict]) -> dict:
-    """The attack with the fewest gradients whose rank correlation with Carlini-Wagner 3x500 is high enough."""
-    good = [of for of in study if of["spearman"] >= LEAST_SPEARMAN]
+    """The attack with the fewest gradients among those with a high rank correlation with Carlini-Wagner 3x500."""
+    good = [row for row in study if row["spearman"] >= LEAST_SPEARMAN]
     if not good:
         raise Skipped(f"no attack of the study has a Spearman correlation of {LEAST_SPEARMAN}")
-    return min(good, key=lambda of: (of["gradients"], -of["images_per_second"]))
+    return min(good, key=lambda row: (row["gradients"], -row["images_per_second"]))
 
 
 def _training_images(run: str) -> tuple[np.ndarray, str]:
@@ -205,7 +205,7 @@ def _training_images(run: str) -> tuple[np.ndarray, str]:
         dataset = data.build(config.data, config.run.data_dir)
         return data.load_splits(dataset, config.data)["train"].image[:RANKED_IMAGES], "training images"
     except UserError as error:
-        tell(f"random images in place of training images: {error}")
+        log(f"random images in place of training images: {error}")
         return contestants.draw_images(RANKED_IMAGES, tuple(config.data.image_shape)), "random images"
 
 
@@ -233,7 +233,7 @@ def made_with(cpus: int, device: str) -> dict:
 
 
 def keep_memory() -> None:
-    """The allocator settings of `launch/environment.sh` for all contestants, which are processes that start later."""
+    """Sets the allocator settings of `launch/environment.sh` for all contestants, whose processes start later."""
     script = 'source launch/environment.sh && keep_memory && printf %s "$GLIBC_TUNABLES"'
     root = pathlib.Path(__file__).resolve().parents[2]
     done = subprocess.run(["bash", "-c", script], cwd=root, capture_output=True, text=True, check=True)
@@ -241,7 +241,7 @@ def keep_memory() -> None:
 
 
 def earlier_results(output: str, commit: str) -> list[dict]:
-    """What `output` holds already, if it was measured at the same commit."""
+    """The results in `output`, if they were measured at the same commit."""
     path = files.absolute(output)
     stored = files.read_json(path) if path.exists() else {}
     return stored["results"] if stored.get("commit") == commit else []
@@ -255,7 +255,7 @@ def published(output: str) -> str:
         if not others <= QUIET:
             raise UserError(
                 f"{output}: other processes used {others:.2f} CPUs while {result['title']!r} was measured, more than "
-                f"{QUIET}. Measure that row again on a quiet machine"
+                f"{QUIET}. Measure this row again on a quiet machine"
             )
     versions, threads = stored["versions"], stored["threads"]
     peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if versions[name] != "absent")
@@ -274,11 +274,11 @@ def with_tables(page: str, tables: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Measures the rows asked for; 1 if one of them failed or none was measured."""
+    """Measures the rows of `--rows`; returns 1 if one of them failed or none was measured."""
     parser = argparse.ArgumentParser(prog="launch.benchmarks.speed", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated: %(default)s")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="the least length of a measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="the minimum length of a measurement")
     parser.add_argument("--threads", type=int, default=contestants.usable_cpus(), help="CPUs for each contestant")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "tpu"), help="default: %(default)s")
     parser.add_argument("--run", default="", help="folder of a trained run, for the row `ranking`")
@@ -291,18 +291,18 @@ def main(argv: list[str]) -> int:
         return _publish(arguments.output, arguments.page)
     rows = arguments.rows.split(",")
     if unknown := [row for row in rows if row not in ROWS]:
-        parser.error(f"--rows: {unknown[0]!r} is none of {', '.join(ROWS)}")
+        parser.error(f"--rows: {unknown[0]!r} is unknown; choose from {', '.join(ROWS)}")
     run = functools.partial(measure, repeats=arguments.repeats, cpus=arguments.threads, seconds=arguments.seconds)
     run = functools.partial(run, device=arguments.device)
     keep_memory()
     # Contestants share the device; none may take all of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     jax.config.update("jax_platforms", arguments.device)
-    tell(f"load of the machine: {os.getloadavg()[0]:.1f} processes on average in the last minute")
+    log(f"load of the machine: {os.getloadavg()[0]:.1f} processes on average in the last minute")
     try:
         made = made_with(arguments.threads, arguments.device)
     except UserError as error:
-        tell(f"error: {error}")
+        log(f"error: {error}")
         return 1
     measured, failed = 0, False
     for row in rows:
@@ -310,14 +310,14 @@ def main(argv: list[str]) -> int:
             for comparison in ROWS[row](arguments):
                 result = run(comparison)
                 measured += 1
-                # After each: a benchmark that is stopped has not run for nothing.
-                kept = earlier_results(arguments.output, made["commit"])
-                results = [one for one in kept if one["title"] != result["title"]] + [result]
+                # After each row, so that an interrupted benchmark keeps its results.
+                earlier = earlier_results(arguments.output, made["commit"])
+                results = [row for row in earlier if row["title"] != result["title"]] + [result]
                 files.write_json(files.absolute(arguments.output), made | {"results": results})
         except (Skipped, UserError) as reason:
-            tell(f"row {row} skipped: {reason}")
+            log(f"row {row} skipped: {reason}")
         except RuntimeError as error:
-            tell(f"row {row} failed: {error}")
+            log(f"row {row} failed: {error}")
             failed = True
     if measured:
         failed |= bool(_publish(arguments.output))
@@ -325,7 +325,7 @@ def main(argv: list[str]) -> int:
 
 
 def _publish(output: str, page: str = "") -> int:
-    """Prints the tables, or puts them into a page; 1 if there is none to publish."""
+    """Prints the tables, or writes them into a page; returns 1 if there are none."""
     try:
         tables = published(output)
         if page:
@@ -334,7 +334,7 @@ def _publish(output: str, page: str = "") -> int:
         else:
             print(tables)
     except (UserError, OSError) as error:
-        tell(f"no table: {error}")
+        log(f"no table: {error}")
         return 1
     return 0
 

@@ -17,7 +17,7 @@ from launch.benchmarks.contestants import Contestant, Network, mean_top_logit, o
 
 
 def _import_torch():
-    """torch, and the device that has the name of JAX's."""
+    """torch, and its device of the same kind as JAX's."""
     import torch
 
     torch.set_num_threads(contestants.usable_cpus())
@@ -31,13 +31,13 @@ def _import_torch():
 
 
 def _wait(torch) -> None:
-    """Until the GPU, if there is one, has done what it was asked to."""
+    """Waits until the GPU, if there is one, has finished its work."""
     if jax.default_backend() == "gpu":
         torch.cuda.synchronize()
 
 
 def _compiled(torch, f: Callable) -> Callable:
-    """`torch.compile` of f. Raises ImportError where there is no C++ compiler, which it needs on a CPU."""
+    """`torch.compile` of f. Raises ImportError without a C++ compiler, which it needs on a CPU."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise ImportError("torch.compile needs a C++ compiler")
     return torch.compile(f)
@@ -55,7 +55,7 @@ def _classifier(network: Network, images: np.ndarray, layout: str):
 
 
 def training(network: Network, batch_size: int, optimizer: dict, layout: str, compiled: bool = False) -> Contestant:
-    """The same step in PyTorch with fused updates. The l2 term enters as weight decay: the same gradient."""
+    """The same step in PyTorch with fused updates. Weight decay replaces the l2 term, with the same gradient."""
     torch, classifier, images = _classifier(network, contestants.draw_images(batch_size, network.image_shape), layout)
     labels = torch.tensor(contestants.draw_labels(batch_size)).long().to(images.device)
     settings = optimizer_settings(optimizer)
@@ -88,7 +88,7 @@ def training(network: Network, batch_size: int, optimizer: dict, layout: str, co
 
 
 def gradients(network: Network, batch_size: int, layout: str, compiled: bool = False) -> Contestant:
-    """The same by autograd, in a loop of Python; no gradients of weights are asked for."""
+    """The same by autograd, in a Python loop, without gradients of the weights."""
     torch, classifier, images = _classifier(network, contestants.draw_images(batch_size, network.image_shape), layout)
     classifier.requires_grad_(False)
     images = images.float() / 255
@@ -115,8 +115,8 @@ def attack(
 ) -> Contestant:
     """Carlini-Wagner of a PyTorch library, one search of `iterations` without abort, on `images` as one batch.
 
-    The network's weights ask for no gradients, which saves the libraries work that they would throw away.
-    torchattacks may stop early all the same; what it does is counted by its calls of the network.
+    The weights need no gradients, which saves the libraries useless work. torchattacks may stop early; its work is
+    counted by its calls of the network.
     """
     torch, classifier, images = _classifier(network, np.asarray(models.unit_range(images)), layout)
     classifier.requires_grad_(False)

@@ -103,7 +103,7 @@ def pretend(folder, code=0, **answers):
 
 RUN = ["scp", "install", "train"]
 MISSING = ("ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource 'arada' was not found", 1)
-COSTS = "The slice is still there and costs money: bash launch/tpu_imagenet.sh --delete\n"
+COSTS = "The slice still exists and costs money: bash launch/tpu_imagenet.sh --delete\n"
 
 
 def test_a_preempted_slice_is_asked_for_again(tmp_path):
@@ -161,4 +161,4 @@ def test_a_run_of_one_stage_is_done_without_a_report(tmp_path):
 def test_a_run_that_fails_is_not_repeated(tmp_path):
     calls, done = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("error: no such field", 1)], code=1)
     assert calls == ["describe", *RUN, "describe"]
-    assert "error: the run failed on a slice that is still there; the same command goes on" in done.stderr
+    assert "error: the run failed, and the slice still exists; the same command goes on" in done.stderr
