@@ -77,5 +77,5 @@ def with_presets(
 ) -> ml_collections.ConfigDict:
     """The config with `presets` applied, such as "ar_adals_on_the_fly"."""
     on_the_fly = methods["ar_adals_on_the_fly"] | {"ranking.refresh_epochs": (1, 2)}
-    of_size = {"testing": methods | {"ar_adals_on_the_fly": on_the_fly}}
-    return base.with_presets(config, presets, methods, SIZES, of_size)
+    methods_of_size = {"testing": methods | {"ar_adals_on_the_fly": on_the_fly}}
+    return base.with_presets(config, presets, methods, SIZES, methods_of_size)

@@ -19,7 +19,7 @@ from arada.runtime import files
 
 logger = logging.getLogger(__name__)
 
-# By name, the data sets of a type of shift, one a severity.
+# By type of shift, its data sets, one for each severity.
 ShiftedSets = Mapping[str, Sequence[str]]
 # Predictions without and with each calibrator.
 VARIANTS = ("plain", *calibrators.BY_NAME)

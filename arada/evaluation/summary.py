@@ -85,7 +85,7 @@ def _source(workdir, config, name: str, seed: int) -> str:
 
 
 def _by_split(directory) -> dict[str, Ranking]:
-    """The rankings by an attack in a folder; a control's ranks say nothing of robustness."""
+    """The rankings by an attack in a folder, by split; a control's ranks do not measure robustness."""
     paths = {name: directory / f"{name}.npz" for name in SPLITS}
     found = {name: Ranking.read(path, labelled=True) for name, path in paths.items() if path.exists()}
     return {name: ranking for name, ranking in found.items() if ranking.kind == "distance"}
@@ -114,10 +114,10 @@ def _methods(workdir, config, by_method, ranking_of_run) -> dict[str, Any]:
     return reports
 
 
-def _ranking_of(workdir, config, name: str, seed: int, of_source: Ranking | None) -> Ranking | None:
-    """The ranking of the test split that a run's subsets are from, None if there is none."""
+def _ranking_of(workdir, config, name: str, seed: int, by_source: Ranking | None) -> Ranking | None:
+    """The ranking of the test split for a run's subsets; None if there is none."""
     if config.evaluation.subsets_of == "source":
-        return of_source
+        return by_source
     file = workdir.ranking(f"{name}/seed_{seed}") / "test.npz"
     return Ranking.read(file) if file.exists() else None
 
@@ -150,8 +150,8 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
     folders = (workdir.ranking(source) for source in by_source)
     stored = [workdirs.stored(folder)["identity"]["ranking"] for folder in folders if (folder / "config.json").exists()]
     ranked = stored[0] if stored else {}
-    by_split = {name: [of[name] for of in by_source.values() if name in of] for name in SPLITS}
-    by_split = {name: of_sources for name, of_sources in by_split.items() if of_sources}
+    by_split = {name: [splits[name] for splits in by_source.values() if name in splits] for name in SPLITS}
+    by_split = {name: rankings for name, rankings in by_split.items() if rankings}
     agreements = (_agreement(workdir, source, ranked) for source in by_source)
     made_with = [
         workdirs.stored(workdir.run(name, seed))["made_with"] for name, seeds in by_method.items() for seed in seeds
@@ -160,7 +160,7 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
         "dataset": config.data.get("name", config.data.source),
         "network": "-".join(str(config.model[key]) for key in ("name", "depth") if key in config.model),
         "num_classes": config.data.num_classes,
-        "num_examples": {name: len(of_sources[0]) for name, of_sources in by_split.items()},
+        "num_examples": {name: len(rankings[0]) for name, rankings in by_split.items()},
         "num_subsets": config.ranking.num_subsets,
         "num_bins": config.evaluation.num_bins,
         "variance_of": config.evaluation.variance_of,
@@ -169,15 +169,15 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
             "by": ranked.get("by", "attack"),
             "attack": ranked.get("attack"),
             "settings": ranked.get(ranked.get("attack"), {}),
-            # The runs or the folder behind `source`, over which what follows is a mean.
+            # The runs or the folder that `source` stands for; the rates below are means over them.
             "sources": list(by_source),
             "success_rate": {
-                name: float(np.mean([ranking.success_rate for ranking in of_sources]))
-                for name, of_sources in by_split.items()
+                name: float(np.mean([ranking.success_rate for ranking in rankings]))
+                for name, rankings in by_split.items()
             },
             "accuracy": {
-                name: float(np.mean([ranking.correct.mean() for ranking in of_sources]))
-                for name, of_sources in by_split.items()
+                name: float(np.mean([ranking.correct.mean() for ranking in rankings]))
+                for name, rankings in by_split.items()
             },
             # An agreement study has one network.
             "agreement": next(filter(None, agreements), {}),

@@ -228,7 +228,7 @@ def cells(runs: Mapping[str, dict], columns: Sequence[Column]) -> list[Cell]:
 def _table(
     evaluation: dict, name: str, title: str, caption: str, definition: list[str], columns: list[Column]
 ) -> Table:
-    rows = [(names.label(method), cells(of["runs"], columns)) for method, of in evaluation["methods"].items()]
+    rows = [(names.label(key), cells(method["runs"], columns)) for key, method in evaluation["methods"].items()]
     return Table(name, title, caption, definition, [column.heading for column in columns], rows)
 
 

@@ -199,16 +199,16 @@ def arada_attack(
     _choose_operations(stock)
     model, variables = network.build()
     variables = jax.device_put(variables)
-    of_model = models.logits_fn(model)
+    network_logits = models.logits_fn(model)
     run = functools.partial(attacks.BY_NAME[attack], **settings)
-    attacked = jax.jit(lambda variables, images: run(functools.partial(of_model, variables), images).distance)
+    attacked = jax.jit(lambda variables, images: run(functools.partial(network_logits, variables), images).distance)
     images = np.asarray(models.unit_range(images))
     batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
 
     def work():
         return [np.asarray(attacked(variables, batch)) for batch in batches]
 
-    return working(work, amount, lambda _: mean_top_logit(np.asarray(jax.jit(of_model)(variables, batches[0]))))
+    return working(work, amount, lambda _: mean_top_logit(np.asarray(jax.jit(network_logits)(variables, batches[0]))))
 
 
 def mean_top_logit(logits: np.ndarray) -> float:

@@ -190,10 +190,10 @@ def copy_weights(variables, network: Twin) -> None:
             norm.running_var.copy_(_tensor(stats[f"BatchNorm_{index}"]["var"]))
         network.head.weight.copy_(_tensor(params["Dense_0"]["kernel"]).T)
         network.head.bias.copy_(_tensor(params["Dense_0"]["bias"]))
-    here = sum(parameter.numel() for parameter in network.parameters())
-    there = sum(np.size(leaf) for layer in params.values() for leaf in layer.values())
-    if here != there:
-        raise ValueError(f"the twin has {here} parameters, the network {there}")
+    found = sum(parameter.numel() for parameter in network.parameters())
+    expected = sum(np.size(leaf) for layer in params.values() for leaf in layer.values())
+    if found != expected:
+        raise ValueError(f"the twin has {found} parameters, the network {expected}")
 
 
 def _tensor(value) -> torch.Tensor:

@@ -129,10 +129,10 @@ def attack(
         attack = foolbox.attacks.L2CarliniWagnerAttack(
             1, iterations, stepsize=0.005, confidence=0, initial_const=1e-2, abort_early=False
         )
-        of_model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
+        foolbox_model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
 
         def run():
-            attack(of_model, images, label, epsilons=None)
+            attack(foolbox_model, images, label, epsilons=None)
     elif library == "torchattacks":
         import torchattacks
 
