@@ -66,7 +66,7 @@ def _relative(found, exact) -> float:
 
 
 def _attack(attack: Callable, **settings) -> Finding:
-    """An attack on a linear classifier of two classes, whose distances are |margin| / |weights|."""
+    """An attack on a linear classifier of two classes, with the known distances |margin| / |weights|."""
     rng = np.random.default_rng(2)
     weights, images = rng.standard_normal((48, 2)), 0.5 + 0.1 * rng.uniform(-1, 1, (128, 4, 4, 3))
     weights, images = weights.astype(np.float32), images.astype(np.float32)

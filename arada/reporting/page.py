@@ -29,7 +29,7 @@ TERMS = {
     "Adversarial robustness level": "images are ranked by the smallest change of their pixels that changes the "
     "network's prediction, and cut into equal parts; level 1 is the least robust.",
     "Floor": "the ECE that a perfectly calibrated network with the same confidences has on average, by chance alone.",
-    "Debiased ECE": "the ECE minus an estimate of what chance adds to it; it can be below 0.",
+    "Debiased ECE": "the ECE minus an estimate of its part by chance; it can be below 0.",
     "Confidence": "the probability that a network gives to the class it predicts.",
     "ECE": "expected calibration error: the distance between confidence and accuracy, averaged over bins of confidence "
     "of equal width, or of equal numbers of images (equal mass).",

@@ -30,7 +30,7 @@ def slug(name: str) -> str:
 
 
 def levels_of(prefix: str, methods: dict, names: Sequence[str]) -> tuple[list[Panel], list[str]]:
-    """Accuracy and confidence by robustness level: a panel for each of `names`, on one scale; and what is missing."""
+    """Accuracy and confidence by robustness level: a panel for each of `names`, on one scale; and the missing ones."""
     lines_of = {name: lines for name in names if name in methods and (lines := _accuracy_and_confidence(methods[name]))}
     missing = [f"{style(name).label} by robustness level" for name in names if name not in lines_of]
     if not lines_of:
@@ -53,7 +53,7 @@ def _accuracy_and_confidence(method: dict) -> dict[str, tuple] | None:
 def compared_by_level(
     prefix: str, methods: dict, names: Sequence[str], quantity: str, values_of: Callable[[dict], tuple | None]
 ) -> tuple[list[Panel], list[str]]:
-    """A quantity x100 of several methods by robustness level, and what is missing. An ECE has its floor as a band."""
+    """A quantity x100 of several methods by robustness level, and missing ones. An ECE has its floor as a band."""
     lines = {name: values for name in names if name in methods and (values := values_of(methods[name]))}
     if not lines:
         return [], [f"{quantity} by robustness level" + (TWO_SEEDS if quantity == "variance" else "")]
@@ -93,7 +93,7 @@ UNITS = {"ece": ("ECE", "x100"), "accuracy": ("accuracy", "%"), "variance": ("va
 def boxes(
     prefix: str, title: str, evaluation: dict, names: Sequence[str], metric: str
 ) -> tuple[list[Panel], list[str]]:
-    """A metric of several methods as box plots over types of shift, and what is missing."""
+    """A metric of several methods as box plots over types of shift, and missing ones."""
     methods, (quantity, unit) = evaluation["methods"], UNITS[metric]
     values = {
         name: by_type
@@ -114,7 +114,7 @@ def boxes(
 def reliability(
     name: str, title: str, workdir: epath.Path, evaluation: dict, names: Sequence[str]
 ) -> tuple[list[Panel], list[str]]:
-    """The reliability diagram of several methods, and what is missing."""
+    """The reliability diagram of several methods, and missing ones."""
     num_bins = evaluation["experiment"]["num_bins"]
     seeds = {method: list(evaluation["methods"][method]["runs"]) for method in names if method in evaluation["methods"]}
     bins = {

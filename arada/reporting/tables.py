@@ -17,7 +17,7 @@ FLOORS = (
     "each of its predictions is right with a probability equal to its confidence. 95 % of such networks stay below the "
     f"95th percentile. {MARK} marks an ECE below this percentile: it is not distinguishable from a calibrated "
     "network's. Means over seeds and shifts are compared with the mean of the percentiles, as if all errors rose and "
-    "fell together. Debiased ECE (Kumar, Liang & Ma 2019): the ECE minus an estimate of what chance adds; it can "
+    "fell together. Debiased ECE (Kumar, Liang & Ma 2019): the ECE minus an estimate of its part by chance; it can "
     "be below 0."
 )
 

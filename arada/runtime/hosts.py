@@ -49,7 +49,7 @@ def connect(
                 local_device_ids=_devices_of_task() if slurm else None,
             )
         except (ValueError, RuntimeError) as error:
-            # libtpu may be installed where there is no Cloud TPU.
+            # libtpu may be installed without a Cloud TPU.
             if slurm or not isinstance(error, ValueError):
                 raise UserError(
                     f"the processes did not connect ({str(error).splitlines()[0]}); give --coordinator_address, "
