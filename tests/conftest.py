@@ -43,6 +43,32 @@ def _room_for_programs():
         gc.collect()
 
 
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """XLA leaves out most optimisations, here and in processes that a test starts: for a module whose programs run for
+    less time than these take, and that asks no program to be fast or small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def one_convolution(quickly_compiled):
+    """Digits of the `testing` size have a network of one convolution, in this process; others take the config file
+    `one_convolution.CONFIG`."""
+    import one_convolution
+
+    from arada import models
+    from configs import digits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.BY_NAME, one_convolution.NAME, one_convolution.OneConvolution)
+        patch.setitem(digits.SIZES["testing"], "model.name", one_convolution.NAME)
+        yield
+
+
 @pytest.fixture
 def no_frost(monkeypatch):
     """The package with the pictures of frost is not installed."""
@@ -115,18 +141,26 @@ THOROUGH = (
     ),
     *("data/sources/test_tfds.py", "evaluation/test_added.py", "evaluation/test_exported.py", "launch", "machines"),
     *("reporting/test_browser.py", "runs/test_finetuning.py", "runs/test_imported.py", "runs/test_ranking_hosts.py"),
-    *("runs/test_refresh.py", "runtime/test_hosts.py", "runtime/test_kill.py", "stages", "studies"),
+    *("runs/test_refresh.py", "runtime/test_kill.py", "stages", "studies"),
     *("odd_input", "test_agreement.py", "test_doctor.py", "test_fuzz.py", "test_lowering.py", "test_packaging.py"),
     *("test_registry.py", "test_study.py", "test_sweep.py", "test_without_tensorflow.py"),
     *("training/test_accumulation.py", "training/test_bfloat16.py", "training/test_lockstep.py"),
 )
 
 
+# What takes a process longest comes first, so that the two of launch/test.sh end together. Below tests/.
+LONGEST = ("runs/test_imported.py",)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks what `launch/test.sh` leaves out and `launch/test.sh --all` runs."""
+    """Marks what `launch/test.sh` leaves out and `launch/test.sh --all` runs, and puts the longest modules first."""
     here = pathlib.Path(__file__).parent
+    gone = [path for path in (*THOROUGH, *LONGEST) if not (here / path).exists()]
+    assert not gone, f"tests/conftest.py names files that are no more: {gone}"
     folders = [here / path for path in THOROUGH]
     for item in items:
         if any(item.path == path or path in item.path.parents for path in folders):
             item.add_marker("thorough")
+    turn = {here / path: number for number, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: turn.get(item.path, len(turn)))

@@ -16,6 +16,8 @@ from arada.runs.workdir import Workdir
 from arada.runtime import files
 from configs import cifar10, digits
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 CONFIDENCE = agreement.Candidate("confidence", "confidence", "", {}, 0)
 ESTIMATE = agreement.Candidate("estimate alone", "estimate", "estimate", {"candidates": 1}, 1)
 FMN = agreement.Candidate("FMN 2", "attack", "fmn", {"steps": 2}, 2)

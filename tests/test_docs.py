@@ -15,6 +15,8 @@ from arada import checks
 from arada.experiment import Experiment
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES if "_build" not in page.parts}

@@ -6,12 +6,15 @@ import subprocess
 import sys
 
 import jax
+import one_convolution
 import pytest
 
 from arada import doctor
 from arada.errors import UserError
 from arada.machines import installed
 from configs import digits
+
+pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
 def run(*flags, **environment):
@@ -20,7 +23,7 @@ def run(*flags, **environment):
 
 
 def test_a_config_is_measured_and_told_as_json(tmp_path):
-    flags = "--config=configs/digits.py:ar_adals,testing", "--config.run.num_devices=1", "--price=3.6", "--json"
+    flags = f"--config={one_convolution.CONFIG}:ar_adals,testing", "--config.run.num_devices=1", "--price=3.6", "--json"
     done = run(*flags, "--config.ranking.attack=fmn", GLIBC_TUNABLES="")
     assert done.returncode == 0, done.stdout + done.stderr
     found = {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}

@@ -18,6 +18,8 @@ from arada.runs.workdir import Workdir
 from arada.runtime import files
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 
 def tiny(method, **overrides):
     """The testing preset on two devices, with one attack short enough for seconds."""
@@ -189,10 +191,13 @@ def test_the_run_that_is_ranked_is_vanilla_whatever_is_compared():
         assert run_identity(config, 0, 2) == run_identity(tiny("vanilla"), 0, 2)
 
 
-def test_report_is_there(workdir):
+def test_the_report_holds_the_means_of_the_evaluation(workdir):
     page = (workdir.path / "report" / "index.html").read_text()
-    assert "AR-AdaLS" in page
-    assert "<svg" in page
+    for method in files.read_json(workdir.evaluation)["methods"].values():
+        accuracy = [100 * run["test"]["accuracy"] for run in method["runs"].values()]
+        assert f"{np.mean(accuracy):.2f} ± {np.std(accuracy, ddof=1):.2f}" in page
+    # Both methods were run, with all that a table asks.
+    assert page.count("<svg") > 5
 
 
 def test_a_trained_run_loads_as_a_classifier(workdir):

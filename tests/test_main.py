@@ -4,36 +4,35 @@ import os
 import subprocess
 import sys
 
+import commands
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "arada.main", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"XLA_FLAGS": ""},
+MISTAKES = {
+    ("configs/digits.py:ar_adal",): "unknown preset 'ar_adal'; there are vanilla",
+    ("configs/digit.py",): "configs/digit.py",
+    ("configs/digits.py", "--config.training.epoch=3"): "epoch",
+    ("configs/digits.py", "--config.training.epochs=1e1"): "epochs=1e1: it must be a whole number",
+    ("configs/digits.py:adals", "--config.soft_labels.alpha=((0,0.0),)"): "soft_labels.alpha holds 0.0",
+    ("configs/digits.py", "stage=train"): "'stage=train' is not a flag; flags begin with --",
+    ("configs/cifar10.py", "--config.run.data_dir=/nowhere"): "python -m arada.prepare",
+}
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory):
+    """What each of the mistakes ended with."""
+    workdir = tmp_path_factory.mktemp("mistakes")
+    done = commands.run(
+        *(("arada.main", f"--config={config}", *more, f"--workdir={workdir}") for config, *more in MISTAKES)
     )
+    return dict(zip(MISTAKES, done, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config=configs/digits.py:ar_adal"], "unknown preset 'ar_adal'; there are vanilla"),
-        (["--config=configs/digit.py"], "configs/digit.py"),
-        (["--config=configs/digits.py", "--config.training.epoch=3"], "epoch"),
-        (["--config=configs/digits.py", "--config.training.epochs=1e1"], "epochs=1e1: it must be a whole number"),
-        (
-            ["--config=configs/digits.py:adals", "--config.soft_labels.alpha=((0,0.0),)"],
-            "soft_labels.alpha holds 0.0",
-        ),
-        (["--config=configs/digits.py", "stage=train"], "'stage=train' is not a flag; flags begin with --"),
-        (["--config=configs/cifar10.py", "--config.run.data_dir=/nowhere"], "python -m arada.prepare"),
-    ],
-)
-def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):
-    result = run(*arguments, f"--workdir={tmp_path}")
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.items(), ids=[" ".join(of) for of in MISTAKES])
+def test_a_mistake_ends_in_one_line(mistaken, arguments, message):
+    result = mistaken[arguments]
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
@@ -42,7 +41,7 @@ def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):
 
 
 def test_flags_override_fields_of_every_kind(tmp_path):
-    result = run(
+    flags = (
         "--config=configs/digits.py:ar_adals,testing",
         f"--workdir={tmp_path}",
         "--stage=vanilla",
@@ -54,6 +53,8 @@ def test_flags_override_fields_of_every_kind(tmp_path):
         "--config.optimizer.decay=((1,0.5),)",
         "--config.run.mapping=shard_map",
     )
+    command = [sys.executable, "-m", "arada.main", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"XLA_FLAGS": ""})
     assert result.returncode == 0, result.stderr
     assert "mapped by shard_map" in result.stderr
     assert result.stdout == "Done: vanilla\n"

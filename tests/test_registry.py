@@ -22,6 +22,8 @@ from arada.runs.workdir import Workdir
 from arada.runtime import files
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ROOT = pathlib.Path(__file__).parents[1]
 VIT, LOAD, METHOD, DATA = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "own_network.md").read_text(), re.DOTALL)
 

@@ -79,12 +79,6 @@ def test_update_clips(confidence, accuracy, expected):
     assert state.num_classes == 3
 
 
-def test_update_keeps_the_old_state():
-    state = soft_labels.init(1, 3)
-    soft_labels.update(state, [1.0], [0.0], 0.1)
-    assert state.p_correct[0] == 1
-
-
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_cross_entropy_is_that_of_the_targets(num_classes):
     subset, label, logits = example_batch(3, num_classes)

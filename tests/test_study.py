@@ -1,10 +1,13 @@
 """A study from its command to its page: killed, gone on with, and gone on with by another machine."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 
+import commands
+import one_convolution
 import pytest
 
 from arada.errors import UserError
@@ -12,9 +15,11 @@ from arada.runs import trainer
 from arada.runtime import files
 from arada.studies import design, runner
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 # Two arms and two seeds of the testing preset, one epoch long.
 STUDY = """
-from configs import digits
+import one_convolution
 from configs.studies import design
 
 
@@ -25,7 +30,7 @@ def get_config():
         "evaluation.severities": (1, 5),
         "evaluation.out_of_distribution": ("photographs",),
     }
-    arms = {name: digits.get_config(name + ",testing") for name in ("vanilla", "ar_adals")}
+    arms = {name: one_convolution.get_config(name + ",testing") for name in ("vanilla", "ar_adals")}
     pair = "robust_minus_vanilla"
     return design.study(
         name="small",
@@ -61,7 +66,7 @@ def command(file, workdir, *flags):
 
 
 def environment():
-    return os.environ | {"XLA_FLAGS": ""}
+    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(pathlib.Path(one_convolution.CONFIG).parent)}
 
 
 @pytest.fixture(scope="module")
@@ -196,21 +201,19 @@ def test_jobs_of_a_cluster_come_in_phases(file, tmp_path, monkeypatch):
     assert phases == [[("vanilla", 0), ("vanilla", 1)], [("ar_adals", 0), ("ar_adals", 1)]]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--seeds=5"], "error: --seeds names '5', but the study has 0, 1; --study.seeds=... changes them\n"),
-        (["--arms=adals"], "error: --arms names the unknown 'adals'; choose one of vanilla, ar_adals\n"),
-        (["--study.budget=3"], "error: the study has no such field: "),
-    ],
-)
-def test_a_mistake_ends_in_one_line(file, tmp_path, flags, message):
-    result = subprocess.run(
-        command(file, tmp_path, *flags), env=environment(), capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith(message)
-    assert result.stderr.count("\n") == 1
+def test_a_mistake_ends_in_one_line(file, tmp_path):
+    mistakes = {
+        "--seeds=5": "error: --seeds names '5', but the study has 0, 1; --study.seeds=... changes them\n",
+        "--arms=adals": "error: --arms names the unknown 'adals'; choose one of vanilla, ar_adals\n",
+        "--study.budget=3": "error: the study has no such field: ",
+    }
+    module = command(file, tmp_path)[2:]
+    for result, message in zip(
+        commands.run(*([*module, flag] for flag in mistakes), **environment()), mistakes.values(), strict=True
+    ):
+        assert result.returncode == 1
+        assert result.stderr.startswith(message)
+        assert result.stderr.count("\n") == 1
 
 
 def test_a_part_of_shifts_that_cannot_be_is_seen_before_any_run(file, tmp_path):

@@ -15,6 +15,8 @@ from arada.runtime import cluster as clusters
 from arada.runtime import files
 from configs import cifar10, cifar10_wrn, digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 
 def tiny(method, **overrides):
     """The testing preset, an epoch long, on the programs of test_experiment.py."""

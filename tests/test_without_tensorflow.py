@@ -1,11 +1,15 @@
 """Everything but data of TensorFlow Datasets works where TensorFlow, TFDS and TensorBoard are not installed."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
+import one_convolution
 import pytest
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 PROGRAM = """
 import sys
@@ -17,8 +21,11 @@ for name in ("tensorflow", "tensorflow_datasets", "tensorboard", "array_record")
 import dataclasses
 import runpy
 
+import one_convolution
+from arada import models
 from arada.data.sources import archives
 
+models.BY_NAME["resnet_v2"] = one_convolution.OneConvolution  # for the time that the ResNet takes
 archives.LAYOUTS["cifar10"] = dataclasses.replace(archives.LAYOUTS["cifar10"], train_images=12, test_images=20)
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -55,7 +62,8 @@ IMAGES, LABELS = RNG.integers(0, 256, (80, 8, 8, 3), np.uint8), np.arange(80) % 
 def without(module, *arguments, **fields):
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     command = [sys.executable, "-c", PROGRAM, module, *arguments, *flags]
-    return subprocess.run(command, env=os.environ | {"TFDS_DATA_DIR": ""}, capture_output=True, text=True, check=False)
+    environment = os.environ | {"TFDS_DATA_DIR": "", "PYTHONPATH": str(pathlib.Path(one_convolution.CONFIG).parent)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def all_stages(config, workdir, fields):

@@ -16,6 +16,8 @@ from arada.reporting import page
 from arada.runtime import files
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 ROOT = pathlib.Path(__file__).parents[2]
 CLASSES, COUNT = 4, 40
 

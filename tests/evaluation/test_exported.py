@@ -8,6 +8,7 @@ import sys
 
 import jax
 import numpy as np
+import one_convolution
 import pytest
 import safetensors.numpy
 import scipy.special
@@ -23,6 +24,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import pathlib, sys
 import jax, numpy
+
+pytestmark = pytest.mark.usefixtures("one_convolution")
 images = numpy.load("images.npy")
 program = jax.export.deserialize(bytearray(pathlib.Path("network.bin").read_bytes()))
 numpy.save("logits.npy", program.call(images))
@@ -100,9 +103,11 @@ def test_what_cannot_be_exported(workdir, tmp_path):
 def test_the_page_s_snippets_run(workdir, tmp_path):
     """On a run of this test; its commands are presets that tests/runs/test_finetuning.py trains."""
     text = (ROOT / "docs" / "pretrained.md").read_text()
-    run = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    paths = f"{ROOT}{os.pathsep}{pathlib.Path(one_convolution.CONFIG).parent}"
+    run = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": paths}, "capture_output": True, "text": True}
     for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         snippet = snippet.replace("workdir/digits/runs/ar_adals/seed_0", str(workdir.run("vanilla", 0)))
-        done = subprocess.run([sys.executable, "-c", snippet], **run)
+        registered = "import one_convolution; one_convolution.get_config()\n"
+        done = subprocess.run([sys.executable, "-c", registered + snippet], **run)
         assert done.returncode == 0, done.stderr[-3000:]
     assert {path.name for path in tmp_path.iterdir()} == {"network.bin", "network.safetensors"}

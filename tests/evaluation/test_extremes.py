@@ -4,12 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.special
 
+import arada
 from arada import attacks
 from arada.evaluation import extremes
 from arada.experiment import Experiment
 from arada.runtime import files
 from configs import digits
+
+pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
 def test_the_least_and_the_most_robust_of_each_class_are_chosen():
@@ -55,7 +59,10 @@ def test_the_attack_is_that_of_the_ranking(experiment):
     moved = np.sqrt(np.square(stored["adversarial"] - stored["image"]).sum(axis=(1, 2, 3)))
     np.testing.assert_allclose(moved, stored["distance"], rtol=1e-3)
     assert np.all(stored["predicted_after"] != stored["predicted"])
-    assert np.all((stored["confidence"] >= 0.1) & (stored["confidence"] <= 1))
+    logits_fn, variables = arada.load(experiment.workdir.run("vanilla", 0))
+    for image, confidence in (("image", "confidence"), ("adversarial", "confidence_after")):
+        probabilities = scipy.special.softmax(logits_fn(variables, stored[image]), axis=-1)
+        np.testing.assert_allclose(stored[confidence], probabilities.max(axis=-1), rtol=1e-4)
     # The rank decides the level, whatever the number of levels.
     subset = stored["rank"] * 10 // stored["num_ranked"]
     np.testing.assert_array_equal(subset, attacks.equal_subsets(ranked["distance"], 10)[at])

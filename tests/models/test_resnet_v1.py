@@ -7,6 +7,9 @@ from arada import models
 from arada.models import ResNetV1, resnet_v1
 from launch.benchmarks.contestants import draw_variables
 
+# What layers there are, and that they compute what the twins do: each program runs once.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -31,6 +31,8 @@ from odd import (
 
 from arada import attacks, calibrators, inputs, soft_labels
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 # Soft labels.
 
 STATE = soft_labels.SoftLabelState(np.float32([0.5, 0.875]), CLASSES)

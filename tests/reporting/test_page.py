@@ -16,7 +16,7 @@ from scipy import stats
 import arada.reporting
 from arada.errors import UserError
 from arada.evaluation import uncertainty
-from arada.reporting import figures, formats, names, series, tables
+from arada.reporting import figures, formats, names, tables
 from arada.reporting import page as pages
 
 ALL_FIGURES = {
@@ -307,30 +307,6 @@ def test_figures_of_one_seed(workdir, evaluation):
 def test_an_experiment_that_was_not_evaluated(tmp_path):
     with pytest.raises(ValueError, match="run --stage=evaluate first"):
         arada.reporting.write_report(tmp_path)
-
-
-def test_soft_labels_are_averaged_and_need_to_adapt(workdir):
-    epochs, values = series.soft_labels(workdir, "ar_adals", [0, 1])
-    assert epochs.tolist() == [1, 2, 3, 4]
-    # epoch 1, least robust of 5: 1 - 0.05 on seed 0, 0.02 less on seed 1
-    assert values[0] == pytest.approx([0.94, 0.95, 0.96, 0.97, 0.98])
-    assert series.soft_labels(workdir, "vanilla", [0, 1]) is None
-    assert series.soft_labels(workdir, "mixup", [0]) is None
-
-
-def test_reliability_pools_seeds_and_averages_members(tmp_path):
-    # Two classes; logits of log p. Seed 0: confidence 0.9, right; seed 1: members 0.8 and 1.0 give 0.9, wrong.
-    for seed, (probabilities, label) in enumerate((([0.9], 0), ([0.8, 1 - 1e-7], 1))):
-        folder = tmp_path / "predictions" / "vanilla" / f"seed_{seed}"
-        folder.mkdir(parents=True)
-        logits = np.log([[[p, 1 - p]] for p in probabilities]).astype(np.float32)
-        np.savez(folder / "test.npz", label=np.array([label], np.int32), logits=logits)
-    count, confidence, accuracy = series.reliability(tmp_path, "vanilla", [0, 1, 2], num_bins=5)
-    assert count.tolist() == [0, 0, 0, 0, 2]
-    assert confidence[-1] == pytest.approx(0.9)
-    assert accuracy[-1] == 0.5
-    assert np.isnan(confidence[:-1]).all()
-    assert series.reliability(tmp_path, "mixup", [0], num_bins=5) is None
 
 
 def test_many_methods_under_long_names(workdir, evaluation):

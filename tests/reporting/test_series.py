@@ -72,3 +72,27 @@ def test_distances_are_those_of_the_source(workdir, evaluation, monkeypatch):
     page = write(workdir, evaluation)
     assert "not run: ranking by an attack" in page
     assert "by confidence (a control, without adversarial robustness levels), elsewhere" in page
+
+
+def test_soft_labels_are_averaged_and_need_to_adapt(workdir):
+    epochs, values = series.soft_labels(workdir, "ar_adals", [0, 1])
+    assert epochs.tolist() == [1, 2, 3, 4]
+    # epoch 1, least robust of 5: 1 - 0.05 on seed 0, 0.02 less on seed 1
+    assert values[0] == pytest.approx([0.94, 0.95, 0.96, 0.97, 0.98])
+    assert series.soft_labels(workdir, "vanilla", [0, 1]) is None
+    assert series.soft_labels(workdir, "mixup", [0]) is None
+
+
+def test_reliability_pools_seeds_and_averages_members(tmp_path):
+    # Two classes; logits of log p. Seed 0: confidence 0.9, right; seed 1: members 0.8 and 1.0 give 0.9, wrong.
+    for seed, (probabilities, label) in enumerate((([0.9], 0), ([0.8, 1 - 1e-7], 1))):
+        folder = tmp_path / "predictions" / "vanilla" / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        logits = np.log([[[p, 1 - p]] for p in probabilities]).astype(np.float32)
+        np.savez(folder / "test.npz", label=np.array([label], np.int32), logits=logits)
+    count, confidence, accuracy = series.reliability(tmp_path, "vanilla", [0, 1, 2], num_bins=5)
+    assert count.tolist() == [0, 0, 0, 0, 2]
+    assert confidence[-1] == pytest.approx(0.9)
+    assert accuracy[-1] == 0.5
+    assert np.isnan(confidence[:-1]).all()
+    assert series.reliability(tmp_path, "mixup", [0], num_bins=5) is None

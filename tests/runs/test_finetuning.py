@@ -15,6 +15,8 @@ from arada.runtime import files, preemption
 from arada.training.state import fingerprint
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 
 def tiny(presets, **overrides):
     config = digits.get_config(f"{presets},testing")

@@ -1,11 +1,13 @@
 """Weights from elsewhere as finished runs."""
 
+import functools
 import subprocess
 import sys
 
 import flax.serialization
 import jax
 import numpy as np
+import one_convolution
 import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
@@ -19,6 +21,8 @@ from arada.runs import workdir as workdirs
 from arada.runs.workdir import Workdir
 from arada.runtime import files
 from configs import digits, imagenet
+
+pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
 def tiny(presets="vanilla", **overrides):
@@ -136,7 +140,7 @@ def of_strangers(arrays):
             r"1 of \d+ arrays have other shapes .*\[7\] there and \[10\] here, data.num_classes .*: 10",
         ),
         (with_nan, r"1 arrays hold NaN or infinity, the first is params/Dense_0/bias"),
-        (of_strangers, r"1 names \(fc \.\.\.\) are not this package's, .* model.name is 'resnet_v2'"),
+        (of_strangers, r"1 names \(fc \.\.\.\) are not this package's, .* model.name is 'one_convolution'"),
     ],
 )
 def test_files_of_other_networks_are_refused(workdir, tmp_path, change, message):
@@ -180,6 +184,7 @@ def pretrained(depth=50):
     return config
 
 
+@functools.cache  # tracing a deep network takes seconds
 def tensors_of(depth):
     """Zeros under torchvision's names, and in its layout."""
     variables = trained.state_shapes(pretrained(depth)).variables
@@ -213,7 +218,7 @@ def test_every_name_of_torchvision_has_its_place(depth):
 
 
 def test_what_torchvision_s_files_may_lack():
-    tensors = tensors_of(50)
+    tensors = dict(tensors_of(50))
     with pytest.raises(UserError, match=r"it is a ResNet-50, but model.depth is 101; add --config.model.depth=50"):
         imported.variables(pretrained(101), tensors, "file")
     config = pretrained()
@@ -268,7 +273,7 @@ def test_the_command(workdir, tmp_path):
     file = in_file(
         trained.final_variables(workdir.run("vanilla", 0)), "msgpack", tmp_path, collections=("params", "batch_stats")
     )
-    command = [sys.executable, "-m", "arada.import_weights", "--config=configs/digits.py:vanilla,testing"]
+    command = [sys.executable, "-m", "arada.import_weights", f"--config={one_convolution.CONFIG}:vanilla,testing"]
     command += [f"--weights={file}", f"--workdir={tmp_path}/w", "--config.seeds=(3,)"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

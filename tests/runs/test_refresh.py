@@ -14,6 +14,8 @@ from arada.runs.workdir import Workdir
 from arada.runtime import files
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 R, ALPHA = 10, 0.3
 OVERRIDES = {
     "run.num_devices": 2,

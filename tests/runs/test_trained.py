@@ -19,6 +19,8 @@ from arada.runtime import files
 from arada.training.state import fingerprint
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 STEPS = 4
 
 

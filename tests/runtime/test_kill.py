@@ -7,10 +7,13 @@ import sys
 import time
 
 import numpy as np
+import one_convolution
 import pytest
 
 from arada.runs.workdir import Workdir
 from arada.runtime import files
+
+pytestmark = pytest.mark.usefixtures("one_convolution")
 
 # What a process says just before each kind of work, in the order of a run, so that kills fall into all of them.
 MOMENTS = ("compiling the train step", "compiled in", "ranking validation", "soft labels after epoch 2", "predicting")
@@ -21,7 +24,7 @@ def start(workdir):
         sys.executable,
         "-m",
         "arada.main",
-        "--config=configs/digits.py:ar_adals,testing",
+        f"--config={one_convolution.CONFIG}:ar_adals,testing",
         f"--workdir={workdir}",
     ]
     overrides = ["--config.seeds=(0,)", "--config.run.checkpoint_every_steps=1", "--config.run.log_every_steps=1"]

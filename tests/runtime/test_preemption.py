@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import one_convolution
 import pytest
 import tensorflow as tf
 
@@ -13,14 +14,16 @@ from arada.errors import UserError
 from arada.runtime import console, files, preemption
 
 COMMAND = (
-    *(sys.executable, "-m", "arada.main", "--config=configs/digits.py:vanilla,testing", "--config.seeds=(0,)"),
-    *("--config.run.log_every_steps=1", "--stage=vanilla"),
+    *(sys.executable, "-m", "arada.main", f"--config={one_convolution.CONFIG}:vanilla,testing"),
+    *("--config.seeds=(0,)", "--config.run.log_every_steps=1", "--stage=vanilla"),
 )
 # Two processes of one job that take steps together, of which one is asked to stop.
 STEPS = """
 import os, signal, sys, time
 import jax
 from arada.runtime import preemption
+
+pytestmark = pytest.mark.usefixtures("one_convolution")
 address, number = sys.argv[1], int(sys.argv[2])
 jax.distributed.initialize(address, num_processes=2, process_id=number)
 preemption.listen()

@@ -18,17 +18,12 @@ from arada.training.replication import Replicas
 from arada.training.state import TrainState
 from configs import cifar10
 
-pytestmark = pytest.mark.skipif(
-    "TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR names no folder with a prepared cifar10"
-)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly_compiled():
-    """Two steps of a program are over before XLA has made it faster."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = [
+    pytest.mark.skipif(
+        "TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR names no folder with a prepared cifar10"
+    ),
+    pytest.mark.usefixtures("quickly_compiled"),
+]
 
 
 def small(**overrides):

@@ -16,6 +16,8 @@ from arada.runtime import files
 from arada.training.checkpoints import Checkpoints
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 M, R, ALPHA = 2, 10, 0.3
 NAME = "ar_adals_of_ensemble"
 OVERRIDES = {

@@ -23,6 +23,8 @@ from arada.runtime import files
 from arada.training.checkpoints import Checkpoints
 from configs import digits, own_images
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 BUCKET = "gs://bucket"
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import loops
 import numpy as np
 import optax
 import pytest
@@ -14,11 +15,14 @@ import pytest
 from arada import methods, soft_labels
 from arada.data.splits import Split
 from arada.models.layers import Conv, batch_norm
+from arada.training import loop
 from arada.training import step as steps
 from arada.training.augmentation import augment
+from arada.training.checkpoints import Checkpoints
+from arada.training.logs import open_writer
 from arada.training.optimizers import l2_penalty
 from arada.training.replication import Replicas
-from arada.training.state import TrainState
+from arada.training.state import Supervision, TrainState
 
 CLASSES, SUBSETS, BATCH, SHAPE = 3, 2, 16, (8, 8, 1)
 OPTIMIZERS = {
@@ -140,3 +144,61 @@ def split():
 def batches(split):
     """The four batches of the first epoch, with subsets."""
     return [batch | {"subset": batch["example_id"] % SUBSETS} for batch in split.epoch(BATCH, seed=0, epoch=0)]
+
+
+@pytest.fixture(scope="module")
+def task(training):
+    return training(2, "pmap", "sgd")
+
+
+@pytest.fixture(scope="module")
+def run(task, split):
+    """run(directory, ...) trains there as a process would: from its last checkpoint if there is one."""
+
+    def run(
+        directory,
+        *,
+        step=task.step,
+        hook=loops.softened,
+        learnt=loops.START,
+        log_every=1,
+        save_every=3,
+        around_writer=lambda writer: writer,
+    ):
+        start = Supervision(learnt, (np.arange(len(split)) % 2).astype(np.int32), np.zeros(5, np.int32))
+        with Checkpoints(directory / "checkpoints") as checkpoints:
+            template = jax.device_get(task.fresh())
+            state, supervision, window = checkpoints.restore(template, start) or (task.fresh(), start, [])
+            with open_writer(directory, int(state.step) - len(window)) as writer:
+                state, supervision = loop.train(
+                    "run/seed_0",
+                    split,
+                    program=loop.Program(step, task.replicas),
+                    start=loop.Start(state, supervision, jax.random.key(5), window),
+                    plan=loop.Plan(
+                        epochs=loops.EPOCHS,
+                        batch_size=BATCH,
+                        seed=0,
+                        log_every_steps=log_every,
+                        checkpoint_every_steps=save_every,
+                    ),
+                    after_epoch=hook,
+                    records=loop.Records(around_writer(writer), checkpoints, {"seed": 0}),
+                )
+        return jax.device_get((state, supervision))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """The folder and the result of a run that nobody stopped."""
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, run(directory)
+
+
+@pytest.fixture(scope="module")
+def in_windows(run, tmp_path_factory):
+    """The same, logged in windows of three steps."""
+    directory = tmp_path_factory.mktemp("windows")
+    return directory, run(directory, log_every=3)

@@ -1,5 +1,7 @@
 """Passes over a split: batches of one device, as many together as there are devices."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -36,12 +38,17 @@ def step(weight, batch):
     return {"sum": weight * batch["image"].sum(axis=(1, 2, 3)), "of": 0 * batch["label"] + len(batch["label"])}
 
 
+@functools.cache  # a program for all counts
+def mapped_on(devices, mapping):
+    replicas = Replicas(jax.devices()[:devices], mapping)
+    return replicas, replicas.map(step, in_axes=(None, 0), out_axes=0)
+
+
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("devices", [1, 2, 4])
 @pytest.mark.parametrize("count", [1, 3, 4, 11, 16])
 def test_every_example_once_whatever_the_devices(mapping, devices, count):
-    replicas = Replicas(jax.devices()[:devices], mapping)
-    mapped = replicas.map(step, in_axes=(None, 0), out_axes=0)
+    replicas, mapped = mapped_on(devices, mapping)
     split = split_of(count)
     whole = streaming.over(mapped, np.float32(2), split, batch_size=3, replicas=replicas)
     np.testing.assert_array_equal(whole["sum"], 8.0 * np.arange(count))

@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import numpy as np
+import one_convolution
 import pytest
 from PIL import Image
 
@@ -231,6 +232,7 @@ def test_fields_of_another_source_are_refused(tmp_path):
         data.build(fields, str(tmp_path))
 
 
+@pytest.mark.usefixtures("one_convolution")
 def test_all_stages_and_changed_images(tmp_path, capsys):
     images, workdir = tmp_path / "images", tmp_path / "workdir"
     fill(images, ("a", "b"), images=40)
@@ -243,7 +245,7 @@ def test_all_stages_and_changed_images(tmp_path, capsys):
             "data.num_train": 40,
             "data.num_validation": 20,
             "data.num_test": 20,
-            "model.width": 2,
+            "model.name": one_convolution.NAME,
             "training.epochs": 1,
             "training.batch_size": 20,
             "soft_labels.num_subsets": 2,
@@ -260,7 +262,9 @@ def test_all_stages_and_changed_images(tmp_path, capsys):
     Experiment(config, str(workdir)).run()
     assert set(files.read_json(workdir / "data.json")["sha256"]) == {"train", "validation", "test"}
     evaluation = files.read_json(workdir / "evaluation.json")
-    assert 0 <= evaluation["methods"]["ar_adals"]["runs"]["0"]["test"]["accuracy"] <= 1
+    stored = files.read_npz(workdir / "predictions" / "ar_adals" / "seed_0" / "test.npz")
+    accuracy = np.mean(stored["logits"][0].argmax(axis=-1) == stored["label"])
+    assert evaluation["methods"]["ar_adals"]["runs"]["0"]["test"]["accuracy"] == pytest.approx(accuracy)
     assert "AR-AdaLS" in capsys.readouterr().out
 
     # The images may lie elsewhere, but they may not be others.
