@@ -7,8 +7,10 @@ import drawn
 import numpy as np
 import pytest
 from drawn import IMAGES
+from markupsafe import Markup
 
 import arada.reporting
+from arada.reporting import figures
 
 
 def fill_gallery(workdir, **arrays):
@@ -30,6 +32,12 @@ def fill_gallery(workdir, **arrays):
         **arrays,
     }
     np.savez(workdir / "gallery.npz", **arrays)
+
+
+@pytest.fixture
+def text_alone(monkeypatch):
+    """Figures are drawn, but neither laid out nor rendered, which is most of a report's time."""
+    monkeypatch.setattr(figures, "_to_svg", lambda figure, name, title, description: Markup("<svg></svg>"))
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def test_without_soft_labels(build, evaluation):
     assert "AR-AdaLS was not run" in section.definition[-1]
 
 
+@pytest.mark.usefixtures("text_alone")
 def test_no_gallery_is_told(workdir, evaluation):
     assert gallery.build(evaluation, workdir).classes == []
     page = arada.reporting.write_report(workdir).read_text()

@@ -145,6 +145,7 @@ def test_cells_carry_what_columns_sort_by(page):
     assert '<td data-number="">not run</td>' in page
 
 
+@pytest.mark.usefixtures("text_alone")
 def test_the_configs_of_methods_are_shown(workdir, evaluation):
     config = {"name": "vanilla", "seeds": [0, 1], "run": {"data_dir": "/secret"}, "training": {"epochs": 4}}
     for name, alpha in {"vanilla": 0.0, "ar_adals": 0.05}.items():
@@ -273,6 +274,7 @@ def one_seed(method):
     return method | {"runs": {"0": method["runs"]["0"]}, "variance": None, "uncertainty": uncertainty}
 
 
+@pytest.mark.usefixtures("text_alone")
 @pytest.mark.parametrize("only", ["vanilla", "ar_adals"])
 def test_one_method_one_seed_and_nothing_else(workdir, evaluation, only):
     method = evaluation["methods"][only]
@@ -323,6 +325,7 @@ def test_every_method_looks_different_and_keeps_its_look():
     assert names.style("vanilla").label == "Vanilla"
 
 
+@pytest.mark.usefixtures("text_alone")
 def test_the_page_holds_what_summarize_wrote(summarized, tmp_path):
     """Numbers of evaluation.json itself, and nothing that was run is said to be missing."""
     path, evaluation = summarized
@@ -376,6 +379,7 @@ def test_the_page_begins_with_the_answer(page):
     assert "<dl>" not in header
 
 
+@pytest.mark.usefixtures("text_alone")
 def test_the_page_says_whose_ranks_methods_were_trained_on(workdir, evaluation):
     assert "all seeds share one ranking, vanilla/seed_0 (AR-AdaLS)" in write(workdir, evaluation)
     evaluation["experiment"]["ranked_by"] = {"ar_adals": "vanilla/seed_{seed}"}

@@ -91,6 +91,7 @@ def test_the_paper_s_means_are_those_of_its_severities():
             assert sum(by_severity) / 5 == pytest.approx(mean, abs=0.06)
 
 
+@pytest.mark.usefixtures("text_alone")
 def test_every_figure_says_what_was_not_run(evaluation, workdir):
     sections = paper_figures.build(evaluation, workdir)
     assert list(sections) == [1, 2, 3, 4, 5, 6, 7, 8]

@@ -15,6 +15,7 @@ def write(workdir, evaluation):
     return pathlib.Path(arada.reporting.write_report(workdir)).read_text()
 
 
+@pytest.mark.usefixtures("text_alone")
 def test_types_of_shift_are_averaged_by_name(workdir, evaluation):
     """Seed 0 has noise and blur, seed 1 fog and blur, then fog alone."""
     method = evaluation["methods"]["vanilla"]
@@ -39,6 +40,7 @@ def sweep(workdir, name, *points):
     (workdir / "sweeps" / f"{name}.json").write_text(json.dumps({"method": "ar_adals", "points": points}))
 
 
+@pytest.mark.usefixtures("text_alone")
 def test_figure_5_is_of_a_sweep_over_r_alone(workdir, evaluation):
     sweep(workdir, "ar_adals-alpha-num_subsets", ({"alpha": 0.1, "num_subsets": 1}, 0.9, 0.9))
     assert series.sensitivity(workdir) == {}
