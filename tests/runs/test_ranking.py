@@ -329,7 +329,7 @@ def test_what_the_first_order_leaves_in_doubt_is_measured_again(rank, ranking, s
     np.testing.assert_array_equal(again, IDS[whole.refined])
     assert np.all(whole.refined[in_doubt])
     np.testing.assert_allclose(whole.score[whole.refined], 2 * estimate[whole.refined], rtol=1e-6)
-    assert f"{100 * np.mean(whole['refined']):.1f} % of the images were attacked again" in caplog.text
+    assert f"{100 * np.mean(whole.refined):.1f} % of the images were attacked again" in caplog.text
     assert_same(Ranking.read(tmp_path / "train.npz"), whole)
     assert parts_in(tmp_path) == []
 

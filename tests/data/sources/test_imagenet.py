@@ -299,7 +299,7 @@ def test_a_config_that_does_not_fit_the_files(data_dir, fields, named):
 
 
 def delivered(contents, failures, attempts):
-    """A store in place of `StreamedSplit._of_file`: the third file stalls and fails, so often, then comes."""
+    """A store in place of `StreamedSplit._records_in`: the third file stalls and fails, so often, then comes."""
     tf = tfds.import_tensorflow()
 
     def read(path):
@@ -325,7 +325,7 @@ def store(train, monkeypatch):
 
     def put(failures):
         attempts = collections.Counter()
-        monkeypatch.setattr(records.StreamedSplit, "_of_file", delivered(contents, failures, attempts))
+        monkeypatch.setattr(records.StreamedSplit, "_records_in", delivered(contents, failures, attempts))
         return attempts
 
     return put
