@@ -28,7 +28,7 @@ from arada.runs.identity import (
     uses_precomputed,
     vanilla_config,
 )
-from arada.runtime import backend, files, hosts, preemption
+from arada.runtime import backend, files, hosts, kernels, preemption
 from arada.training.replication import Replicas
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class Experiment:
         devices = devices[: config.run.num_devices or None]
         checks.check_config(config, len(devices), processes, is_sweep_point=is_sweep_point)
         self.replicas = Replicas(devices, config.run.mapping)
+        if config.run.cpu_kernels == "onednn":
+            _ = self._available_kernels  # fails at once where there are none
         with hosts.failing_together():
             self.workdir.create()
         hosts.check_alike(self.workdir.path, config)
@@ -70,6 +72,11 @@ class Experiment:
             f" in {config.training.accumulate} parts" if config.training.accumulate > 1 else "",
             config.run.mapping,
         )
+
+    @functools.cached_property
+    def _available_kernels(self) -> str:
+        """For training and attacks. Predictions are always made by the stock ones, as by `arada.load`."""
+        return kernels.choose(self.config, self.replicas.devices)
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
@@ -159,9 +166,8 @@ class Experiment:
         return list(dict.fromkeys(source for sources in by_seed for source in sources))
 
     def _rank(self, config: ml_collections.ConfigDict, source: str, splits: tuple[str, ...] = SPLITS) -> None:
-        rankings.rank_by_source(
-            config, self.workdir, source, {name: self.splits[name] for name in splits}, self.replicas.own
-        )
+        replicas = self.replicas.own.using(self._available_kernels)
+        rankings.rank_by_source(config, self.workdir, source, {name: self.splits[name] for name in splits}, replicas)
 
     def train(self) -> None:
         """Trains the config's method with each of its seeds; for an ensemble of single runs, the members that are
@@ -207,7 +213,7 @@ class Experiment:
         print(f"Report: {page}")
 
     def _train(self, config: ml_collections.ConfigDict, seeds: tuple[int, ...]) -> None:
-        method = None
+        trainers: dict[str, trainer.Trainer] = {}
         workdirs.check_seeds_alike(self.workdir, config)
         # Checks all seeds first: none is trained in vain.
         for seed in seeds if uses_precomputed(config) else ():
@@ -233,10 +239,14 @@ class Experiment:
             finished = trained.is_finished(run_dir, config)
             if not finished:
                 _ = self.splits  # rejected data leave no claim behind
-            workdirs.claim(run_dir, identity, config)
             if finished:
+                workdirs.claim(run_dir, identity, config)
                 logger.info("%s/seed_%d is trained", config.name, seed)
                 continue
+            cpu_kernels = workdirs.kernels_to_use(run_dir, config, self._available_kernels)
+            workdirs.claim(run_dir, identity, config, cpu_kernels)
             preemption.stop_if_asked(f"training {config.name}/seed_{seed}")
-            method = method or trainer.Trainer(config, self.workdir, self.splits, self.replicas)
-            method.train(seed)
+            if cpu_kernels not in trainers:
+                replicas = self.replicas.using(cpu_kernels)
+                trainers[cpu_kernels] = trainer.Trainer(config, self.workdir, self.splits, replicas)
+            trainers[cpu_kernels].train(seed)

@@ -204,8 +204,9 @@ def config() -> ml_collections.ConfigDict:
                 # "imagenet_resized/32x32". Unprepared sets are left out, and evaluation.json lists them.
                 "out_of_distribution": (),
             },
-            # These fields change no result: paths, devices, cadences, batch sizes of passes without gradients of the
-            # weights. A run may be resumed with other values, except num_devices if batch_norm is "per_device".
+            # These fields change no result beyond the rounding by cpu_kernels: paths, devices, cadences, batch sizes of
+            # passes without gradients of the weights. A run may be resumed with other values, except num_devices if
+            # batch_norm is "per_device".
             "run": {
                 # The folder of TFDS data; "" for TFDS' default (TFDS_DATA_DIR, ~/tensorflow_datasets). For the sources
                 # "folder", "npz" and "cifar_archive": the folder or the file; out-of-distribution sets are then read
@@ -224,6 +225,11 @@ def config() -> ml_collections.ConfigDict:
                 # all activations at once, or "auto": stacked only on a TPU, because stacked kernels become grouped
                 # convolutions, which are slow on CPUs, and slow backward on GPUs.
                 "members": "auto",
+                # Of training and attacks on a CPU: "stock" (XLA's convolutions, and arada's own where those are slow),
+                # "onednn" (in jaxlib for Linux on x86-64; a fifth faster, other roundings), or "auto": oneDNN where one
+                # device computes in float32 and a trial has shown that it is right. A run that goes on keeps its
+                # kernels unless this asks for others.
+                "cpu_kernels": "auto",
                 # Images per device and batch outside training.
                 "evaluation_batch_size": 512,
                 "ranking_batch_size": 256,

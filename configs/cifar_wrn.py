@@ -21,6 +21,7 @@ SIZES = {
         "evaluation.shifts": ("noise", "rotation"),
         "evaluation.out_of_distribution": (),
         "evaluation.severities": (1, 5),
+        "run.cpu_kernels": "stock",
         "run.evaluation_batch_size": 128,
         "run.ranking_batch_size": 64,
         "run.log_every_steps": 2,

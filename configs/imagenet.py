@@ -73,6 +73,7 @@ SIZES = {
         "ranking.num_subsets": 4,
         "ranking.fmn.steps": 1,
         "evaluation.shifts": (),
+        "run.cpu_kernels": "stock",
         "run.evaluation_batch_size": 10,
         "run.ranking_batch_size": 10,
         "run.log_every_steps": 1,

@@ -16,7 +16,7 @@ from arada.models import resnet_v1
 from arada.runs import ranking as rankings
 from arada.runs import trained
 from arada.runs.identity import RUN_NAME, initial_run, refreshes, source_of, source_run
-from arada.runtime import files
+from arada.runtime import files, kernels
 from arada.training import augmentation, optimizers
 from arada.training.replication import MAPPINGS
 
@@ -90,6 +90,7 @@ def check_config(
     one_of("evaluation.choose_by", config.evaluation.choose_by, outcomes.CRITERIA)
     one_of("run.mapping", config.run.mapping, MAPPINGS)
     one_of("run.members", config.run.members, trained.UNROLLED)
+    one_of("run.cpu_kernels", config.run.cpu_kernels, kernels.ASKED)
     for field in POSITIVE:
         positive(field, get(config, field))
     positive("model.width", config.model.get("width", 1))

@@ -186,10 +186,14 @@ def _experiment(workdir, config, by_method, by_source) -> dict[str, Any]:
         "ranked_by": _ranked_by(workdir, by_method),
         # From training, not from this evaluation.
         "commit": ", ".join(sorted({made["commit"] for made in made_with} - {""})),
-        "hardware": ", ".join(sorted({made["hardware"] for made in made_with} - {""})),
+        "hardware": ", ".join(sorted({_hardware(made) for made in made_with} - {""})),
         "versions": provenance.versions(),
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _hardware(made_with: Mapping[str, Any]) -> str:
+    return made_with["hardware"] + (", kernels by oneDNN" if made_with.get("cpu_kernels") == "onednn" else "")
 
 
 def _ranked_by(workdir, by_method) -> dict[str, str]:

@@ -48,7 +48,8 @@ _kernels = contextvars.ContextVar("kernels", default="stock")
 
 @contextlib.contextmanager
 def kernels(name: str) -> Iterator[None]:
-    """What is traced within has these `KERNELS` on CPUs, and elsewhere XLA's operations as ever.
+    """What is traced within, or by a function that this decorates, has these of the `KERNELS` on CPUs; elsewhere it has
+    XLA's operations as ever.
 
     "onednn" is not for every machine: a program that has it may abort its process (`arada.runtime.kernels` tries it),
     and cannot be exported or kept in the persistent compilation cache.

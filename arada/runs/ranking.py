@@ -160,7 +160,8 @@ def rank_by_source(
     model = trained.build_ranked(config)
     if ranking.by == "attack":
         check(model, variables, wanted)
-    workdirs.claim(directory, identity, config)
+    replicas = replicas.using(workdirs.kernels_to_use(directory, config, replicas.cpu_kernels))
+    workdirs.claim(directory, identity, config, replicas.cpu_kernels if wanted else "stock")
     if not wanted:
         logger.info("rank: %s is complete", directory)
         return

@@ -200,7 +200,8 @@ class Trainer:
         directory = self._workdir.refreshed_ranking(self._config.name, seed, epoch + 1)
         identity = run_identity(self._config, seed, len(self._replicas))
         # Results computed with other weights (an earlier run, another number of devices) are deleted.
-        workdirs.claim_again(directory, identity | {"weights": fingerprint(state.variables)}, self._config)
+        identity |= {"weights": fingerprint(state.variables)}
+        workdirs.claim_again(directory, identity, self._config, self._replicas.cpu_kernels)
         logger.info("%s: ranking again after epoch %d", name, epoch + 1)
         scalars, subsets = {}, {}
         for split, before in (("train", supervision.train_subset), ("validation", supervision.validation_subset)):

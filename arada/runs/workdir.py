@@ -94,17 +94,37 @@ class Workdir:
         return self.path / "evaluation.json"
 
 
-def claim(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+def claim(
+    path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict, cpu_kernels: str = "stock"
+) -> None:
     """Writes `path`/config.json, or checks that the one there has the same identity. Raises UserError with the
-    fields that differ. All processes come here."""
+    fields that differ. All processes come here. Other `cpu_kernels` than stock ones are recorded."""
     file = path / "config.json"
     if hosts.is_first() and not file.exists():
-        made = provenance.made_with()
+        made = provenance.made_with() | _record(cpu_kernels)
         if registered := _registered(config):
             made["registered"] = registered
         files.write_json(file, {"identity": identity, "config": plain(config), "made_with": made})
     hosts.wait(f"{file} is there")
     check_claim(path, identity)
+    if hosts.is_first() and cpu_kernels not in ("stock", kernels_of(path)):
+        there = stored(path)
+        files.write_json(file, there | {"made_with": there["made_with"] | _record(cpu_kernels)})
+
+
+def _record(cpu_kernels: str) -> dict[str, str]:
+    return {} if cpu_kernels == "stock" else {"cpu_kernels": cpu_kernels}
+
+
+def kernels_of(path: epath.Path) -> str:
+    """The kernels on CPUs by which the output in `path` was made or begun; "" if there is none."""
+    return stored(path)["made_with"].get("cpu_kernels", "stock") if (path / "config.json").exists() else ""
+
+
+def kernels_to_use(path: epath.Path, config: ml_collections.ConfigDict, available: str) -> str:
+    """For the output in `path`: those it began with if they are there, unless `run.cpu_kernels` asks for others."""
+    keeps_stock = config.run.cpu_kernels == "auto" and kernels_of(path) == "stock"
+    return "stock" if keeps_stock else available
 
 
 def check_claim(path: epath.Path, identity: Mapping[str, Any]) -> None:
@@ -144,12 +164,14 @@ def identity_of_run(path: epath.Path, config: ml_collections.ConfigDict, seed: i
     return identity | {key: there[key] for key in ("init_weights",) if key in there}
 
 
-def claim_again(path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+def claim_again(
+    path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict, cpu_kernels: str = "stock"
+) -> None:
     """As `claim`, but results computed with another identity are deleted: their weights no longer exist."""
     with hosts.first_before_others(f"{path} is of these weights"):
         if (path / "config.json").exists() and stored(path)["identity"] != identity:
             path.rmtree()
-    claim(path, identity, config)
+    claim(path, identity, config, cpu_kernels)
 
 
 def check_ranked_as(path: epath.Path, config: ml_collections.ConfigDict, source: str) -> None:

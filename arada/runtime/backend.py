@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import math
 import os
 from collections.abc import Iterator
 
@@ -39,6 +40,18 @@ def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
         jax.config.update("jax_compilation_cache_dir", str(files.absolute(run.compilation_cache)))
     elif not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(files.absolute(workdir) / "compiled"))
+
+
+@contextlib.contextmanager
+def keeping_no_programs() -> Iterator[None]:
+    """What is compiled within does not go into the persistent compilation cache."""
+    field = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, field)
+    jax.config.update(field, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(field, before)
 
 
 def devices() -> list[jax.Device]:

@@ -8,6 +8,7 @@ Where several processes map one function together, each calls it with its share 
 own devices only: both mappings combine them into arrays over all devices and back, without a copy.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arada.data.splits import Share
-from arada.models import BATCH_AXIS
+from arada.models import BATCH_AXIS, cpu
+from arada.runtime import backend
 
 MAPPINGS = ("pmap", "shard_map")
 
@@ -34,14 +36,15 @@ class Placed:
 class Replicas:
     """Devices and the way to map over them; those of one process are neighbours, equally many for each process.
 
-    `share` is the part of every batch that this process holds.
+    `share` is the part of every batch that this process holds. `cpu_kernels` are those of mapped functions on CPUs.
     """
 
-    def __init__(self, devices: Sequence[jax.Device], mapping: str = "pmap"):
+    def __init__(self, devices: Sequence[jax.Device], mapping: str = "pmap", cpu_kernels: str = "stock"):
         if mapping not in MAPPINGS:
             raise ValueError(f"mapping must be one of {MAPPINGS}, not {mapping!r}")
         self.devices = tuple(devices)
         self.mapping = mapping
+        self.cpu_kernels = cpu_kernels
         self._mesh = Mesh(np.asarray(self.devices), (BATCH_AXIS,))
         processes = sorted({device.process_index for device in self.devices})
         self.share = Share(processes.index(jax.process_index()), len(processes))
@@ -54,7 +57,12 @@ class Replicas:
         """The devices of this process only, for passes over batches that differ by process."""
         if self.share.count == 1:
             return self
-        return Replicas([d for d in self.devices if d.process_index == jax.process_index()], self.mapping)
+        own = [d for d in self.devices if d.process_index == jax.process_index()]
+        return Replicas(own, self.mapping, self.cpu_kernels)
+
+    def using(self, cpu_kernels: str) -> "Replicas":
+        """The same devices, with these kernels."""
+        return self if cpu_kernels == self.cpu_kernels else Replicas(self.devices, self.mapping, cpu_kernels)
 
     def replicate(self, tree):
         """`tree` on every device of this process. Placed once; a mapped function's replicated outputs stay in place.
@@ -79,6 +87,8 @@ class Replicas:
         Outputs with axis None must be equal on all devices (by a `psum` or `pmean`): pmap does not check. Outputs
         with axis 0 are to be read by `fetch`.
         """
+        if self.cpu_kernels != "stock":
+            f = cpu.kernels(self.cpu_kernels)(f)
         if self.mapping == "pmap":
             mapped = jax.pmap(
                 f,
@@ -104,7 +114,8 @@ class Replicas:
             return batch.arrays if isinstance(batch, Placed) else self._cut(batch)
 
         def call(*args):
-            return mapped(*cut(args))
+            with contextlib.nullcontext() if self.cpu_kernels == "stock" else backend.keeping_no_programs():
+                return mapped(*cut(args))
 
         # For tests of the compiled program, in a single process.
         call.lower = lambda *args: mapped.lower(*cut(args))  # type: ignore[attr-defined]

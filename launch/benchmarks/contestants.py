@@ -126,7 +126,9 @@ def optimizer_settings(optimizer: dict):
     return settings
 
 
-def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bool = False) -> Contestant:
+def arada_training(
+    network: Network, batch_size: int, optimizer: dict, stock: bool = False, cpu_kernels: str = "stock"
+) -> Contestant:
     """The project's train step, mapped over one device: normalisation, forward, backward, l2 term and update."""
     _choose_operations(stock)
     model, variables = network.build()
@@ -140,7 +142,7 @@ def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bo
         transformation,
         penalty,
     )
-    replicas = Replicas(jax.local_devices()[:1])
+    replicas = Replicas(jax.local_devices()[:1], cpu_kernels=cpu_kernels)
     mapped = replicas.map(step, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=(0,))
     l2 = float(penalty(variables["params"]))
     state = TrainState(
@@ -163,13 +165,14 @@ def arada_training(network: Network, batch_size: int, optimizer: dict, stock: bo
     return working(work, batch_size, lambda metrics: float(metrics["loss"]) - l2)
 
 
-def arada_gradients(network: Network, batch_size: int, stock: bool = False) -> Contestant:
+def arada_gradients(network: Network, batch_size: int, stock: bool = False, cpu_kernels: str = "stock") -> Contestant:
     """Gradients of the margin with respect to the images, step by step in one jitted loop."""
     _choose_operations(stock)
     model, variables = network.build()
     variables, images = jax.device_put((variables, draw_images(batch_size, network.image_shape)))
 
     @jax.jit
+    @cpu.kernels(cpu_kernels)
     def descend(variables, images):
         logits_fn = functools.partial(models.logits_fn(model), variables)
         images = models.unit_range(images)
@@ -194,6 +197,7 @@ def arada_attack(
     batch_size: int,
     amount: float,
     stock: bool = False,
+    cpu_kernels: str = "stock",
 ) -> Contestant:
     """An attack of `arada.attacks`, jitted, on all `images` in batches; a turn counts as `amount` images."""
     _choose_operations(stock)
@@ -201,7 +205,12 @@ def arada_attack(
     variables = jax.device_put(variables)
     network_logits = models.logits_fn(model)
     run = functools.partial(attacks.BY_NAME[attack], **settings)
-    attacked = jax.jit(lambda variables, images: run(functools.partial(network_logits, variables), images).distance)
+
+    @jax.jit
+    @cpu.kernels(cpu_kernels)
+    def attacked(variables, images):
+        return run(functools.partial(network_logits, variables), images).distance
+
     images = np.asarray(models.unit_range(images))
     batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
 
@@ -227,7 +236,7 @@ class TimedSplit(Split):
         yield from super().epoch(batch_size, **order)
 
 
-def training_epoch(method: str, overrides: dict, epochs: int) -> Contestant:
+def training_epoch(method: str, overrides: dict, epochs: int, cpu_kernels: str = "stock") -> Contestant:
     """Whole epochs of `arada.runs.Trainer`, from the start of one epoch to the start of the next: training, validation
     pass, soft labels, logs. A turn is a new run, without its start, last epoch and checkpoint.
 
@@ -247,7 +256,8 @@ def training_epoch(method: str, overrides: dict, epochs: int) -> Contestant:
         images, ids = draw_images(count, tuple(config.data.image_shape)), np.arange(count, dtype=np.int32)
         splits[name] = kind(images, draw_labels(count), ids)
         files.write_npz(path / "ranking" / f"{name}.npz", {"example_id": ids, "distance": rng.uniform(size=count)})
-    epochs_trainer = trainer.Trainer(config, workdirs.Workdir(path), splits, Replicas(jax.local_devices()[:1]))
+    replicas = Replicas(jax.local_devices()[:1], cpu_kernels=cpu_kernels)
+    epochs_trainer = trainer.Trainer(config, workdirs.Workdir(path), splits, replicas)
     starts, seed = splits["train"].starts, -1
 
     def turn():

@@ -37,7 +37,8 @@ import numpy as np
 from arada import data
 from arada.errors import UserError
 from arada.runs import workdir as workdirs
-from arada.runtime import backend, files, provenance
+from arada.runtime import backend, files, kernels, provenance
+from configs import base
 from launch.benchmarks import contestants, torch_contestants
 from launch.benchmarks.contestants import Network
 from launch.benchmarks.side_by_side import Comparison, Entry, Skipped, log, markdown, measure
@@ -59,7 +60,7 @@ QUIET = 0.1
 def train(name: str, network: Network, batch_size: int, optimizer: dict, goal: float, arguments) -> list[Comparison]:
     """Training steps: normalisation, forward, backward and update, without augmentation."""
     settings = {"network": network, "batch_size": batch_size, "optimizer": optimizer}
-    entries = _with_stock(contestants.arada_training, settings)
+    entries = _of_arada(contestants.arada_training, settings)
     entries += _of_pytorch(torch_contestants.training, settings)
     title = f"Training, {name}, batch {batch_size}, {optimizer['name']}"
     return [Comparison(title, "images/s", entries, goals={"PyTorch": goal})]
@@ -68,7 +69,7 @@ def train(name: str, network: Network, batch_size: int, optimizer: dict, goal: f
 def gradients(arguments) -> list[Comparison]:
     """Gradients of the margin with respect to the images, the work of every attack."""
     settings = {"network": RESNET_29, "batch_size": 64}
-    entries = _with_stock(contestants.arada_gradients, settings)
+    entries = _of_arada(contestants.arada_gradients, settings)
     entries += _of_pytorch(torch_contestants.gradients, settings)
     return [Comparison("Input gradients, ResNet-29, batch 64", "gradients/s", entries, goals={"PyTorch": 1.4})]
 
@@ -77,7 +78,7 @@ def attack(arguments) -> list[Comparison]:
     """Carlini-Wagner, one search of 50 steps on 64 images, without abort."""
     images = contestants.draw_images(SHORT_IMAGES, RESNET_29.image_shape)
     shared = {"network": RESNET_29, "images": images, "amount": SHORT_IMAGES}
-    entries = _with_stock(contestants.arada_attack, shared | _carlini_wagner(SHORT_STEPS))
+    entries = _of_arada(contestants.arada_attack, shared | _carlini_wagner(SHORT_STEPS))
     for library in ("foolbox", "torchattacks", "adv-lib"):
         settings = shared | {"library": library, "iterations": SHORT_STEPS}
         entries += _in_layouts(library, torch_contestants.attack, settings, optional=library != "foolbox")
@@ -94,13 +95,19 @@ def ranking(arguments) -> list[Comparison]:
     network, few = Network(run=arguments.run), images[:SHORT_IMAGES]
     amount = papers_images(len(few), SHORT_STEPS)
     settings = {"network": network, "images": images, "amount": len(images), "batch_size": SHORT_IMAGES}
-    settings |= {"attack": chosen["attack"], "settings": chosen["settings"]}
+    settings |= {"attack": chosen["attack"], "settings": chosen["settings"], "cpu_kernels": auto_kernels()}
     extrapolated = f"CW 3x500, extrapolated from 1x{SHORT_STEPS} on {len(few)} images"
     shared = {"network": network, "images": few, "amount": amount}
+    by_arada = shared | _carlini_wagner(SHORT_STEPS) | {"cpu_kernels": auto_kernels()}
     by_foolbox = shared | {"library": "foolbox", "iterations": SHORT_STEPS}
     entries = (
-        Entry(f"arada {chosen['name']}, Spearman {chosen['spearman']:.3f}", contestants.arada_attack, settings),
-        Entry(f"arada {extrapolated}", contestants.arada_attack, shared | _carlini_wagner(SHORT_STEPS)),
+        Entry(
+            f"arada {chosen['name']}, Spearman {chosen['spearman']:.3f}",
+            contestants.arada_attack,
+            settings,
+            auto_kernels(),
+        ),
+        Entry(f"arada {extrapolated}", contestants.arada_attack, by_arada, auto_kernels()),
         *_in_layouts(f"foolbox {extrapolated}", torch_contestants.attack, by_foolbox),
     )
     title = f"Ranking {len(images)} {kind} with the network of {arguments.run}"
@@ -113,7 +120,7 @@ def epoch(arguments) -> list[Comparison]:
     overrides = {"data.num_train": 2048, "data.num_validation": 512, "run.evaluation_batch_size": 512}
     unvalidated = overrides | {"data.num_validation": 10, "run.evaluation_batch_size": 10}
     entries = tuple(
-        Entry(name, contestants.training_epoch, {"method": method, "overrides": overrides, "epochs": 2})
+        _epochs(name, {"method": method, "overrides": overrides, "epochs": 2})
         for name, method, overrides in (
             ("AR-AdaLS", "ar_adals", overrides),
             ("vanilla", "vanilla", overrides),
@@ -129,7 +136,7 @@ def refresh(arguments) -> list[Comparison]:
     overrides = {"data.num_train": 256, "data.num_validation": 32, "run.evaluation_batch_size": 32}
     refreshed = overrides | {"ranking.refresh_every": 10}
     entries = tuple(
-        Entry(name, contestants.training_epoch, {"method": "ar_adals", "overrides": overrides, "epochs": 10})
+        _epochs(name, {"method": "ar_adals", "overrides": overrides, "epochs": 10})
         for name, overrides in (
             ("without a refresh", overrides),
             ("by the estimate alone", refreshed | {"ranking.refresh_attack": "estimate"}),
@@ -153,8 +160,21 @@ ROWS = {
 }
 
 
-def _with_stock(build, settings: dict) -> tuple[Entry, ...]:
-    return Entry("arada", build, settings), Entry("stock flax", build, settings | {"stock": True})
+@functools.cache
+def auto_kernels() -> str:
+    """What `run.cpu_kernels=auto` takes on this machine."""
+    return kernels.choose(base.config(), jax.local_devices(backend="cpu")[:1])
+
+
+def _of_arada(build, settings: dict) -> tuple[Entry, ...]:
+    """With the kernels that `auto` takes, with stock ones, and by stock flax."""
+    by_auto = Entry("arada", build, settings | {"cpu_kernels": auto_kernels()}, auto_kernels())
+    without = (Entry("arada, stock kernels", build, settings),) if auto_kernels() != "stock" else ()
+    return by_auto, *without, Entry("stock flax", build, settings | {"stock": True})
+
+
+def _epochs(name: str, settings: dict) -> Entry:
+    return Entry(name, contestants.training_epoch, settings | {"cpu_kernels": auto_kernels()}, auto_kernels())
 
 
 def _in_layouts(name: str, build, settings: dict, optional: bool = False) -> tuple[Entry, ...]:

@@ -58,6 +58,7 @@ MISTAKES = [
     ({"evaluation.variance_of": "logits"}, r"evaluation.variance_of must be one of predicted_class"),
     ({"run.mapping": "xmap"}, r"run.mapping must be one of pmap, shard_map"),
     ({"run.members": "vmap"}, r"run.members must be one of auto, stacked, unrolled, not 'vmap'"),
+    ({"run.cpu_kernels": "mkl"}, r"run.cpu_kernels must be one of auto, stock, onednn, not 'mkl'"),
     ({"seeds": ()}, r"seeds is \(\); give one or more"),
     ({"seeds": (0, 0)}, r"seeds is \(0, 0\); give one or more different"),
     ({"seeds": (-1,)}, r"seeds is \(-1,\)"),

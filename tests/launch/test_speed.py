@@ -11,8 +11,11 @@ import time
 
 import pytest
 
+from arada.models import cpu
 from launch.benchmarks import contestants, side_by_side, speed, torch_contestants
 from launch.benchmarks.side_by_side import Comparison, Entry, Skipped
+
+WAYS = cpu._ON_CPU["stock"]
 
 
 def contestant(name, repeats, variant=""):
@@ -190,12 +193,38 @@ def test_ranking_without_a_run_says_what_it_needs():
         speed.ranking(argparse.Namespace(run="", study=""))
 
 
-def test_every_row_names_its_contestants():
+@pytest.mark.parametrize("taken", ["stock", "onednn"])
+def test_every_row_names_its_contestants_and_their_kernels(monkeypatch, taken):
+    monkeypatch.setattr(speed, "auto_kernels", lambda: taken)
     arguments = argparse.Namespace(run="", study="")
     for row in speed.ROWS.keys() - {"ranking"}:
         for comparison in speed.ROWS[row](arguments):
             labels = [entry.label for entry in comparison.entries]
             assert len(labels) == len(set(labels)) >= 2
+            first = comparison.entries[0]
+            assert first.label == f"{first.name}, {taken}"
+            assert first.settings["cpu_kernels"] == taken
+            # The same without oneDNN stands beside it.
+            assert ("arada, stock kernels" in labels) == (taken == "onednn" and first.name == "arada")
+
+
+@pytest.mark.parametrize("build", [contestants.arada_gradients, contestants.arada_training])
+def test_a_contestant_computes_with_its_kernels(monkeypatch, build):
+    used = set()
+
+    def noting(way):
+        def noted(*arrays, **options):
+            used.add(way)
+            return way(*arrays, **options)
+
+        return noted
+
+    monkeypatch.setitem(cpu._ON_CPU, "onednn", tuple(map(noting, WAYS)))
+    network = contestants.Network("wide_resnet", depth=10, width=1, image_shape=(8, 8, 3))
+    settings = {"optimizer": speed.SGD} if build is contestants.arada_training else {}
+    by_kernels = [build(network, 2, cpu_kernels=name, **settings).witness for name in cpu.KERNELS]
+    assert used == set(WAYS)
+    assert by_kernels[0] == by_kernels[1]
 
 
 def test_an_unknown_row_is_refused(capsys):
