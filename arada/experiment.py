@@ -55,7 +55,7 @@ class Experiment:
         checks.check_config(config, len(devices), processes, is_sweep_point=is_sweep_point)
         self.replicas = Replicas(devices, config.run.mapping)
         if config.run.cpu_kernels == "onednn":
-            _ = self._available_kernels  # fails at once where there are none
+            _ = self._available_kernels  # an error comes before any compute
         with hosts.failing_together():
             self.workdir.create()
         hosts.check_alike(self.workdir.path, config)
@@ -75,7 +75,7 @@ class Experiment:
 
     @functools.cached_property
     def _available_kernels(self) -> str:
-        """For training and attacks. Predictions are always made by the stock ones, as by `arada.load`."""
+        """The CPU kernels for training and attacks. Predictions use stock ones, like `arada.load`."""
         return kernels.choose(self.config, self.replicas.devices)
 
     @functools.cached_property

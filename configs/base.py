@@ -225,10 +225,10 @@ def config() -> ml_collections.ConfigDict:
                 # all activations at once, or "auto": stacked only on a TPU, because stacked kernels become grouped
                 # convolutions, which are slow on CPUs, and slow backward on GPUs.
                 "members": "auto",
-                # Of training and attacks on a CPU: "stock" (XLA's convolutions, and arada's own where those are slow),
-                # "onednn" (in jaxlib for Linux on x86-64; a fifth faster, other roundings), or "auto": oneDNN where one
-                # device computes in float32 and a trial has shown that it is right. A run that goes on keeps its
-                # kernels unless this asks for others.
+                # Convolutions of training and attacks on a CPU: "stock" (by XLA, or as matrix products if these are
+                # faster), "onednn" (part of jaxlib for Linux on x86-64; a fifth faster, other rounding), or "auto":
+                # oneDNN for one device in float32 if a trial of its results has passed. A resumed run keeps its
+                # kernels unless this names others.
                 "cpu_kernels": "auto",
                 # Images per device and batch outside training.
                 "evaluation_batch_size": 512,

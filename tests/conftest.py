@@ -145,6 +145,7 @@ THOROUGH = (
     *("odd_input", "test_agreement.py", "test_doctor.py", "test_fuzz.py", "test_lowering.py", "test_packaging.py"),
     *("test_registry.py", "test_study.py", "test_sweep.py", "test_without_tensorflow.py"),
     *("training/test_accumulation.py", "training/test_bfloat16.py", "training/test_lockstep.py"),
+    "models/test_onednn.py",
 )
 
 

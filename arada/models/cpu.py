@@ -14,9 +14,9 @@ every turn.
   third of the speed of the product below.
 - The gradient of batch norm and ReLU, as autodiff makes it, passes over the map more often than it must.
 
-oneDNN's kernels are faster still, where a program is traced within `kernels("onednn")`: 1.1 to 1.5 times for a 3x3
-convolution and its input gradient on two AVX2 cores, 1.3 to 1.9 times for the kernel gradient of a 1x1 convolution.
-What they do not pay for (1x1 forward, few pixels) or cannot do (bfloat16, float64) goes the way above.
+Programs traced inside `kernels("onednn")` call oneDNN: 1.2 to 1.5 times as fast for a 3x3 convolution and its input
+gradient, 1.0 to 1.9 times for the kernel gradient of a 1x1 convolution (two AVX2 cores). Where oneDNN is not faster
+(1x1 forward, few pixels), and for other types than float32, they do as above.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ _TURN = 32 * 32
 # Up to this size, in images and in pixels of a map, the stock kernel gradient is as fast.
 _FEW_IMAGES = 16
 _SMALL_MAP = 4 * 4
-# With oneDNN, whose products gain by length what is lost to the cache.
+# With oneDNN, whose longer products gain more than the cache loses.
 _TURN_OF_ONEDNN = 64 * 64
-# Pixels of all images from which on oneDNN's convolution repays that it rearranges the kernel at every call.
+# oneDNN rearranges the kernel in every call; with fewer pixels in a batch the call is slower than XLA's.
 _MANY_PIXELS = 512
 
 KERNELS = ("stock", "onednn")
@@ -48,11 +48,9 @@ _kernels = contextvars.ContextVar("kernels", default="stock")
 
 @contextlib.contextmanager
 def kernels(name: str) -> Iterator[None]:
-    """What is traced within, or by a function that this decorates, has these of the `KERNELS` on CPUs; elsewhere it has
-    XLA's operations as ever.
+    """A context, or a decorator, in which traced convolutions use these `KERNELS` on CPUs; other platforms ignore it.
 
-    "onednn" is not for every machine: a program that has it may abort its process (`arada.runtime.kernels` tries it),
-    and cannot be exported or kept in the persistent compilation cache.
+    Call `arada.runtime.kernels.choose` before "onednn": on an untested machine its programs may abort the process.
     """
     before = _kernels.set(name)
     try:
@@ -152,7 +150,7 @@ def _forward_by_onednn(x, kernel, strides, padding):
 
 
 def _backward_by_onednn(x, kernel, cotangent, strides, padding):
-    # What is replaced below leaves no trace in the compiled program.
+    # XLA drops what is replaced below.
     dx, d_kernel = _backward_on_cpu(x, kernel, cotangent, strides, padding)
     if not onednn.takes(x, kernel, cotangent):
         return dx, d_kernel
@@ -193,7 +191,7 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 
     return _convolution(x, kernel, strides, padding, _kernels.get())
 
 
-# The kernels are an argument: a gradient takes those of its convolution, wherever it is traced.
+# `kernels` is an argument, so that a gradient uses those of its convolution, wherever it is traced.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolution(x, kernel, strides, padding, kernels):
     return _by_platform(_ON_CPU[kernels][0], stock_convolution, x, kernel, strides=strides, padding=padding)

@@ -1,9 +1,9 @@
-"""oneDNN's convolutions and products, which jaxlib for x86-64 Linux carries, for float32 on a CPU.
+"""Convolutions and matrix products by oneDNN, which jaxlib for Linux on x86-64 contains; float32 on a CPU.
 
-XLA has no public way to them: these are the custom calls that its own rewrites make, and their configs are
-undocumented. A wrong one aborts the process, and another jaxlib may read them otherwise. So nothing here may run where
-`arada.runtime.kernels` has not tried it. A program with such a call can be neither exported nor kept from one process
-to the next: jaxlib fails when it stores it.
+XLA has no public interface to oneDNN: these are the custom calls of its own rewrites, with undocumented configs. A
+wrong config aborts the process, and the fields differ between versions of jaxlib: call nothing here before the trial of
+`arada.runtime.kernels`. jaxlib cannot serialise a program with such a call, neither for `jax.export` nor for the
+persistent compilation cache.
 """
 
 import json
@@ -16,7 +16,7 @@ _IMAGES = {"data": {"batch_dim": "0", "feature_dim": "3", "spatial_dims": ["1", 
 
 
 def takes(*arrays: jax.Array) -> bool:
-    """Whether oneDNN can be given these arrays."""
+    """Whether oneDNN can compute with these arrays."""
     return all(a.dtype == jnp.float32 and 0 not in a.shape for a in arrays)
 
 
@@ -43,8 +43,8 @@ def halves(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding) -
 def gradients_of_halving(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The gradients by x [B, 2H, 2W, C] and by the kernel where `halves`, for a cotangent [B, H, W, D].
 
-    y_i has the taps k_0, k_1, k_2 on x_2i, x_2i+1, x_2i+2. So even places of x get k_2 y_i-1 + k_0 y_i, odd ones
-    k_1 y_i: four small convolutions, interleaved. Of the kernel's gradient each tap is a product.
+    In one dimension y_i = k_0 x_2i + k_1 x_2i+1 + k_2 x_2i+2, so that dx_2i = k_2 dy_i-1 + k_0 dy_i and
+    dx_2i+1 = k_1 dy_i: in two dimensions four small convolutions, interleaved. Each tap of dk is a matrix product.
     """
     even, odd = (slice(None, None, -2), (1, 0)), (slice(1, 2), (0, 0))  # taps, padding of y
 

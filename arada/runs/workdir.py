@@ -98,7 +98,7 @@ def claim(
     path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict, cpu_kernels: str = "stock"
 ) -> None:
     """Writes `path`/config.json, or checks that the one there has the same identity. Raises UserError with the
-    fields that differ. All processes come here. Other `cpu_kernels` than stock ones are recorded."""
+    fields that differ. All processes come here. `made_with` records `cpu_kernels` other than "stock"."""
     file = path / "config.json"
     if hosts.is_first() and not file.exists():
         made = provenance.made_with() | _record(cpu_kernels)
@@ -117,12 +117,12 @@ def _record(cpu_kernels: str) -> dict[str, str]:
 
 
 def kernels_of(path: epath.Path) -> str:
-    """The kernels on CPUs by which the output in `path` was made or begun; "" if there is none."""
+    """The CPU kernels that began the output in `path`; "" if there is none."""
     return stored(path)["made_with"].get("cpu_kernels", "stock") if (path / "config.json").exists() else ""
 
 
 def kernels_to_use(path: epath.Path, config: ml_collections.ConfigDict, available: str) -> str:
-    """For the output in `path`: those it began with if they are there, unless `run.cpu_kernels` asks for others."""
+    """The CPU kernels for the output in `path`: those of its start if available, or what `run.cpu_kernels` names."""
     keeps_stock = config.run.cpu_kernels == "auto" and kernels_of(path) == "stock"
     return "stock" if keeps_stock else available
 

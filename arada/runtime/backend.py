@@ -44,7 +44,7 @@ def configure(run: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
 
 @contextlib.contextmanager
 def keeping_no_programs() -> Iterator[None]:
-    """What is compiled within does not go into the persistent compilation cache."""
+    """Programs compiled inside this context do not enter the persistent compilation cache."""
     field = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, field)
     jax.config.update(field, math.inf)

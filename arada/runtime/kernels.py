@@ -1,8 +1,8 @@
-"""Which kernels convolutions have on a CPU: XLA's, or oneDNN's where they have been tried.
+"""The kernels of convolutions on a CPU: XLA's, or oneDNN's after a trial.
 
-oneDNN's (`arada.models.onednn`) are reached by undocumented calls, which in another jaxlib or on another processor may
-be wrong or abort the process. So a process of its own tries them first, once for each processor and version; what it
-found is remembered in ~/.cache/arada (or $XDG_CACHE_HOME/arada).
+Calls of oneDNN (`arada.models.onednn`) are undocumented: with another jaxlib or processor they may be wrong or abort
+the process. Therefore a process of its own tries them first, once for each processor, jaxlib and version of this code.
+Its outcome is kept in ~/.cache/arada (or $XDG_CACHE_HOME/arada).
 
     python -m arada.runtime.kernels     # that trial
 """
@@ -35,29 +35,29 @@ logger = logging.getLogger(__name__)
 
 # The values of `config.run.cpu_kernels`.
 ASKED = ("auto", *cpu.KERNELS)
-# jaxlib versions that tests have met; oneDNN's calls are not part of its interface.
+# The versions of jaxlib with which the tests have passed.
 TRIED = ("0.10.2",)
 _LONGEST_TRIAL = 300
-# Codes of a trial that would end alike another time; not those of a kill, or of too little memory.
+# Exit codes of a trial that would fail again; a kill or too little memory may have other outcomes the next time.
 _DIFFERS = 3
 _LASTING = (_DIFFERS, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGILL, -signal.SIGFPE)
-# Rounding moves values and gradients of the trial by a tenth of this, relative to the largest.
+# Relative to the largest value; rounding alone is a tenth of it.
 _TOLERANCE = 1e-5
-# Batch, size of the map, channels in and out, size of the kernel, stride: one of each way through `arada.models.cpu`.
+# Batch, map, channels in and out, kernel, stride: a case for each branch of `arada.models.cpu` with oneDNN.
 _TRIAL = ((9, 8, 3, 16, 3, 1), (24, 9, 16, 32, 3, 1), (16, 8, 8, 16, 3, 2), (16, 8, 64, 16, 1, 1), (9, 7, 16, 8, 1, 2))
 
 
 def choose(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> str:
-    """One of `arada.models.cpu.KERNELS` for what is trained or ranked on `devices`, said in one log line.
+    """One of `arada.models.cpu.KERNELS`, for training and attacks on `devices`; one log line tells the choice on a CPU.
 
-    Raises UserError if `run.cpu_kernels` asks for what cannot be had here.
+    Raises UserError if `run.cpu_kernels` is "onednn" and it is not available.
     """
     asked = config.run.cpu_kernels
     if asked == "stock" or (asked == "auto" and devices[0].platform != "cpu"):
         return "stock"
     reason = _unfit(config, devices) or _failed_trial()
     if not reason:
-        logger.info("run.cpu_kernels=%s: convolutions by oneDNN, whose programs every process compiles anew", asked)
+        logger.info("run.cpu_kernels=%s: convolutions by oneDNN; each process compiles these programs again", asked)
         return "onednn"
     if asked == "onednn":
         raise UserError(f"run.cpu_kernels is 'onednn', but {reason}; set it to 'auto' or 'stock'")
@@ -66,24 +66,24 @@ def choose(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> 
 
 
 def _unfit(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> str:
-    """Why oneDNN is not even tried, or ""."""
+    """Why oneDNN is not even tried; "" if it is."""
     dtype = config.model.get("dtype", "float32")
     if devices[0].platform != "cpu":
-        return f"the devices are of {devices[0].platform}"
+        return f"the platform is {devices[0].platform}, not a CPU"
     if len(devices) > 1 or jax.process_count() > 1:
-        return f"there are {len(devices)} devices, which would share oneDNN's threads"
+        return f"there are {len(devices)} devices, and oneDNN is for one device of one process"
     if dtype != "float32":
-        return f"model.dtype is {dtype!r}, and oneDNN is used in float32 only"
+        return f"model.dtype is {dtype!r}, and oneDNN is for float32"
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return f"oneDNN is in jaxlib for Linux on x86-64 only, and this is {sys.platform} on {platform.machine()}"
+        return f"jaxlib contains oneDNN only for Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
     if jaxlib.__version__ not in TRIED:
-        return f"jaxlib {jaxlib.__version__} has not been tried with it, only {', '.join(TRIED)}"
+        return f"jaxlib is {jaxlib.__version__}, and oneDNN was tried with {', '.join(TRIED)}"
     return ""
 
 
 @functools.cache
 def _failed_trial() -> str:
-    """What the trial found wrong, or ""; remembered for this processor, this jaxlib and this code."""
+    """What is wrong with oneDNN, from the stored outcome or from a trial; "" for nothing."""
     remembered = _remembered()
     with contextlib.suppress(UserError, KeyError, TypeError):
         return str(files.read_json(remembered)["failed"])
@@ -92,7 +92,7 @@ def _failed_trial() -> str:
         try:
             files.write_json(remembered, {"failed": failed})
         except UserError as error:
-            logger.info("the trial of oneDNN is repeated the next time: %s", error)
+            logger.info("the trial of oneDNN will be repeated next time: %s", error)
     return failed
 
 
@@ -107,8 +107,8 @@ def _remembered() -> epath.Path:
 
 
 def _try_in_subprocess() -> tuple[str, bool]:
-    """What the trial found wrong, or "", and whether it would find the same again."""
-    logger.info("trying oneDNN's kernels in a process of their own, once on this machine")
+    """What is wrong with oneDNN ("" for nothing), and whether another trial would find the same."""
+    logger.info("comparing oneDNN with XLA in a process of its own, once on this machine")
     root = str(pathlib.Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0", "PYTHONPATH": path}
@@ -118,15 +118,15 @@ def _try_in_subprocess() -> tuple[str, bool]:
     except subprocess.TimeoutExpired:
         return f"its trial took longer than {_LONGEST_TRIAL} s", False
     except OSError as error:
-        return f"its trial could not be started ({error})", False
+        return f"its trial could not start ({error})", False
     if done.returncode == 0:
         return "", True
-    said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
-    return f"its trial ended with code {done.returncode} and said {said[-1][:200]!r}", done.returncode in _LASTING
+    said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+    return f"its trial ended with code {done.returncode} ({said[-1][:200]})", done.returncode in _LASTING
 
 
 def trial() -> None:
-    """Compares values and gradients with XLA's; ends the process if they differ."""
+    """Compares values and gradients of oneDNN and XLA; exits with code 3 if they differ."""
 
     def waves(*shape):
         return np.sin(np.arange(math.prod(shape), dtype=np.float32)).reshape(shape)
@@ -143,7 +143,7 @@ def trial() -> None:
     results = {}
     for name in cpu.KERNELS:
         with cpu.kernels(name):
-            # A new function each time, for JAX keeps what it has traced.
+            # A new function each time: JAX caches traces by function.
             results[name] = jax.tree.leaves(jax.jit(lambda cases: list(found(cases)))([arrays(*of) for of in _TRIAL]))
     for ours, theirs in zip(results["onednn"], results["stock"], strict=True):
         if not jnp.abs(ours - theirs).max() <= _TOLERANCE * jnp.abs(theirs).max():

@@ -36,7 +36,7 @@ class Placed:
 class Replicas:
     """Devices and the way to map over them; those of one process are neighbours, equally many for each process.
 
-    `share` is the part of every batch that this process holds. `cpu_kernels` are those of mapped functions on CPUs.
+    `share` is the part of every batch that this process holds. Mapped functions use `cpu_kernels` on CPUs.
     """
 
     def __init__(self, devices: Sequence[jax.Device], mapping: str = "pmap", cpu_kernels: str = "stock"):

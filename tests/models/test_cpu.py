@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convolutions import assert_close, cotangent_of, example, gradients_of, stock, value_and_gradients
 from jax import export, lax
 
 from arada.models import ResNetV2, WideResNet, cpu
@@ -18,33 +19,6 @@ SHAPES = [
     for stride in (1, 2)
     for size in (2, 32)
 ]
-
-
-def stock(x, kernel, strides=(1, 1), padding="SAME"):
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def example(kernel, size, batch=2, channels=3, features=5):
-    rng = np.random.default_rng(0)
-    x, kernel = (
-        rng.normal(size=shape) for shape in ((batch, size, size, channels), (kernel, kernel, channels, features))
-    )
-    return x.astype(np.float32), kernel.astype(np.float32)
-
-
-def cotangent_of(y):
-    """A value that differs everywhere, the same to the last bit wherever it is needed."""
-    return np.sin(np.arange(y.size, dtype=np.float32)).reshape(y.shape)
-
-
-def value_and_gradients(conv, strides, padding="SAME"):
-    """(x, kernel) -> (y, dx, dkernel), with a cotangent that differs everywhere."""
-
-    def f(x, kernel):
-        y, backward = jax.vjp(lambda x, kernel: conv(x, kernel, strides, padding), x, kernel)
-        return y, *backward(cotangent_of(y))
-
-    return f
 
 
 def assert_rounded(actual, x, kernel, strides=(1, 1), padding="SAME"):
@@ -226,28 +200,6 @@ def test_one_program_for_several_platforms():
     exported = export.export(jax.jit(convolution), platforms=["cpu", "tpu"])(*example(1, 8))
     assert "stablehlo.convolution" in exported.mlir_module()
     assert_same(exported.call(*example(1, 8)), stock(*example(1, 8)))
-
-
-def assert_close(actual, expected, tolerance=3e-6):
-    """To so much of the largest value."""
-    for a, e in zip(actual, expected, strict=True):
-        assert a.shape == np.shape(e)
-        np.testing.assert_allclose(np.float64(a), e, rtol=0, atol=tolerance * np.abs(e).max())
-
-
-def gradients_of(model, variables, images):
-    """(gradients by weights in training, gradient by images in use) of a weighted sum of the logits."""
-    weights = np.cos(np.arange(len(images) * model.num_classes, dtype=np.float32)).reshape(len(images), -1)
-    running = {"batch_stats": variables["batch_stats"]}
-
-    def in_training(params):
-        logits, _ = model.apply({"params": params} | running, images, train=True, mutable=["batch_stats"])
-        return jnp.sum(logits * weights)
-
-    def in_use(images):
-        return jnp.sum(model.apply(variables, images) * weights)
-
-    return jax.jit(jax.grad(in_training))(variables["params"]), jax.jit(jax.grad(in_use))(images)
 
 
 # Small, for among a million ReLUs some are so close to 0 that a rounding switches them.

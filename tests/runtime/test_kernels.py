@@ -53,7 +53,7 @@ def unfit(monkeypatch):
     return [
         ("there are 2 devices", one * 2, {}, lambda: None),
         ("model.dtype is 'bfloat16'", one, {"model.dtype": "bfloat16"}, lambda: None),
-        ("jaxlib .* has not been tried", one, {}, lambda: monkeypatch.setattr(kernels, "TRIED", ("0.0.1",))),
+        ("oneDNN was tried with 0.0.1", one, {}, lambda: monkeypatch.setattr(kernels, "TRIED", ("0.0.1",))),
         ("on aarch64", one, {}, lambda: monkeypatch.setattr(platform, "machine", lambda: "aarch64")),
         ("this is darwin", one, {}, lambda: monkeypatch.setattr(sys, "platform", "darwin")),
     ]
@@ -73,7 +73,7 @@ def test_where_it_is_not_even_tried(fit, monkeypatch, caplog, case):
 
 def test_other_platforms_hear_nothing_of_it(fit, caplog):
     assert chosen(caplog, config_of(), [device("tpu")]) == ("stock", "")
-    with pytest.raises(UserError, match="the devices are of gpu"):
+    with pytest.raises(UserError, match="the platform is gpu"):
         kernels.choose(config_of("onednn"), [device("gpu")])
 
 
@@ -92,7 +92,7 @@ def test_a_trial_that_aborts_is_survived_and_remembered(fit, monkeypatch, caplog
     dies(monkeypatch, tmp_path, "print('wrong dims', file=sys.stderr, flush=True)\nos.abort()")
     found, line = chosen(caplog, config_of())
     assert found == "stock"
-    assert line.endswith("because its trial ended with code -6 and said 'wrong dims'")
+    assert line.endswith("because its trial ended with code -6 (wrong dims)")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
     kernels._failed_trial.cache_clear()
     assert chosen(caplog, config_of()) == ("stock", line)
@@ -107,7 +107,7 @@ def test_a_trial_that_aborts_is_survived_and_remembered(fit, monkeypatch, caplog
 
 def test_a_trial_that_was_killed_is_repeated(fit, monkeypatch, caplog, tmp_path):
     dies(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
-    assert "code -9 and said 'nothing'" in chosen(caplog, config_of())[1]
+    assert "code -9 (no message)" in chosen(caplog, config_of())[1]
     kernels._failed_trial.cache_clear()
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: types.SimpleNamespace(returncode=0))
     assert chosen(caplog, config_of())[0] == "onednn"
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_ends_nothing(fit, monkeypatch, caplog, 
     found, line = chosen(caplog, config_of())
     assert found == "onednn"
     assert line.startswith("run.cpu_kernels=auto: convolutions by oneDNN")
-    assert any("is repeated the next time" in message for message in caplog.messages)
+    assert any("will be repeated next time" in message for message in caplog.messages)
 
 
 def test_the_trial_finds_a_wrong_result(monkeypatch, capsys):
