@@ -20,12 +20,12 @@ from arada.experiment import Experiment
 from arada.runs.workdir import Workdir
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import pathlib, sys
 import jax, numpy
-
-pytestmark = pytest.mark.usefixtures("one_convolution")
 images = numpy.load("images.npy")
 program = jax.export.deserialize(bytearray(pathlib.Path("network.bin").read_bytes()))
 numpy.save("logits.npy", program.call(images))

@@ -7,9 +7,6 @@ from arada import models
 from arada.models import ResNetV1, resnet_v1
 from launch.benchmarks.contestants import draw_variables
 
-# What layers there are, and that they compute what the twins do: each program runs once.
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -149,6 +146,7 @@ def test_training_updates_every_statistic(tiny):
 
 # At full size in test_full_size.py.
 @pytest.mark.peer
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize(("depth", "smaller", "stride_on"), [(50, 0.01, "3x3"), (50, 0.01, "1x1"), (101, 1e-4, "3x3")])
 def test_logits_are_pytorchs(peer, depth, smaller, stride_on):
     torch, peers = peer("torch"), peer("launch.benchmarks.peers")

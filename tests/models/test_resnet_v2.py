@@ -6,9 +6,6 @@ import pytest
 from arada import models
 from arada.models import ResNetV2
 
-# What layers there are, and that they compute what the twins do: each program runs once.
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

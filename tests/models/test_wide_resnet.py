@@ -7,9 +7,6 @@ from arada import models
 from arada.models import WideResNet
 from launch.benchmarks.contestants import draw_variables
 
-# What layers there are, and that they compute what the twins do: each program runs once.
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -96,6 +93,7 @@ def test_initial_weights_are_he_normal():
 
 # At full size in test_full_size.py.
 @pytest.mark.peer
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize(("depth", "width", "smaller"), [(10, 1, 1), (10, 2, 1), (28, 1, 0.1)])
 def test_logits_are_pytorchs(peer, tiny, depth, width, smaller):
     torch, peers = peer("torch"), peer("launch.benchmarks.peers")

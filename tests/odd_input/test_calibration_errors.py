@@ -29,8 +29,6 @@ from scipy import optimize, stats
 
 from arada import metrics
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def classwise(p, y, mask, num_bins, binning):
     p, y = wide(p), np.asarray(y, int)

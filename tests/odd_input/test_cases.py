@@ -11,8 +11,6 @@ from odd import FAST, GREY, ROWS, WEIGHTS, base, two_logits
 
 from arada import attacks, calibrators, metrics, models, soft_labels
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 # Under jit: shapes and dtypes; a label that is none gives NaN.
 
 P, Y = (np.float32([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]]), np.array([0, 0, 1, 0]))

@@ -25,8 +25,6 @@ from oracles import correctness, masked
 
 from arada import inputs, metrics
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def nll(p, y, mask):
     p = wide(p)

@@ -13,6 +13,8 @@ import tensorflow as tf
 from arada.errors import UserError
 from arada.runtime import console, files, preemption
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 COMMAND = (
     *(sys.executable, "-m", "arada.main", f"--config={one_convolution.CONFIG}:vanilla,testing"),
     *("--config.seeds=(0,)", "--config.run.log_every_steps=1", "--stage=vanilla"),
@@ -22,8 +24,6 @@ STEPS = """
 import os, signal, sys, time
 import jax
 from arada.runtime import preemption
-
-pytestmark = pytest.mark.usefixtures("one_convolution")
 address, number = sys.argv[1], int(sys.argv[2])
 jax.distributed.initialize(address, num_processes=2, process_id=number)
 preemption.listen()

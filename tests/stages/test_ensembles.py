@@ -185,7 +185,7 @@ def test_soft_labels_follow_the_mean_prediction(lockstep):
 
 def test_members_begin_and_learn_apart(lockstep):
     variables = trained.final_variables(lockstep.run(NAME, 0))
-    kernel = variables["params"]["Conv_1"]["kernel"]
+    kernel = variables["params"]["Conv_0"]["kernel"]
     assert kernel.shape[0] == M
     assert np.abs(kernel[0] - kernel[1]).max() > 0.1
 
