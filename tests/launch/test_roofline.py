@@ -130,5 +130,5 @@ def test_hours_and_rates():
 
 @pytest.mark.parametrize("method", ["ccat", "mixup", "ar_adals_of_ensemble"])
 def test_steps_with_loops_are_refused(method):
-    with pytest.raises(UserError, match=f"not {method}"):
+    with pytest.raises(UserError, match=f"cannot estimate {method}"):
         roofline.programs(digits.get_config(f"{method},testing"))

@@ -230,7 +230,7 @@ def test_a_contestant_computes_with_its_kernels(monkeypatch, build):
 def test_an_unknown_row_is_refused(capsys):
     with pytest.raises(SystemExit):
         speed.main(["--rows=trian"])
-    assert "'trian' is none of train_resnet29" in capsys.readouterr().err
+    assert "'trian' is unknown; choose from train_resnet29" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["-m", "launch.benchmarks.speed"], ["launch/benchmarks/speed.py"]])

@@ -38,9 +38,9 @@ def test_variance_divides_by_runs_less_one():
 
 
 def test_variance_bad_arguments_raise():
-    with pytest.raises(ValueError, match="two runs or more"):
+    with pytest.raises(ValueError, match=r"of M >= 2 runs"):
         metrics.prediction_variance(np.full((1, 4, 2), 0.5), np.zeros(4, int))
-    with pytest.raises(ValueError, match="two runs or more"):
+    with pytest.raises(ValueError, match=r"of M >= 2 runs"):
         metrics.prediction_variance(np.full((4, 2), 0.5), np.zeros(4, int))
     with pytest.raises(ValueError, match="of must be one of"):
         metrics.prediction_variance(np.full((2, 4, 2), 0.5), np.zeros(4, int), of="mean")
