@@ -205,17 +205,6 @@ def test_cifar10_is_trained_as_the_paper_says():
     assert (cw.binary_search_steps, cw.max_iterations, cw.learning_rate) == (3, 500, 0.005)
 
 
-def test_cifar10_s_learning_rate_falls_after_epoch_80():
-    steps_per_epoch = 45_000 // 256
-    rate = optimizers.learning_rate_schedule(cifar10.get_config().optimizer, steps_per_epoch)
-    last_of_80, first_of_81 = 81 * steps_per_epoch - 1, 81 * steps_per_epoch
-    assert float(rate(0)) == pytest.approx(1e-3, rel=1e-6)
-    assert float(rate(80 * steps_per_epoch)) == pytest.approx(1e-3, rel=1e-6)
-    assert float(rate(last_of_80)) == pytest.approx(1e-3, rel=1e-6)
-    assert float(rate(first_of_81)) == pytest.approx(1e-4, rel=1e-6)
-    assert float(rate(200 * steps_per_epoch - 1)) == pytest.approx(0.5e-6, rel=1e-6)
-
-
 @pytest.mark.parametrize(
     ("file", "epsilon", "adals", "ar_adals", "refreshed", "members", "seeds"),
     [
