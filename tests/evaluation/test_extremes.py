@@ -13,8 +13,6 @@ from arada.experiment import Experiment
 from arada.runtime import files
 from configs import digits
 
-pytestmark = pytest.mark.usefixtures("one_convolution")
-
 
 def test_the_least_and_the_most_robust_of_each_class_are_chosen():
     # Class 0 by distance: 5, 1, 3, 7, 0, 2, 4; number 8 has no adversarial example. Class 3 has two images only.

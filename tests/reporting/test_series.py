@@ -15,7 +15,6 @@ def write(workdir, evaluation):
     return pathlib.Path(arada.reporting.write_report(workdir)).read_text()
 
 
-@pytest.mark.usefixtures("text_alone")
 def test_types_of_shift_are_averaged_by_name(workdir, evaluation):
     """Seed 0 has noise and blur, seed 1 fog and blur, then fog alone."""
     method = evaluation["methods"]["vanilla"]

@@ -36,7 +36,7 @@ class OneConvolution(nn.Module):
         momentum = self.batch_norm_momentum
         norm = batch_norm(self.batch_norm, train=train, momentum=momentum, epsilon=1e-3, dtype=self.dtype)
         x = norm(relu=True)(Conv(2 * self.width, strides=(2, 2), dtype=self.dtype)(x))
-        return nn.Dense(self.num_classes, dtype=jnp.float32)(x.reshape(len(x), -1).astype(jnp.float32))
+        return nn.Dense(self.num_classes, dtype=jnp.float32)(x.reshape(*x.shape[:1], -1).astype(jnp.float32))
 
 
 def get_config(presets: str = ""):
