@@ -34,7 +34,8 @@ def test_nothing_is_chosen_where_nothing_was_found():
 def experiment(tmp_path_factory):
     """A vanilla run of an epoch and its ranking."""
     config = digits.get_config("vanilla,testing")
-    few = {"training.epochs": 1, "seeds": (0,), "run.num_devices": 2}
+    # FMN's way to the boundary depends on roundings, which differ between batches of other sizes.
+    few = {"training.epochs": 1, "seeds": (0,), "run.num_devices": 2, "ranking.attack": "sdf"}
     config.update_from_flattened_dict(few)
     experiment = Experiment(config, tmp_path_factory.mktemp("gallery"))
     experiment.vanilla()
