@@ -62,7 +62,10 @@ def test_logits_and_input_gradients_at_full_precision(name, images, cpu):
         with jax.default_matmul_precision("float32"):
             logits = models.logits_fn(model)(variables, images)
             label = jnp.argmax(logits, axis=-1)
-            total = lambda images: margin(models.logits_fn(model)(variables, images), label).sum()  # noqa: E731
+
+            def total(images):
+                return margin(models.logits_fn(model)(variables, images), label).sum()
+
             return logits, jax.grad(total)(images)
 
     (logits, gradients), (expected_logits, expected_gradients) = on_both(both, variables, images[:64], cpu)

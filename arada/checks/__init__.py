@@ -90,7 +90,7 @@ def check_config(
     one_of("evaluation.choose_by", config.evaluation.choose_by, outcomes.CRITERIA)
     one_of("run.mapping", config.run.mapping, MAPPINGS)
     one_of("run.members", config.run.members, trained.UNROLLED)
-    one_of("run.cpu_kernels", config.run.cpu_kernels, kernels.ASKED)
+    one_of("run.cpu_kernels", config.run.cpu_kernels, kernels.CHOICES)
     for field in POSITIVE:
         positive(field, get(config, field))
     positive("model.width", config.model.get("width", 1))

@@ -34,13 +34,13 @@ from arada.runtime import files
 logger = logging.getLogger(__name__)
 
 # The values of `config.run.cpu_kernels`.
-ASKED = ("auto", *cpu.KERNELS)
+CHOICES = ("auto", *cpu.KERNELS)
 # The versions of jaxlib with which the tests have passed.
 TRIED = ("0.10.2",)
 _LONGEST_TRIAL = 300
 # Exit codes of a trial that would fail again; a kill or too little memory may have other outcomes the next time.
 _DIFFERS = 3
-_LASTING = (_DIFFERS, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGILL, -signal.SIGFPE)
+_REPEATABLE = (_DIFFERS, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGILL, -signal.SIGFPE)
 # Relative to the largest value; rounding alone is a tenth of it.
 _TOLERANCE = 1e-5
 # Batch, map, channels in and out, kernel, stride: a case for each branch of `arada.models.cpu` with oneDNN.
@@ -55,7 +55,7 @@ def choose(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> 
     asked = config.run.cpu_kernels
     if asked == "stock" or (asked == "auto" and devices[0].platform != "cpu"):
         return "stock"
-    reason = _unfit(config, devices) or _failed_trial()
+    reason = _obstacle(config, devices) or _failed_trial()
     if not reason:
         logger.info("run.cpu_kernels=%s: convolutions by oneDNN; each process compiles these programs again", asked)
         return "onednn"
@@ -65,15 +65,15 @@ def choose(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> 
     return "stock"
 
 
-def _unfit(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> str:
+def _obstacle(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> str:
     """Why oneDNN is not even tried; "" if it is."""
     dtype = config.model.get("dtype", "float32")
     if devices[0].platform != "cpu":
         return f"the platform is {devices[0].platform}, not a CPU"
     if len(devices) > 1 or jax.process_count() > 1:
-        return f"there are {len(devices)} devices, and oneDNN is for one device of one process"
+        return f"there are {len(devices)} devices, and oneDNN runs on one device of one process only"
     if dtype != "float32":
-        return f"model.dtype is {dtype!r}, and oneDNN is for float32"
+        return f"model.dtype is {dtype!r}, and oneDNN computes in float32 only"
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         return f"jaxlib contains oneDNN only for Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
     if jaxlib.__version__ not in TRIED:
@@ -84,19 +84,19 @@ def _unfit(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> 
 @functools.cache
 def _failed_trial() -> str:
     """What is wrong with oneDNN, from the stored outcome or from a trial; "" for nothing."""
-    remembered = _remembered()
+    stored = _outcome_file()
     with contextlib.suppress(UserError, KeyError, TypeError):
-        return str(files.read_json(remembered)["failed"])
-    failed, lasting = _try_in_subprocess()
-    if lasting:
+        return str(files.read_json(stored)["failed"])
+    failed, repeatable = _try_in_subprocess()
+    if repeatable:
         try:
-            files.write_json(remembered, {"failed": failed})
+            files.write_json(stored, {"failed": failed})
         except UserError as error:
             logger.info("the trial of oneDNN will be repeated next time: %s", error)
     return failed
 
 
-def _remembered() -> epath.Path:
+def _outcome_file() -> epath.Path:
     about = pathlib.Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.exists() else []
     processor = sorted({line for line in lines if line.startswith(("model name", "flags"))})
@@ -121,8 +121,8 @@ def _try_in_subprocess() -> tuple[str, bool]:
         return f"its trial could not start ({error})", False
     if done.returncode == 0:
         return "", True
-    said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-    return f"its trial ended with code {done.returncode} ({said[-1][:200]})", done.returncode in _LASTING
+    lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+    return f"its trial ended with code {done.returncode} ({lines[-1][:200]})", done.returncode in _REPEATABLE
 
 
 def trial() -> None:

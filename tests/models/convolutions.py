@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from arada.models import cpu
+from launch.benchmarks.contestants import draw_variables
+
 
 def stock(x, kernel, strides=(1, 1), padding="SAME"):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -53,3 +56,29 @@ def gradients_of(model, variables, images):
         return jnp.sum(model.apply(variables, images) * weights)
 
     return jax.jit(jax.grad(in_training))(variables["params"]), jax.jit(jax.grad(in_use))(images)
+
+
+def assert_gradients_are_exact(monkeypatch, model, size, kernels="stock"):
+    """Those of the network, with these kernels, are the gradients of stock operations in float64.
+
+    For small networks and images: among a million ReLUs some are so close to 0 that a rounding switches them.
+    """
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3))
+    model = model.clone(batch_norm="per_device")
+    variables = draw_variables(model, images.shape[1:], seed=0)
+    variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    with cpu.kernels(kernels):
+        actual = gradients_of(model, variables, images.astype(np.float32))
+    monkeypatch.setattr(cpu, "convolution", cpu.stock_convolution)
+    monkeypatch.setattr(cpu, "batch_norm", cpu.stock_batch_norm)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(np.float64, variables)
+        expected = gradients_of(model.clone(dtype=jnp.float64), wide, images)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
+    for (path, a), e in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        if "Conv" in str(path) and "bias" in str(path):
+            # Some norm further on cancels it, so the true gradient is 0, and what is left is rounding.
+            assert np.abs(e).max() < 1e-12 * largest
+            assert np.abs(a).max() <= 3e-6 * largest
+        else:
+            assert_close([a], [e])

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convolutions import assert_close, cotangent_of, example, gradients_of, stock, value_and_gradients
+from convolutions import assert_close, assert_gradients_are_exact, cotangent_of, example, stock, value_and_gradients
 from jax import export, lax
 
 from arada.models import WideResNet, cpu
 from arada.runtime import backend, kernels
 from arada.training.replication import Replicas
 from configs import base
-from launch.benchmarks.contestants import draw_variables
 
 
 @pytest.fixture(autouse=True)
@@ -178,21 +177,4 @@ def test_a_mapped_program_with_it_is_not_kept(recwarn, name):
 
 
 def test_gradients_of_a_network_are_those_of_stock_operations_in_float64(monkeypatch):
-    """Small, for among a million ReLUs some are so close to 0 that a rounding switches them."""
-    model, size = WideResNet(3, depth=10, width=1), 32
-    images = np.random.default_rng(0).normal(size=(2, size, size, 3))
-    model = model.clone(batch_norm="per_device")
-    variables = draw_variables(model, images.shape[1:], seed=0)
-    variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-    with cpu.kernels("onednn"):
-        actual = gradients_of(model, variables, images.astype(np.float32))
-    monkeypatch.setattr(cpu, "convolution", cpu.stock_convolution)
-    monkeypatch.setattr(cpu, "batch_norm", cpu.stock_batch_norm)
-    with jax.enable_x64(True):
-        wide = jax.tree.map(np.float64, variables)
-        expected = gradients_of(model.clone(dtype=jnp.float64), wide, images)
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
-    for (path, a), e in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
-        # The true gradient of a bias that a norm cancels is 0.
-        cancels = "Conv" in str(path) and "bias" in str(path)
-        np.testing.assert_allclose(a, e, rtol=0, atol=3e-6 * (largest if cancels else np.abs(e).max()))
+    assert_gradients_are_exact(monkeypatch, WideResNet(3, depth=10, width=1), 32, "onednn")

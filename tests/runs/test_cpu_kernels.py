@@ -34,7 +34,7 @@ def traced(monkeypatch):
 
     for name in cpu.KERNELS:
         monkeypatch.setitem(cpu._ON_CPU, name, noting(name))
-    monkeypatch.setattr(kernels, "_unfit", lambda *_: "")
+    monkeypatch.setattr(kernels, "_obstacle", lambda *_: "")
     monkeypatch.setattr(kernels, "_failed_trial", lambda: "")
     return names
 
@@ -54,7 +54,7 @@ def chosen(monkeypatch, tmp_path):
     monkeypatch.setattr(experiment.trainer, "Trainer", Trainer)
 
     def train(asked, available):
-        monkeypatch.setattr(kernels, "_unfit", lambda *_: "" if available == "onednn" else "it is not there")
+        monkeypatch.setattr(kernels, "_obstacle", lambda *_: "" if available == "onednn" else "it is not there")
         monkeypatch.setattr(kernels, "_failed_trial", lambda: "")
         Experiment(config_of(asked), tmp_path).run("train")
         return used[-1]
@@ -99,7 +99,7 @@ def test_a_run_that_goes_on_keeps_its_kernels_unless_told_otherwise(
     assert {made_with(tmp_path / "runs" / "vanilla" / "seed_0").get("cpu_kernels")} - {None} == used
 
 
-def test_what_cannot_be_had_is_told_at_once(chosen, tmp_path):
+def test_kernels_that_are_missing_end_before_any_compute(chosen, tmp_path):
     with pytest.raises(UserError, match=r"run.cpu_kernels is 'onednn', but it is not there; set it to 'auto'"):
         chosen("onednn", "stock")
     assert not (tmp_path / "runs").exists()

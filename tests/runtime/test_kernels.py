@@ -88,7 +88,7 @@ def dies(monkeypatch, tmp_path, statement):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
-def test_a_trial_that_aborts_is_survived_and_remembered(fit, monkeypatch, caplog, tmp_path):
+def test_a_trial_that_aborts_is_survived_and_outcome_file(fit, monkeypatch, caplog, tmp_path):
     dies(monkeypatch, tmp_path, "print('wrong dims', file=sys.stderr, flush=True)\nos.abort()")
     found, line = chosen(caplog, config_of())
     assert found == "stock"
