@@ -101,7 +101,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: sys.exit(0))
 with open("calls", "a") as calls:
     print(*sys.argv[2:4], file=calls)
-if sys.argv[2] == "arada.main":
+if sys.argv[2] in ("arada.main", "launch.demo"):
     time.sleep(5)
 """
 
@@ -117,15 +117,15 @@ def project(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("script", ["demo.sh", "gpu_cifar.sh"])
-def test_no_method_follows_one_that_was_told_to_stop(project, script, number, code):
+@pytest.mark.parametrize(("script", "command"), [("demo.sh", "launch.demo"), ("gpu_cifar.sh", "arada.main")])
+def test_no_method_follows_one_that_was_told_to_stop(project, script, command, number, code):
     program(project / ".venv" / "bin" / "python", PYTHON)
     running = start_as_a_terminal(project / "launch" / script)
-    wait_for(project / "calls", "arada.main")
+    wait_for(project / "calls", command)
     os.killpg(running.pid, number)
     running.communicate(timeout=30)
     assert running.returncode == code
-    assert (project / "calls").read_text().count("arada.main") == 1
+    assert (project / "calls").read_text().count(command) == 1
 
 
 @pytest.mark.parametrize(
