@@ -3,8 +3,9 @@
     python -m arada.doctor [--config=configs/cifar10.py:ar_adals] [--price=DOLLARS_AN_HOUR] [--json]
 
 One line a finding, with its remedy; exit code 1 if something is wrong. It takes two minutes on a CPU, where the cost of
-a config's large batches is extrapolated from smaller ones. It writes nothing. Several processes start it as they start
-training; each measures its own devices and the first one prints.
+a config's large batches is extrapolated from smaller ones. It writes nothing but the outcome of the trial of oneDNN
+(arada/runtime/kernels.py), which training would write. Several processes start it as they start training; each measures
+its own devices and the first one prints.
 """
 
 import json
@@ -20,7 +21,7 @@ from arada import checks
 from arada.errors import UserError
 from arada.machines import cost, inputs, installed, numbers, speed
 from arada.machines.findings import Finding, exit_code
-from arada.runtime import backend, console, hosts
+from arada.runtime import backend, console, hosts, kernels
 from arada.training.replication import Replicas
 
 
@@ -35,7 +36,8 @@ def examine(config: ml_collections.ConfigDict | None, price: float = 0.0) -> Ite
     there = inputs.Inputs(config)
     yield from there.findings()
     try:
-        speeds = speed.measure(config, Replicas(devices, "shard_map").own, processes)
+        replicas = Replicas(devices, "shard_map").own
+        speeds = speed.measure(config, replicas, processes, kernels.choose(config, devices))
     except UserError as error:
         yield Finding("train step", "wrong", str(error))
         return

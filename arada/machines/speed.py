@@ -1,6 +1,7 @@
 """The speed of a config's programs on this process' devices, measured with random images and fresh weights."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -83,20 +84,22 @@ def _fastest(function: Callable, *arguments) -> float:
     return min(times)
 
 
-def measure(config: ml_collections.ConfigDict, replicas: Replicas, processes: int = 1) -> Speeds:
-    """Measures with this process' share of a batch on its own `replicas`; all processes do the same. Raises UserError
-    if a batch does not fit into memory."""
+def measure(
+    config: ml_collections.ConfigDict, replicas: Replicas, processes: int = 1, cpu_kernels: str = "stock"
+) -> Speeds:
+    """Measures with this process' share of a batch on its own `replicas`; all processes do the same. Training and
+    attacks use `cpu_kernels`, as in an experiment. Raises UserError if a batch does not fit into memory."""
     config = ml_collections.ConfigDict(config.to_dict())
     config.training.batch_size //= processes
     shapes = trained.state_shapes(config)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     state = dataclasses.replace(state, **{part: jax.tree.map(_drawn, getattr(shapes, part)) for part in WEIGHTS})
     with backend.fitting("lower training.batch_size, or raise training.accumulate"):
-        train = _train(config, replicas, state)
+        train = _train(config, replicas, state, cpu_kernels)
     variables = replicas.replicate(state.variables)
 
-    def forward(step: Callable, per_device: int) -> Program:
-        mapped: Any = replicas.map(step, in_axes=(None, 0), out_axes=0)
+    def forward(step: Callable, per_device: int, kernels: str = "stock") -> Program:
+        mapped: Any = replicas.using(kernels).map(step, in_axes=(None, 0), out_axes=0)
         size = _fewer(per_device, train.operations / max(train.images, 1) / 3) * len(replicas)
         placed = replicas.place(_batch(config, size))
         return _program(mapped.lower(variables, placed), lambda _: (variables, placed.arrays), size)
@@ -104,32 +107,32 @@ def measure(config: ml_collections.ConfigDict, replicas: Replicas, processes: in
     logits_fn, per_device = trained.member_logits_fn(config), config.run.evaluation_batch_size
     validate = forward(steps.validation_step(trained.logits_fn(config)), per_device)
     predict = forward(lambda variables, batch: {"logits": logits_fn(variables, batch["image"])[0]}, per_device)
-    speeds = Speeds(train, validate, predict, _attack(config, forward, predict))
+    attack_forward = functools.partial(forward, kernels=cpu_kernels)
+    speeds = Speeds(train, validate, predict, _attack(config, attack_forward, predict))
     scaled = (program and program._replace(images=processes * program.images) for program in speeds)
     return Speeds(*scaled)  # type: ignore[arg-type]
 
 
-def _train(config: ml_collections.ConfigDict, replicas: Replicas, state) -> Program:
-    step: Any = trainer.mapped_step(config, replicas)
+def _train(config: ml_collections.ConfigDict, replicas: Replicas, state, cpu_kernels: str) -> Program:
+    # Operations are counted with stock kernels: XLA does not see into oneDNN's.
+    stock, step = (trainer.mapped_step(config, replicas.using(kernels)) for kernels in ("stock", cpu_kernels))
     members = trained.num_members(config)
     keys = jax.random.key(0) if members == 1 else jax.random.split(jax.random.key(0), members)
     first, learnt, keys = replicas.replicate((state, jax.device_get(methods.build(config).init()), keys))
 
-    def lowered(size: int):
+    def lowered(step: Any, size: int):
         placed = replicas.place(_batch(config, size, members))
         return step.lower(first, placed, learnt, keys), placed.arrays
 
     accumulate = config.training.accumulate
     unit = len(replicas) * accumulate
     size = config.training.batch_size // unit * unit or unit
-    program, batch = lowered(size)
-    fewer = max(1, _fewer(size, _operations(program) * accumulate / size) // unit) * unit
-    if fewer < size:
-        size = fewer
-        program, batch = lowered(size)
+    operations = accumulate * _operations(lowered(stock, size)[0])
+    fewer = min(size, max(1, _fewer(size, operations / size) // unit) * unit)
+    program, batch = lowered(step, fewer)
     # The step reuses the buffers of the old state, so each call takes the last call's state.
-    measured = _program(program, lambda last: (last[0] if last else first, batch, learnt, keys), size)
-    return measured._replace(operations=accumulate * measured.operations)
+    measured = _program(program, lambda last: (last[0] if last else first, batch, learnt, keys), fewer)
+    return measured._replace(operations=operations * fewer / size)
 
 
 def _attack(config: ml_collections.ConfigDict, forward: Callable, predict: Program) -> Program | None:
@@ -159,7 +162,8 @@ def _attack(config: ml_collections.ConfigDict, forward: Callable, predict: Progr
 def _program(lowered, arguments: Callable, images: int) -> Program:
     """Compiles and measures a lowered program; arguments(last outputs or None) -> its arguments."""
     start = time.perf_counter()
-    compiled = lowered.compile()
+    with backend.keeping_no_programs():  # one with oneDNN cannot be stored
+        compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
     outputs = jax.block_until_ready(compiled(*arguments(None)))
     calls, dispatched, start = 0, [], time.perf_counter()
