@@ -9,9 +9,14 @@ show the ECE on clean images. The data come from TensorFlow Datasets:
 `python -m arada.prepare --config=configs/cifar10.py` downloads them once.
 
 `laptop` runs in less than an hour on two CPU cores: depth 11, 4,000 training images, flips only, so that the vanilla
-model fits its training images and is over-confident, like the paper's. Its smoothing and alphas are not tuned. It has
-not been run with its batch-norm momentum of 0.9; with Keras' 0.99 the accuracy was 48 to 51 %, and the ECE 21 to 22 %
-for vanilla and 2 to 5 % for AR-AdaLS.
+model fits its training images and is over-confident, like the paper's. Its smoothing and alphas are not tuned. One seed
+(0; oneDNN, commit c5647e1; 2,000 test images; ECE with 15 bins of equal width in %, its floor about 3 %; shift: six
+simple types at five severities) shows what to expect, and decides nothing:
+
+                accuracy    ECE    ECE under shift    after temperature scaling
+    vanilla         50.4   20.8               43.0                         22.3
+    AdaLS           49.1    2.5               19.9                         21.3
+    AR-AdaLS        48.1    3.3               22.0                         23.4
 
     python -m arada.main --config=configs/cifar10.py:ar_adals,laptop --workdir=workdir/cifar10_laptop
 """
