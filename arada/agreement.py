@@ -4,7 +4,7 @@
 
 Attacks --examples training and as many validation images with every candidate below. It compares their ranks with the
 ranks of Carlini-Wagner at the paper's settings and of the smallest distance that any attack found. Everything
-goes into part files in RUN/agreement, where a killed study goes on; agreement.json and table.md are written there.
+goes into part files in RUN/agreement, where a killed study continues; agreement.json and table.md are written there.
 """
 
 import argparse

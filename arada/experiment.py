@@ -108,8 +108,9 @@ class Experiment:
         """
         configs = self.config, vanilla_config(self.config)
         identity, vanilla_identity = (run_identity(config, 0, len(self.replicas)) for config in configs)
-        if self.config.name == "vanilla" and (differing := differences(vanilla_identity, identity)):
-            fault = "; ".join(differing).replace(" there and ", " in vanilla training and ")
+        line = "{field} is {stored} in vanilla training and {new} here"
+        if self.config.name == "vanilla" and (differing := differences(vanilla_identity, identity, line)):
+            fault = "; ".join(differing)
             raise UserError(f"name is 'vanilla', but {fault}; name the method by --config.name, or use its preset")
 
     def run(self, stage: str = "all") -> None:

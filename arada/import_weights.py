@@ -5,7 +5,7 @@
 
 Takes .safetensors with the names of torchvision's or timm's ResNet-50, 101 and 152, and .safetensors, flax' .msgpack
 or an orbax folder of networks of our own. The run gets the config's name and first seed. Ranking, evaluation
-and report then go on from it: `python -m arada.main --config=configs/imagenet.py:vanilla,pretrained --workdir=DIR`.
+and report then continue from it: `python -m arada.main --config=configs/imagenet.py:vanilla,pretrained --workdir=DIR`.
 """
 
 from absl import app, flags

@@ -1,8 +1,7 @@
 """Checks of the arguments of the library's functions: shapes and dtypes always, values where they are concrete.
 
-Under jit they are not.
-Each raises ValueError with the argument's name, what it must be and what was given: wrong shapes would broadcast, and
-JAX takes the last class for a label of -1.
+Under jit values are not checked. Each raises ValueError with the argument's name, what it must be and what was given:
+wrong shapes would broadcast, and JAX takes the last class for a label of -1.
 """
 
 from typing import Any

@@ -2,9 +2,9 @@
 
     python -m arada.prepare --config=configs/cifar10.py [--check] [--export=FILE.npz]
 
-Existing data are read once to find half-written files now: also ImageNet's, which takes minutes. Of shifted sets
-only names, sizes and some labels are checked. Exit code 1 if anything is missing. Training
-never downloads. --export writes the data set to one file for machines without TensorFlow.
+Existing data are read once to find half-written files now: also ImageNet's, which takes minutes. Of shifted sets only
+names, sizes and some labels are checked. Exit code 1 if anything is missing. Training never downloads. --export writes
+the data set to one file for machines without TensorFlow.
 """
 
 import functools

@@ -22,7 +22,7 @@ class Registry(dict[str, Any]):
         if name in self._taken:
             raise ValueError(f"{self.field} {name!r} is built in; choose another name")
         if not (isinstance(name, str) and name.isidentifier() and callable(made_by)):
-            raise ValueError(f"{self.field} {name!r}: it takes a name such as 'my_net', and a class or function")
+            raise ValueError(f"{self.field} {name!r}: register a Python identifier such as 'my_net' and its function")
         # Of the config file, not of the function `register` of a package.
         frame = inspect.currentframe()
         while frame and frame.f_globals.get("__name__", "").partition(".")[0] == "arada":

@@ -118,9 +118,9 @@ def update(state: SoftLabelState, confidence: Array, accuracy: Array, learning_r
 def shrink(gap: Array, error: Array, images: int, strength: float = 1.0) -> np.ndarray:
     """The gaps of R subsets, shrunk towards their mean by as much as sampling explains their spread: float64[R].
 
-    Few validation images make a subset's gap noisy, and eq. (3) adds the noise up, epoch after epoch, for the images
-    stay the same. Empirical Bayes keeps of each deviation from the mean gap the share 1 - strength * s^2 / v, at least
-    0: v is the variance of the R gaps, s^2 the part of it that the choice of images makes. Not in the paper.
+    Few validation images make a subset's gap noisy, and eq. (3) accumulates the noise, because the images stay the
+    same. Each deviation from the mean gap is multiplied by max(0, 1 - strength * s^2 / v) (empirical Bayes): v is the
+    variance of the R gaps, s^2 their sampling variance. Not in the paper.
 
     Args:
       gap: float[R], confidence minus accuracy in each validation subset.

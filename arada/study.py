@@ -4,8 +4,9 @@
     python -m arada.study --study=configs/studies/ranking.py --workdir=DIR --seeds=0,1 --arms=adals,ar_adals --status
 
 Runs what is missing, a seed at a time, until it is done or the study's hours are spent; killed at any moment, the same
-command goes on. The result of each run and the page, index.md, are in the study's results folder (`study.results`, else
-DIR/study), which is all that another machine needs to continue. `--cluster=slurm` makes the runs tasks of Slurm arrays.
+command continues. The result of each run and the page, index.md, are in the study's results folder (`study.results`,
+else DIR/study), which is all that another machine needs to continue. `--cluster=slurm` makes the runs tasks of Slurm
+arrays.
 """
 
 import logging

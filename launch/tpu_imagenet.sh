@@ -119,7 +119,7 @@ while true; do
   else
     sleep 60 # until the state shows a preemption
     if [ "$(state)" = ACTIVE ]; then
-      echo "error: the run failed, and the slice still exists; the same command goes on" >&2
+      echo "error: the run failed, and the slice still exists; the same command continues" >&2
       exit 1
     fi
   fi

@@ -148,7 +148,7 @@ def test_a_study_goes_on_where_it_was(run_dir, monkeypatch):
     for split in agreement.SPLITS:
         assert len(first[split]) == 20
         np.testing.assert_array_equal(again[split].score, first[split].score)
-    with pytest.raises(UserError, match="examples is 20 there and 30 here"):
+    with pytest.raises(UserError, match="examples was 20 and is now 30"):
         agreement.Study(run_dir, examples=30, batch_size=8)
 
 
@@ -160,7 +160,7 @@ def test_mistakes_are_reported(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(agreement.trained, "is_finished", lambda folder, config: False)
     with pytest.raises(UserError, match=r"seed_0 has not finished training"):
         agreement.Study(run_dir, examples=20, batch_size=4)
-    with pytest.raises(UserError, match=r"holds no run"):
+    with pytest.raises(UserError, match=r"is not a run"):
         agreement.Study(tmp_path, examples=20, batch_size=4)
 
 

@@ -185,7 +185,7 @@ def test_names_of_our_own_are_not_given_away():
     for register, name in ((models.register, "resnet_v1"), (methods.register, "mixup"), (data.register, "tfds")):
         with pytest.raises(ValueError, match=f"'{name}' is built in; choose another name"):
             register(name, methods.SoftLabels)
-    with pytest.raises(ValueError, match="it takes a name such as 'my_net'"):
+    with pytest.raises(ValueError, match="register a Python identifier such as 'my_net'"):
         models.register("a/b", Wrong)
     models.register("wrong", Wrong)
     models.register("wrong", Wrong)

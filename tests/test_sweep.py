@@ -317,7 +317,7 @@ def test_jobs_that_fail_are_named(cluster, stages, monkeypatch, tmp_path):
 
     monkeypatch.setattr(sweep, "run_point", fails)
     submit = clusters.submitter("slurm", tmp_path, "sweeps", {})
-    with pytest.raises(UserError, match=r"jobs 7_1, 7_3 failed: see .*sweeps/jobs; the same command goes on"):
+    with pytest.raises(UserError, match=r"jobs 7_1, 7_3 failed: see .*sweeps/jobs; the same command continues"):
         sweep.run(tiny("adals", seeds=(0, 1)), tmp_path, {"alpha": (0.1, 0.2)}, submit)
 
 

@@ -70,7 +70,7 @@ def classifier_warnings(logits_fn: LogitsFn, images: Array) -> list[str]:
     logits_fn, images, _ = prepared(logits_fn, images)
     logits = np.asarray(logits_fn(images))
     if np.isnan(logits).any() or np.isposinf(logits).any() or np.isfinite(logits).sum(axis=-1).min() < 2:
-        raise ValueError("the classifier returns values that are not finite")
+        raise ValueError("the classifier returns NaN or infinity; check its weights and normalisation")
     found = []
     if logits.min() >= 0 and np.allclose(logits.sum(axis=-1), 1, atol=1e-3):
         found.append("the classifier seems to return probabilities: attacks need logits, whose gradients do not vanish")

@@ -52,10 +52,9 @@ def cw_l2(
       learning_rate: of Adam, in the space of w.
       initial_const: the first c; tenfold until a first success, halved or bisected after.
       confidence: the margin by which the adversarial class must win.
-      abort_early: end a search of an example when its own loss has not fallen by 0.01 % since the last tenth of the
-        iterations. The example goes on to its next search while others are still in this one, and the program ends
-        with the last of them: on a trained ResNet a third of the iterations. cleverhans decides this for a whole
-        batch, which makes distances depend on the batch.
+      abort_early: end a search of an example when its loss has fallen by less than 0.01 % in a tenth of the
+        iterations, independently of the other examples. The program ends with the slowest example: on a trained ResNet
+        after a third of the iterations. cleverhans decides for a whole batch, which makes distances depend on it.
 
     Source: cleverhans v3.1.0, attacks/carlini_wagner_l2.py.
     """

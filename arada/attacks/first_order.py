@@ -36,8 +36,8 @@ def first_order_estimate(
 ) -> jax.Array:
     """The distance to the linearised boundary, float32[B], by one gradient an image; arguments as for `first_order_l2`.
 
-    It bounds nothing, because the network is not linear: it ranks, but finds no adversarial image. It is
-    0 where the predicted class differs from `labels`, and `inf` where the network gives no finite distance.
+    It bounds nothing, because the network is not linear: it ranks, but finds no adversarial image. It is 0 where the
+    predicted class differs from `labels`, and `inf` where the network gives no finite distance.
     """
     logits_fn, images, label = prepared(logits_fn, images, labels)
     return _estimate(*nearest_boundary(logits_fn, images, label, candidates)[:2], label)
@@ -53,8 +53,8 @@ def first_order(
     overshoot: float = 0.02,
     passes: int = 3,
 ) -> FirstOrderResult:
-    """Like `first_order_l2`, and also returns the first-order estimate: where both rank an example into
-    one subset, a more expensive attack changes little (`arada.attacks.undecided`)."""
+    """Like `first_order_l2`, and also returns the first-order estimate: where both rank an example into one subset, a
+    more expensive attack changes little (`arada.attacks.undecided`)."""
     logits_fn, images, label = prepared(logits_fn, images, labels)
     logits, distance, normal = nearest_boundary(logits_fn, images, label, candidates)
     estimate = _estimate(logits, distance, label)

@@ -26,8 +26,8 @@ def pgd_linf(
 ) -> AttackResult:
     """Maximises the largest probability of a wrong class over |delta| <= epsilon in every pixel, pixels in [0, 1].
 
-    A step that would lower it is not taken, and shortens the example's later steps. Costs `steps` gradients and as
-    many forward passes an image. Products keep the caller's precision: a sign needs few digits.
+    A step that lowers it is rejected, and later steps of this example are shorter. Costs `steps` gradients and as many
+    forward passes an image. Products keep the caller's precision: a sign needs few digits.
 
     Args:
       logits_fn: images [B, ...] to logits [B, Z].
@@ -46,8 +46,8 @@ def pgd_linf(
       The images found, whether or not the class changes there; `distance` is their L-infinity distance, `inf` where it
       does not.
 
-    Source: Stutz et al. 2020 (CCAT), PGD-Conf and its code; where images are equally good the code keeps
-    the first, and this function the last.
+    Source: Stutz et al. 2020 (CCAT), PGD-Conf and its code; where images are equally good the code keeps the first,
+    and this function the last.
     """
     logits_fn, images, labels = prepared(logits_fn, images, labels)
     if example_id is None:

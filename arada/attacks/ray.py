@@ -16,11 +16,10 @@ def nearest_on_ray(
 ) -> jax.Array:
     """The point [B, ...] nearest to each image on the ray along `delta` [B, ...] that was seen to change the class.
 
-    The first pass looks at images + delta, each later one at where a straight line through the last two margins says
-    that the class changes, and a little beyond; `margin_at_image` [B] is the margin before the first. Points are
-    clipped to [0, 1], so a long ray ends in a corner of the box. Where no point changes the class the result is the
-    last one: the caller checks. Costs `passes` forward passes, and up to 8 more while an example of the batch keeps
-    its class.
+    The first pass evaluates images + delta; each later one evaluates slightly beyond the zero of the line through the
+    last two margins; `margin_at_image` [B] is the margin before the first. Points are clipped to [0, 1], so a long ray
+    ends in a corner of the box. Where no point changes the class the result is the last one: the caller checks. Costs
+    `passes` forward passes, and up to 8 more while an example of the batch keeps its class.
     """
 
     def point(scale):

@@ -19,7 +19,9 @@ def equal_subsets(distance: Array, num_subsets: int) -> np.ndarray:
     distance = _distances("distance", distance)
     count = len(distance)
     if not isinstance(num_subsets, int | np.integer) or not 1 <= num_subsets <= count:
-        raise ValueError(f"cannot cut {count} examples into {num_subsets} subsets")
+        raise ValueError(
+            f"num_subsets is {num_subsets}; it must be a whole number from 1 to the number of examples, {count}"
+        )
     if np.isnan(distance).any():
         raise ValueError(f"{np.isnan(distance).sum()} of {count} distances are NaN")
     rank = np.empty(count, np.int64)

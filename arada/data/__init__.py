@@ -88,8 +88,8 @@ def build(data: ml_collections.ConfigDict, data_dir: str) -> Dataset:
         fields.pop("name", None)  # of the data set that was exported: the file holds all that matters
     if differing := sorted(fields_of[data.source] ^ fields.keys()):
         raise UserError(
-            f"data.source is {data.source!r}, whose fields are {', '.join(sorted(fields_of[data.source]))}, but "
-            f"data.{differing[0]} {'is there' if differing[0] in fields else 'is missing'}; start from another config"
+            f"data.source={data.source!r} needs exactly the fields {', '.join(sorted(fields_of[data.source]))}; "
+            f"{'remove' if differing[0] in fields else 'add'} data.{differing[0]} in the config file"
         )
     if data.source == "digits":
         return Digits(**fields)
@@ -116,7 +116,10 @@ def load_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> Mapping[st
         if not len(split):
             raise UserError(f"data.num_{name} leaves the {name} split without images; it must be above 0")
         if split.image_shape != tuple(data.image_shape):
-            raise UserError(f"data.image_shape is {data.image_shape}, but {name} images are {split.image_shape}")
+            raise UserError(
+                f"data.image_shape is {data.image_shape}, but {name} images are {split.image_shape}; "
+                f"set it to their shape"
+            )
         low, high = split.label_range
         if low < 0 or high >= num_classes:
             raise UserError(

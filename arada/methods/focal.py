@@ -83,8 +83,8 @@ class AdaFocal(SoftLabels):
     """Focal loss whose power depends on p, by bins; the validation set decides the power of each.
 
     After each epoch a bin's power is multiplied by exp(rate * (confidence - accuracy)), both over its validation
-    images; a negative power by the inverse. Over-confident bins are focussed more, or inversely focussed less. A power
-    that comes closer to 0 than `switch` becomes `switch` of the other sign. Bins hold equally many validation images.
+    images; a negative power by the inverse: over-confident bins get a larger power. A power that comes closer to 0 than
+    `switch` becomes `switch` of the other sign. Bins hold equally many validation images.
 
     gamma: the power of all bins at the start; bins then are of equal width.
     num_bins: K.
@@ -92,9 +92,8 @@ class AdaFocal(SoftLabels):
     lowest, highest: where powers are clipped.
     switch: the paper's S_th.
 
-    Source: Ghosh et al. 2022 and its code. There bins of validation images are closed on the other side than bins of
-    training images, which fall into a bin without validation images where many are equally confident; here both
-    follow one rule.
+    Source: Ghosh et al. 2022 and its code, which closes the bins of validation and of training images on different
+    sides, so that many equal confidences can fall into a bin without validation images; here both use one rule.
     """
 
     gamma: float = 1.0

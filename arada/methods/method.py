@@ -39,8 +39,7 @@ class Validation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method(abc.ABC):
-    """Turns a batch into losses, and may learn from the validation set after every epoch. As it stands it learns
-    nothing.
+    """Turns a batch into losses, and may learn from the validation set after every epoch. By default it has no state.
 
     num_subsets, num_classes: R and Z.
     """
@@ -49,7 +48,7 @@ class Method(abc.ABC):
     num_classes: int
 
     def init(self) -> Any:
-        """What is known before the first epoch: a pytree of arrays."""
+        """The initial state: a pytree of arrays."""
         return ()
 
     @abc.abstractmethod
@@ -67,7 +66,7 @@ class Method(abc.ABC):
         """
 
     def update(self, learnt: Any, validation: Validation, epoch: int) -> Any:
-        """What is known after this 0-based epoch."""
+        """The state after this 0-based epoch."""
         del validation, epoch
         return learnt
 

@@ -19,8 +19,8 @@ class Mixup(SoftLabels):
     beta: lambda ~ Beta(beta, beta), drawn once per iteration.
     per_example: whether each image draws its own lambda.
 
-    The partner is the image at the same place of the batch read backwards: batches are shuffled, so it is a random one,
-    and it costs each device the exchange of one part of the batch with one other device. The original permutes.
+    Each image is mixed with its mirror position in the shuffled batch, so that a device exchanges data with one other
+    device only. The original draws a permutation.
 
     Source: Zhang et al. 2018; edward2's ImageNet baseline chooses the same partner.
     """

@@ -103,7 +103,7 @@ def reliability(
     """
     confidence, correct = parts.confidence_and_correct(probabilities, labels)
     if missing := int(np.isnan(confidence).sum()):
-        raise ValueError(f"probabilities are NaN in {missing} of {len(confidence)} rows")
+        raise ValueError(f"probabilities are NaN in {missing} of {len(confidence)} rows; remove these rows")
     mask = jnp.ones(len(confidence), bool)
     bins = bins_of(confidence, mask, num_bins, binning)
     if binning == "quantile":

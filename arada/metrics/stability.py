@@ -100,7 +100,7 @@ def risk_coverage(confidence: Array, correct: Array) -> tuple[np.ndarray, np.nda
     confidence = np.asarray(inputs.numbers("confidence", confidence, (None,)), np.float64)
     wrong = ~inputs.booleans("correct", inputs.numbers("correct", correct, confidence.shape))
     if missing := int(np.isnan(confidence).sum()):
-        raise ValueError(f"confidence is NaN in {missing} of {len(confidence)} examples")
+        raise ValueError(f"confidence is NaN in {missing} of {len(confidence)} examples; remove these examples")
     _, ties, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
     share = np.bincount(ties, weights=wrong, minlength=len(counts)) / counts
     taken = np.arange(1, len(confidence) + 1)

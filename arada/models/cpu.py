@@ -1,15 +1,14 @@
 """Faster convolution and batch norm for CPUs, and the choice between these and XLA's.
 
-On TPU and GPU XLA's own operations are the right ones, and are lowered there: `lax.platform_dependent`
-chooses when a program is lowered, so one traced program fits every platform. The networks see none of this.
+On TPU and GPU XLA's own operations are the right ones, and are lowered there: `lax.platform_dependent` chooses when a
+program is lowered, so one traced program fits every platform. The networks see none of this.
 
 XLA:CPU has slow spots, measured in processor time on two AVX-512 cores with jax 0.10.2:
 - A 1x1 convolution runs at a third of the speed of the same matrix product.
 - A convolution whose kernel is larger than its map (3x3 on 2x2) runs at a thirtieth of the speed of the product of its
   patches with the kernel.
 - Inside a loop, the input gradient of a convolution runs at a twelfth of its speed, because the kernel is reversed in
-every turn.
-  That decides the speed of an attack. The flip is written out as an ordinary convolution.
+  every turn. That decides the speed of an attack. The flip is written out as an ordinary convolution.
 - The kernel gradient of a 3x3 convolution treats the batch as channels: from a batch of 64 on it runs at a half to a
   third of the speed of the product below.
 - The gradient of batch norm and ReLU, as autodiff makes it, passes over the map more often than it must.

@@ -22,9 +22,8 @@ def over_members(f: Callable, in_axes, out_axes, *, members: int, unrolled: bool
     """`f` for each of M members, by `jax.vmap`, or one after the other within one program.
 
     `in_axes` and `out_axes` are pytree prefixes of axes, None for arguments that members share. `unrolled=None` stacks
-    on a TPU
-    alone: XLA turns stacked kernels into grouped convolutions, which run at a twentieth of the speed on a CPU and are
-    slow backward on a GPU (jax#13800), where the activations of all members would have to fit as well.
+    on a TPU only: XLA turns stacked kernels into grouped convolutions, which run at a twentieth of the speed on a CPU
+    and are slow backward on a GPU (jax#13800), where the activations of all members would have to fit as well.
     """
     unrolled = jax.default_backend() != "tpu" if unrolled is None else unrolled
     if not unrolled:

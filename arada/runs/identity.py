@@ -172,15 +172,19 @@ def lockstep_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigD
     return lockstep
 
 
-def differences(stored: Any, new: Any, field: str = "") -> list[str]:
-    """A line for each field that differs between two identities."""
+WAS = "{field} was {stored} and is now {new}"
+
+
+def differences(stored: Any, new: Any, line: str = WAS, field: str = "") -> list[str]:
+    """`line` for each field that differs between two identities."""
     if isinstance(stored, dict) and isinstance(new, dict):
         keys = sorted(stored.keys() | new.keys())
         nested = (
-            differences(stored.get(key, "absent"), new.get(key, "absent"), f"{field}.{key}".lstrip(".")) for key in keys
+            differences(stored.get(key, "absent"), new.get(key, "absent"), line, f"{field}.{key}".lstrip("."))
+            for key in keys
         )
         return [line for lines in nested for line in lines]
-    return [] if stored == new else [f"{field} is {stored} there and {new} here"]
+    return [] if stored == new else [line.format(field=field, stored=stored, new=new)]
 
 
 def plain(value: Any) -> Any:

@@ -79,7 +79,7 @@ def variables(config: ml_collections.ConfigDict, arrays: Mapping[str, np.ndarray
         classes = f", data.num_classes of them: {config.data.num_classes}" if heads else ""
         raise UserError(
             f"{field}: {len(differing)} of {len(found)} arrays have other shapes than the config's network; {name} is "
-            f"{list(found[name].shape)} there and {expected} here{classes}"
+            f"{list(found[name].shape)} in the file and {expected} in the network{classes}"
         )
     if broken := [name for name, value in found.items() if not np.isfinite(value).all()]:
         raise UserError(f"{field}: {len(broken)} arrays hold NaN or infinity, the first is {broken[0]}")
@@ -122,7 +122,7 @@ def make_run(
     run_dir = workdir.run(config.name, seed)
     if (run_dir / "config.json").exists():
         raise UserError(
-            f"{run_dir} is there already; choose other --config.seeds, or delete it and all results computed with it"
+            f"{run_dir} already exists; choose other --config.seeds, or delete it and all results computed with it"
         )
     imported = workdirs.imported_seeds(workdir, config.name)
     if others := [seed for name, seed in workdir.runs() if name == config.name and seed not in imported]:

@@ -84,7 +84,8 @@ def confidence_step(model) -> Callable:
 class Ranker:
     """Ranks splits by an attack or by confidence, compiled once: it works for any weights of `model`.
 
-    `mapped` is the program that scores a batch, `refine` the more expensive attack on undecided images; None for none.
+    `mapped` is the program that scores a batch, `refine` the more expensive attack on undecided images; None if none
+    are measured again.
     """
 
     def __init__(

@@ -187,7 +187,7 @@ def initial_dir(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, se
 def initial_weights(workdir: workdirs.Workdir, config: ml_collections.ConfigDict, seed: int) -> int:
     """The fingerprint of the weights that a run starts from, for an ensemble in lockstep, of all members.
 
-    A finished run no longer needs them: its own record counts.
+    A finished run no longer needs them: its own record has the fingerprint.
     """
     run_dir = workdir.run(config.name, seed)
     if is_finished(run_dir, config):

@@ -42,7 +42,7 @@ class Images(NamedTuple):
 
 
 def images_of(config: ml_collections.ConfigDict, num_test: int = 0, *, alone: bool = True) -> Images:
-    """Of all stages: vanilla and its ranking, then each seed, trained, ranked again if configured, and evaluated.
+    """The images of all stages: vanilla and its ranking, then each seed trained, ranked again if configured, evaluated.
 
     `num_test` is for data whose config does not say it. Out-of-distribution sets are left out, because their sizes
     are not in the config either. Where the experiment is not `alone` in its workdir, another one has trained vanilla

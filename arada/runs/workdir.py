@@ -98,7 +98,7 @@ def claim(
     path: epath.Path, identity: Mapping[str, Any], config: ml_collections.ConfigDict, cpu_kernels: str = "stock"
 ) -> None:
     """Writes `path`/config.json, or checks that the one there has the same identity. Raises UserError with the
-    fields that differ. All processes come here. `made_with` records `cpu_kernels` other than "stock"."""
+    fields that differ. Every process must call this. `made_with` records `cpu_kernels` other than "stock"."""
     file = path / "config.json"
     if hosts.is_first() and not file.exists():
         made = provenance.made_with() | _record(cpu_kernels)
@@ -139,7 +139,7 @@ def check_claim(path: epath.Path, identity: Mapping[str, Any]) -> None:
 
 def _refused(path: epath.Path, differing: list[str], another: str = "") -> UserError:
     return UserError(
-        f"{path} was made with another config: {'; '.join(differing)}. Set them to the values there, use another "
+        f"{path} was made with another config: {'; '.join(differing)}. Set them back, use another "
         f"--workdir or {another or '--config.name'}, or delete the folder"
     )
 
@@ -246,7 +246,7 @@ def stored(path: epath.Path) -> dict[str, Any]:
     """The config.json in `path`: identity, config, made_with. Raises UserError if there is none."""
     file = path / "config.json"
     if not file.exists():
-        raise UserError(f"{path} holds no run: it has no config.json")
+        raise UserError(f"{path} is not a run (it has no config.json); name a folder such as WORKDIR/runs/NAME/seed_0")
     found, parts = files.read_json(file), ("identity", "config", "made_with")
     if not (isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in parts)):
         raise UserError(f"{file} is not what a run writes: {', '.join(parts)}; put it back, or delete {path}")

@@ -32,14 +32,14 @@ def submitter(cluster: str, workdir: epath.PathLike, folder: str, parameters: Ma
         executor = submitit.AutoExecutor(folder=jobs_folder, cluster=cluster)
         executor.update_parameters(**parameters)
     except (NameError, TypeError, RuntimeError) as error:
-        raise UserError(f"--cluster={cluster}: {error}") from None
+        raise UserError(f"--cluster={cluster}: {error}; check it and the --job flags") from None
 
     def submit(function: Callable[[Any, str], None], tasks: Sequence[Any]) -> None:
         jobs = executor.map_array(functools.partial(run_job, function), tasks, [str(workdir)] * len(tasks))
         logger.info("submitted %d jobs, the first is %s; logs in %s", len(jobs), jobs[0].job_id, executor.folder)
         failed = [job.job_id for job in jobs if job.exception()]
         if failed:
-            raise UserError(f"jobs {', '.join(failed)} failed: see {executor.folder}; the same command goes on")
+            raise UserError(f"jobs {', '.join(failed)} failed: see {executor.folder}; the same command continues")
 
     return submit
 

@@ -50,14 +50,14 @@ def ending_in_one_line() -> Iterator[None]:
         logger.info("%s", stopped)
         sys.exit(0)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the saved state")
+        sys.exit("interrupted; the same command continues from the saved state")
     except UserError as error:
         sys.exit(f"error: {error}")
     except Exception as error:
         if not isinstance(error, (OSError, *_store_errors())):
             raise
         reason = str(error).partition("\n")[0]
-        sys.exit(f"error: {reason}; after a fix the same command goes on from the saved state")
+        sys.exit(f"error: {reason}; after a fix the same command continues from the saved state")
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

@@ -85,7 +85,7 @@ def wait_to_retry(waits: Iterator[float], source: str, reason: str) -> None:
     if seconds is None:
         raise UserError(
             f"{source} cannot be read, after {len(WAITS) + 1} attempts ({reason}); when the store works, the same "
-            f"command goes on from the saved state"
+            f"command continues from the saved state"
         ) from None
     logger.warning("%s: a read failed (%s); trying again in %d s", source, reason, seconds)
     time.sleep(seconds)
@@ -110,7 +110,7 @@ def write_bytes(path: epath.Path, content: bytes | bytearray) -> None:
             new.unlink(missing_ok=True)
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}); an old file of this name is unchanged, and after a "
-            f"fix the same command goes on"
+            f"fix the same command continues"
         ) from None
 
 

@@ -84,7 +84,7 @@ def check() -> None:
         # An unreadable file does not mean another owner.
         owner = _read(file)
         if owner and owner["token"] != token:
-            raise UserError(f"{directory} was taken over by {_name(owner)}, which goes on there; this process stops")
+            raise UserError(f"{_name(owner)} now writes to {directory}; this one stops")
 
 
 def _wait_until_free(directory: epath.Path, file: epath.Path) -> None:
@@ -94,7 +94,7 @@ def _wait_until_free(directory: epath.Path, file: epath.Path) -> None:
         if _here(owner) or owner["time"] != first["time"]:
             raise UserError(
                 f"{directory} is being written by {_name(owner)}, and two writers would corrupt it; wait until it has "
-                f"ended or stop it, then the same command goes on"
+                f"ended or stop it, then the same command continues"
             )
         # Also checked with this clock, because the clock of the owner's host may be ahead.
         if time.monotonic() - begin > STALE:

@@ -52,4 +52,4 @@ def stop_if_asked(next_job: str) -> None:
     Has no effect with several hosts, which cannot agree on this place; they are killed, and continue from part files.
     """
     if _asked.is_set():
-        raise Stopped(f"stopped before {next_job}; finished work is saved, and the same command goes on there")
+        raise Stopped(f"stopped before {next_job}; finished work is saved, and the same command continues there")

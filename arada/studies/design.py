@@ -86,8 +86,9 @@ def _check_arms(study: ml_collections.ConfigDict) -> None:
         if (source := ranked_by(config)) and source not in study.arms:
             raise UserError(f"study.arms.{name} is ranked by runs of {source!r}, which is not an arm; add this arm")
     for name in others:
-        if differing := differences(shared_identity(study.arms[first]), shared_identity(study.arms[name])):
-            raise UserError(f"study.arms.{first} and .{name} differ in data or network: {'; '.join(differing)}")
+        line = f"{{field}} is {{stored}} in {first} and {{new}} in {name}"
+        if differing := differences(shared_identity(study.arms[first]), shared_identity(study.arms[name]), line):
+            raise UserError(f"study.arms differ in data or network: {'; '.join(differing)}")
 
 
 def _check_shifts(study: ml_collections.ConfigDict) -> None:

@@ -103,7 +103,7 @@ class Checkpoints:
         return restored["state"]
 
     def drop_after(self, step: int) -> None:
-        """Deletes checkpoints of later steps: they are broken, or they would have been restored."""
+        """Deletes the checkpoints after `step`, which cannot be read: else they would have been restored."""
         if hosts.is_first():
             for broken in self._manager.all_steps():
                 if broken > step:
@@ -134,7 +134,7 @@ class Checkpoints:
         # Older checkpoints have no sums.
         crc32, known = beside.pop("crc32", None), beside.get("arrays", {})
         if known and crc32 != _crc32_of_json(beside):
-            raise ValueError("what is kept beside the arrays has changed since it was written")
+            raise ValueError("its config and metrics do not match their checksum")
         for name, template in templates.items():
             if known and (differing := _differences(known[name]["fields"], _fields(template))):
                 raise UserError(
@@ -149,7 +149,7 @@ class Checkpoints:
         return {name: restored[name] for name in templates} | {"run": beside}
 
     def close(self) -> None:
-        """Waits for the save in progress. Call it before the process ends. Raises UserError if it cannot be."""
+        """Waits for the save in progress. Call it before the process ends. Raises UserError if the save fails."""
         with self._writing():
             self._manager.close()
 
@@ -160,7 +160,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:  # orbax', and tensorstore's
             raise UserError(
                 f"a checkpoint cannot be written to {self._directory} ({_one_line(error)}); earlier ones are kept, "
-                f"and when there is room the same command goes on from the newest"
+                f"and when there is room the same command continues from the newest"
             ) from None
 
     def __enter__(self) -> "Checkpoints":
@@ -187,7 +187,7 @@ def _fields(tree) -> dict[str, str]:
 
 def _differences(stored: dict[str, str], new: dict[str, str]) -> str:
     differing = [key for key in sorted(stored.keys() | new.keys()) if stored.get(key) != new.get(key)]
-    fields = [f"{key} is {stored.get(key, 'absent')} there and {new.get(key, 'absent')} here" for key in differing[:3]]
+    fields = [f"{key} was {stored.get(key, 'absent')} and is now {new.get(key, 'absent')}" for key in differing[:3]]
     return "; ".join(fields) + (f", and {len(differing) - 3} more" if len(differing) > 3 else "")
 
 

@@ -43,8 +43,8 @@ class Start:
     """Where training begins, fresh or restored; a state at the end of an epoch goes with the supervision of the next.
 
     key: of all random numbers inside a step.
-    window: the checkpoint's metrics of steps whose mean is not logged yet; after a whole window at the end of an
-      epoch, `after_epoch` is still due.
+    window: the checkpoint's metrics of steps that are not logged yet; if a whole window ends an epoch, `after_epoch`
+      has not run yet.
     """
 
     state: TrainState
@@ -108,7 +108,7 @@ class Window:
         return len(self.metrics)
 
     def means(self, name: str, last: int) -> dict[str, float]:
-        """The mean of each metric, once the devices have made them; the run `name` took the `last` step of them.
+        """The mean of each metric; waits for the devices. `last` is the number of the newest step, of the run `name`.
 
         Raises UserError if one is not finite.
         """
@@ -118,8 +118,8 @@ class Window:
         broken = [key for key, value in means.items() if not math.isfinite(value)]
         if broken:
             raise UserError(
-                f"{name}: {' and '.join(broken)} not finite between steps {last - len(metrics) + 1} and {last}; lower "
-                f"optimizer.learning_rate (the last checkpoint is kept)"
+                f"{name}: {' and '.join(broken)} became NaN or infinite between steps {last - len(metrics) + 1} and "
+                f"{last}; lower optimizer.learning_rate (the last checkpoint is kept)"
             )
         return means
 
@@ -253,7 +253,7 @@ class _Training:
         if self.step > self.saved:
             self._save()
         return preemption.Stopped(
-            f"{self.name}: stopped at step {self.step} of {self.total}; the same command goes on from there"
+            f"{self.name}: stopped at step {self.step} of {self.total}; the same command continues from there"
         )
 
 

@@ -67,7 +67,7 @@ class Replicas:
     def replicate(self, tree):
         """`tree` on every device of this process. Placed once; a mapped function's replicated outputs stay in place.
 
-        Arrays of JAX that are on one of the devices are not copied there: donating the result takes them along.
+        A JAX array that is already on a device is not copied there, so donating the result also invalidates it.
         """
         return jax.device_put(tree, NamedSharding(self._mesh.local_mesh, PartitionSpec()))
 

@@ -1,8 +1,7 @@
 """Applies a mapped function to every example of a split, once each, in padded batches.
 
-A batch is the input of one device, so its number means the same examples on every machine; as many as there
-are devices go through the program together. Several processes share the batches: each computes its own on its own
-devices and all get the outputs of all. They need not run in step, nor have equally many.
+Each device takes one batch at a time, so that a batch's number means the same examples on every machine. Each process
+computes its own batches, and all processes receive all outputs. They need not be synchronous, nor have equally many.
 """
 
 import collections

@@ -65,7 +65,7 @@ def test_nan_raises():
 
 @pytest.mark.parametrize("num_subsets", [-1, 0, 4])
 def test_impossible_number_of_subsets_raises(num_subsets):
-    with pytest.raises(ValueError, match="cannot cut 3 examples"):
+    with pytest.raises(ValueError, match="it must be a whole number from 1 to the number of examples, 3"):
         equal_subsets(np.asarray([0.1, 0.3, 0.2]), num_subsets)
 
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_exported(workdir, tmp_path):
         arada.export(workdir.run("vanilla", 0), tmp_path / "x.safetensors", temperature=True)
     with pytest.raises(UserError, match="dtype is 'int8'"):
         arada.export(workdir.run("vanilla", 0), tmp_path / "x", dtype="int8")
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="is not a run"):
         arada.export(tmp_path, tmp_path / "x")
     assert not list(tmp_path.iterdir())
 

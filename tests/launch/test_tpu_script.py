@@ -161,4 +161,4 @@ def test_a_run_of_one_stage_is_done_without_a_report(tmp_path):
 def test_a_run_that_fails_is_not_repeated(tmp_path):
     calls, done = pretend(tmp_path, describe=[("ACTIVE", 0)] * 2, train=[("error: no such field", 1)], code=1)
     assert calls == ["describe", *RUN, "describe"]
-    assert "error: the run failed, and the slice still exists; the same command goes on" in done.stderr
+    assert "error: the run failed, and the slice still exists; the same command continues" in done.stderr

@@ -73,12 +73,12 @@ def test_other_weights_are_another_run(workdir, tmp_path):
         patch.setattr(preemption, "is_last", lambda step: step == 1)
         with pytest.raises(preemption.Stopped):
             Experiment(config, workdir.path).run("train")
-    with pytest.raises(UserError, match=r"init_from is vanilla/seed_{seed} there and vanilla/seed_1 here"):
+    with pytest.raises(UserError, match=r"init_from was vanilla/seed_{seed} and is now vanilla/seed_1"):
         Experiment(source, workdir.path).run("train")
     stored = files.read_json(run_dir / "config.json")
     stored["identity"]["init_weights"] += 1
     (run_dir / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(UserError, match=r"was made with another config: init_weights is \d+ there and \d+ here"):
+    with pytest.raises(UserError, match=r"was made with another config: init_weights was \d+ and is now \d+"):
         Experiment(config, workdir.path).run("train")
 
 

@@ -96,9 +96,9 @@ def test_an_imported_run_goes_through_all_stages(workdir, tmp_path):
         Experiment(tiny(seeds=(0, 1)), tmp_path / "w").run("train")
     with pytest.raises(UserError, match=r"vanilla/seed_0 was trained in .*: tables would mix it with imported ones"):
         make(tiny(seeds=(1,)), workdir.path, file)
-    with pytest.raises(UserError, match=r"training.normalization is standardize there and unit here"):
+    with pytest.raises(UserError, match=r"training.normalization was standardize and is now unit"):
         Experiment(tiny(**{"training.normalization": "unit"}), tmp_path / "w").run("train")
-    with pytest.raises(UserError, match=r"seed_0 is there already; choose other --config.seeds"):
+    with pytest.raises(UserError, match=r"seed_0 already exists; choose other --config.seeds"):
         make(tiny(), tmp_path / "w", file)
 
 
@@ -137,7 +137,7 @@ def of_strangers(arrays):
         (with_seven_more, r"7 of \d+ names do not exist in this network: params/x0, .*x4 \.\.\."),
         (
             with_seven_classes,
-            r"1 of \d+ arrays have other shapes .*\[7\] there and \[10\] here, data.num_classes .*: 10",
+            r"1 of \d+ arrays have other shapes .*\[7\] in the file and \[10\] in the network, data.num_classes .*: 10",
         ),
         (with_nan, r"1 arrays hold NaN or infinity, the first is params/Dense_0/bias"),
         (of_strangers, r"1 names \(fc \.\.\.\) are not this package's, .* model.name is 'one_convolution'"),
@@ -228,7 +228,7 @@ def test_what_torchvision_s_files_may_lack():
     config = pretrained()
     config.data.num_classes = 10
     with pytest.raises(
-        UserError, match=r"2 of 267 arrays have other shapes .*\[1000\] there and \[10\] here, data.num_cl"
+        UserError, match=r"2 of 267 arrays have other shapes .*\[1000\] in the file and \[10\] in the network"
     ):
         imported.variables(config, tensors, "file")
     del tensors["layer1.0.bn1.bias"]
@@ -285,4 +285,4 @@ def test_the_command(workdir, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, made, source)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].count("seed_3 is there already") == 1
+    assert done.stderr.strip().splitlines()[-1].count("seed_3 already exists") == 1

@@ -152,7 +152,7 @@ def test_a_ranking_goes_on_where_it_stopped(rank, tmp_path, dies_after):
 @pytest.mark.parametrize("asked_at", range(5))
 def test_a_ranking_that_is_asked_to_stop_keeps_its_batches(rank, tmp_path, asked_at):
     done = max(asked_at, 1)
-    with pytest.raises(preemption.Stopped, match=f"before batch {done + 1} of 5 of ranking train; .* goes on there"):
+    with pytest.raises(preemption.Stopped, match=f"before batch {done + 1} of 5 of ranking train; .* continues there"):
         rank("stopped", asked_at=asked_at)
     preemption._asked.clear()
     assert parts_in(tmp_path) == [f"train_4_{number:06}.npz" for number in range(done)]
@@ -274,7 +274,7 @@ def test_a_classifier_unfit_for_attacks_is_named(split, caplog, output, remark):
 
 
 def test_a_classifier_of_nan_is_refused(split):
-    with pytest.raises(UserError, match="ranking test: the classifier returns values that are not finite"):
+    with pytest.raises(UserError, match="ranking test: the classifier returns NaN or infinity; check"):
         rankings.check(Linear(lambda logits: logits * jnp.nan), Linear.variables(), {"test": split})
 
 

@@ -111,7 +111,7 @@ def test_a_finished_run_is_a_classifier(run_dir):
 
 def test_a_folder_that_is_no_run(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UserError, match=f"{path} holds no run: it has no config.json"):
+        with pytest.raises(UserError, match=f"{path} is not a run .it has no config.json.; name a folder"):
             arada.load(path)
 
 

@@ -105,16 +105,16 @@ def test_claim_keeps_what_made_it_and_refuses_another(workdir):
     with pytest.raises(UserError) as error:
         workdirs.claim(path, run_identity(other, 1, 2), other)
     assert str(error.value) == (
-        f"{path} was made with another config: seed is 0 there and 1 here; "
-        "soft_labels.alpha is [[0, 0.25]] there and [[0, 0.5]] here; training.epochs is 6 there and 7 here. "
-        "Set them to the values there, use another --workdir or --config.name, or delete the folder"
+        f"{path} was made with another config: seed was 0 and is now 1; "
+        "soft_labels.alpha was [[0, 0.25]] and is now [[0, 0.5]]; training.epochs was 6 and is now 7. "
+        "Set them back, use another --workdir or --config.name, or delete the folder"
     )
     assert (path / "config.json").read_text() == before
 
 
 def test_a_field_that_one_side_lacks_differs(workdir):
     workdirs.claim(workdir.path, {"a": {"b": 1, "c": 2}}, config_of())
-    with pytest.raises(UserError, match=r"a\.c is 2 there and absent here; a\.d is absent there and 3 here"):
+    with pytest.raises(UserError, match=r"a\.c was 2 and is now absent; a\.d was absent and is now 3"):
         workdirs.claim(workdir.path, {"a": {"b": 1, "d": 3}}, config_of())
 
 
@@ -181,8 +181,8 @@ def test_a_workdir_holds_one_network_and_data_set(workdir):
     with pytest.raises(UserError) as error:
         workdirs.check_shared(workdir, config_of("vanilla", **{"model.depth": 20, "data.noise": 0.5}))
     assert str(error.value) == (
-        f"{workdir.path} holds another experiment (adals/seed_1): data.noise is 0.4 there and 0.5 here; "
-        "model.depth is 11 there and 20 here. Use another --workdir"
+        f"{workdir.path} holds another experiment (adals/seed_1): data.noise was 0.4 and is now 0.5; "
+        "model.depth was 11 and is now 20. Use another --workdir"
     )
 
 
@@ -193,7 +193,7 @@ def test_all_seeds_of_a_name_are_one_method(workdir):
     workdirs.check_seeds_alike(workdir, config)
     for name in ("adals", "adals/alpha_0.1"):
         other = config_of("adals", **{"training.epochs": 3, "name": name})
-        expected = rf"runs/{name}/seed_1 was made with another config: training.epochs is 40 there and 3 here\. Set"
+        expected = rf"runs/{name}/seed_1 was made with another config: training.epochs was 40 and is now 3\. Set"
         with pytest.raises(UserError, match=expected):
             workdirs.check_seeds_alike(workdir, other)
         other.name = "adals_short"
@@ -213,11 +213,11 @@ def test_ranks_of_another_attack_are_not_taken_for_those_of_the_config(workdir):
     workdirs.claim(folder, ranking_identity(config, "vanilla/seed_0") | {"source_run": {"weights": 1}}, config)
     workdirs.check_ranked_as(folder, config, "vanilla/seed_0")
     other = config_of("ar_adals", **{"ranking.fmn.steps": 9})
-    differs = r"ranking.fmn.steps is 10 there and 9 here\. .* --config.ranking.folder and run --stage=rank, or"
+    differs = r"ranking.fmn.steps was 10 and is now 9\. .* --config.ranking.folder and run --stage=rank, or"
     with pytest.raises(UserError, match=differs):
         workdirs.check_ranked_as(folder, other, "vanilla/seed_0")
     with pytest.raises(
-        UserError, match=r"source_run.weights is 1 there and 2 here\. .* or --config.ranking.folder with another"
+        UserError, match=r"source_run.weights was 1 and is now 2\. .* or --config.ranking.folder with another"
     ):
         workdirs.claim(folder, ranking_identity(config, "vanilla/seed_0") | {"source_run": {"weights": 2}}, config)
     # A folder of somebody's own is used as it is.
@@ -243,7 +243,7 @@ def test_a_stored_config_makes_the_same_run(workdir):
 
 
 def test_a_folder_without_a_config_holds_no_run(workdir):
-    with pytest.raises(UserError, match=f"{workdir.path} holds no run: it has no config.json"):
+    with pytest.raises(UserError, match=f"{workdir.path} is not a run .it has no config.json.; name a folder"):
         workdirs.stored_config(workdir.path)
 
 
@@ -285,5 +285,5 @@ def test_looking_claims_nothing(workdir):
     assert not path.exists()
     workdirs.claim(path, identity_of(), config_of())
     workdirs.check_claim(path, identity_of())
-    with pytest.raises(UserError, match=r"was made with another config: data.num_classes is 10 there and 12 here"):
+    with pytest.raises(UserError, match=r"was made with another config: data.num_classes was 10 and is now 12"):
         workdirs.check_claim(path, identity_of(**{"data.num_classes": 12}))

@@ -68,14 +68,14 @@ def test_ctrl_c_asks_and_the_second_one_interrupts(capfd):
         (UserError("wrong"), "error: wrong"),
         (
             OSError(28, "No space left on device", "/a/b"),
-            "error: [Errno 28] No space left on device: '/a/b'; after a fix the same command goes on from the "
+            "error: [Errno 28] No space left on device: '/a/b'; after a fix the same command continues from the "
             "saved state",
         ),
         (
             tf.errors.UnavailableError(None, None, "503: the bucket does not answer\nmore"),
-            "error: 503: the bucket does not answer; after a fix the same command goes on from the saved state",
+            "error: 503: the bucket does not answer; after a fix the same command continues from the saved state",
         ),
-        (KeyboardInterrupt(), "interrupted; the same command goes on from the saved state"),
+        (KeyboardInterrupt(), "interrupted; the same command continues from the saved state"),
     ],
 )
 def test_how_a_process_ends(error, code):
@@ -104,7 +104,7 @@ def test_a_run_stops_with_a_checkpoint_and_exit_code_0(tmp_path):
     assert process.returncode == 0, rest
     said = rest.strip().splitlines()[-1]
     assert "vanilla/seed_0: stopped at step" in said
-    assert said.endswith("the same command goes on from there")
+    assert said.endswith("the same command continues from there")
     step = int(said.split("at step ")[1].split()[0])
     run = tmp_path / "runs" / "vanilla" / "seed_0"
     assert (run / "checkpoints" / str(step)).exists()

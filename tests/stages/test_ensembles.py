@@ -248,7 +248,7 @@ def test_members_may_have_ranks_of_their_own(lockstep):
         np.testing.assert_allclose(by_subset(last, f"validation/{quantity}"), expected, atol=1e-5)
     assert not np.array_equal(by_subset(last, "soft_label"), by_subset(of_epochs(lockstep, NAME)[-1], "soft_label"))
     config.ensemble.ranks = "shared"
-    with pytest.raises(UserError, match=r"ensemble.ranks is per_member there and shared here"):
+    with pytest.raises(UserError, match=r"ensemble.ranks was per_member and is now shared"):
         run(config, lockstep.path, "train")
 
 
@@ -262,9 +262,7 @@ def test_an_ensemble_ranks_nothing(lockstep, name):
 def test_runs_of_another_config_are_not_averaged(averaged):
     before = averaged.runs()
     config = tiny("ensemble_vanilla", **{"name": "ensemble", "optimizer.learning_rate": 0.5})
-    message = (
-        r"runs/vanilla/seed_0 .* optimizer.learning_rate is 0.001 there and 0.5 here. Set them to the values there"
-    )
+    message = r"runs/vanilla/seed_0 .* optimizer.learning_rate was 0.001 and is now 0.5. Set them back"
     for stage in ("train", "evaluate"):
         with pytest.raises(UserError, match=message):
             run(config, averaged.path, stage)
@@ -272,7 +270,7 @@ def test_runs_of_another_config_are_not_averaged(averaged):
 
 
 def test_another_number_of_members_is_another_ensemble(averaged):
-    with pytest.raises(UserError, match=r"ensemble_vanilla/seed_0 was made .* ensemble.members is 2 there and 1 here"):
+    with pytest.raises(UserError, match=r"ensemble_vanilla/seed_0 was made .* ensemble.members was 2 and is now 1"):
         run(tiny("ensemble_vanilla", **{"ensemble.members": 1}), averaged.path, "evaluate")
 
 

@@ -97,7 +97,7 @@ def test_an_experiment_from_end_to_end(store, tmp_path, monkeypatch):
     assert np.mean(predicted["logits"][0].argmax(axis=-1) == predicted["label"]) == pytest.approx(accuracy)
     assert "</html>" in (workdir.path / "report" / "index.html").read_text()
 
-    # The same command goes on with what is there: here a ranking that lost its end.
+    # The same command continues with what is there: here a ranking that lost its end.
     whole = files.read_npz(ranking / "test.npz")
     (ranking / "test.npz").unlink()
     Experiment(config, f"{BUCKET}/digits").run("rank")

@@ -34,7 +34,10 @@ def set_to(field, value):
         (set_to("seeds", (0, 0)), r"study.seeds is \(0, 0\)"),
         (set_to("budget_hours", 0.0), r"study.budget_hours is 0.0; it must be above 0"),
         (set_to("arms.adals.name", "other"), r"study.arms.adals has runs called 'other'"),
-        (set_to("arms.adals.model.width", 8), r"differ in data or network: model.width is .* there and .* here"),
+        (
+            set_to("arms.adals.model.width", 8),
+            r"differ in data or network: .*width is .* in vanilla and 8 in adals",
+        ),
         (
             set_to("if_affordable", ("focal",)),
             r"study.if_affordable names the unknown 'focal'; choose one of vanilla, adals, ar_adals",

@@ -205,10 +205,10 @@ def test_another_network_is_no_broken_checkpoint(folder, empty):
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(
             UserError,
-            match=r"3 is of another network.*: params/BatchNorm_0/bias is float32\[4\] there and absent here.* 8 more",
+            match=r"3 is of another network.*: params/BatchNorm_0/bias was float32\[4\] and is now absent.* 8 more",
         ):
             checkpoints.restore(other, empty[1])
-        with pytest.raises(UserError, match=r"train_subset is int32\[72\] there and int32\[71\] here"):
+        with pytest.raises(UserError, match=r"train_subset was int32\[72\] and is now int32\[71\]"):
             checkpoints.restore(empty[0], empty[1].replace(train_subset=np.zeros(71, np.int32)))
         # Nothing was deleted.
         assert checkpoints.steps() == [3, 2]
@@ -245,7 +245,7 @@ def test_a_store_that_is_full_is_reported_in_one_line(tmp_path, monkeypatch, mom
         getattr(checkpoints, moment)(*arguments)
     assert str(error.value) == (
         f"a checkpoint cannot be written to {tmp_path} (Failed: No space left); earlier ones are kept, and when "
-        f"there is room the same command goes on from the newest"
+        f"there is room the same command continues from the newest"
     )
 
 

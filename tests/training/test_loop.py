@@ -89,7 +89,7 @@ def test_means_of_a_window_by_hand():
     assert len(window) == 2
     assert window.means("run", 8) == {"train/loss": 1.5, "train/accuracy": 0.5}
     window.metrics.append({"loss": np.float32(np.inf), "accuracy": np.float32(0)})
-    with pytest.raises(UserError, match=r"^run: train/loss not finite between steps 7 and 9; lower optimizer"):
+    with pytest.raises(UserError, match=r"^run: train/loss became NaN or infinite between steps 7 and 9; lower"):
         window.means("run", 9)
 
 

@@ -47,7 +47,10 @@ def decode(content: bytes, name: str, crop: bool = False) -> np.ndarray:
     except (OSError, SyntaxError) as error:
         raise UserError(f"run.published_dir: {name} cannot be decoded ({error}); unpack it again") from None
     if image.size != (SIZE, SIZE):
-        raise UserError(f"run.published_dir: {name} has {image.size[0]} x {image.size[1]} pixels, not {SIZE} x {SIZE}")
+        raise UserError(
+            f"run.published_dir: {name} has {image.size[0]} x {image.size[1]} pixels, not {SIZE} x {SIZE}; unpack "
+            f"ImageNet-C again"
+        )
     if crop:
         edge = (SIZE - SIZE * SIZE // (SIZE + 32)) // 2
         return resized(np.asarray(image)[edge:-edge, edge:-edge], (SIZE, SIZE), "tf1_bicubic").numpy()

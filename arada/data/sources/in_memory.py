@@ -104,7 +104,10 @@ def _checked(where: str, image: np.ndarray, label: np.ndarray) -> Split:
         raise UserError(f"{where} images are {len(image)}, but its labels {len(label)}; give each image one label")
     if image.dtype.kind == "f":
         if image.size and not (image.min() >= 0 and image.max() <= 1):  # NaN is neither
-            raise UserError(f"{where} images range from {image.min()} to {image.max()}; floats must be in [0, 1]")
+            raise UserError(
+                f"{where} images range from {image.min()} to {image.max()}; floats must be in [0, 1]: divide 0..255 by "
+                f"255, or save uint8"
+            )
         image = image.astype(np.float32, copy=False)
     return _named(image, label)
 

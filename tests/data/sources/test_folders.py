@@ -225,10 +225,10 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_fields_of_another_source_are_refused(tmp_path):
     fields = config_for(source="cifar_archive")
-    with pytest.raises(UserError, match=r"'cifar_archive', whose fields are name, .* data.name is missing"):
+    with pytest.raises(UserError, match=r"'cifar_archive' needs exactly the fields name, .*; add data.name"):
         data.build(fields, str(tmp_path))
     fields = config_for(name="cifar10")
-    with pytest.raises(UserError, match=r"data.name is there; start from another config"):
+    with pytest.raises(UserError, match=r"; remove data.name in the config file"):
         data.build(fields, str(tmp_path))
 
 
