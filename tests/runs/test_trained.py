@@ -187,8 +187,8 @@ def test_the_ranking_of_other_weights_is_refused(retrained):
     workdir, config = retrained
     before = files.read_npz(workdir.ranking("vanilla/seed_0") / "train.npz")
     message = (
-        r"robustness/vanilla/seed_0 was made with another config: source_run\.optimizer\.learning_rate is 0\.001 there "
-        r"and 0\.5 here"
+        r"robustness/vanilla/seed_0 was made with another config: source_run\.optimizer\.learning_rate was 0\.001 "
+        r"and is now 0\.5"
     )
     with pytest.raises(UserError, match=message):
         Experiment(config, workdir.path).run("rank")
