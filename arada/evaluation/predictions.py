@@ -160,7 +160,9 @@ def predict(
     for done, (name, split) in enumerate(_each_split(config.evaluation, sources, datasets), start=1):
         preemption.stop_if_asked(f"predicting on {name}")
         lacking = {directory: variables for directory, variables in runs.items() if name in wanted[directory]}
-        by_run = streaming.over_runs(mapped, list(lacking.values()), split, batch_size=batch_size, replicas=replicas)
+        by_run = streaming.map_split_runs(
+            mapped, list(lacking.values()), split, batch_size=batch_size, replicas=replicas
+        )
         if hosts.is_first():
             for directory, outputs in zip(lacking, by_run, strict=True):
                 outputs["logits"] = np.moveaxis(outputs["logits"], 1, 0).astype(np.float32)

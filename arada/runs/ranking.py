@@ -315,7 +315,7 @@ def _pass(name, mapped, *, variables, split, directory, batch_size, replicas) ->
         if done < len(mine):
             preemption.stop_if_asked(f"batch {done + 1} of {len(mine)} of ranking {name}")
     parts = [files.read_npz(path_of[number]) for number in mine]
-    if not parts:  # see `streaming.over`
+    if not parts:  # see `streaming.map_split`
         parts = list(
             streaming.batches_over(mapped, variables, split, batch_size=batch_size, replicas=replicas, batches=[0])
         )

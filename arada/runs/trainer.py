@@ -149,7 +149,7 @@ class Trainer:
     ) -> tuple[Supervision, dict[str, float]]:
         """Validates, updates the method, and ranks again if the config says so."""
         config = self._config
-        outputs = streaming.over(
+        outputs = streaming.map_split(
             self._validation_step,
             state.variables,
             self._validation,

@@ -30,11 +30,11 @@ def batches_over(
 
     Padding is removed, and example_id and label are added. The next batch is read and under way while one is fetched.
     """
-    every = _over_runs(mapped, [variables], split, batch_size=batch_size, replicas=replicas, batches=batches)
+    every = _batches_of_runs(mapped, [variables], split, batch_size=batch_size, replicas=replicas, batches=batches)
     return (outputs for (outputs,) in every)
 
 
-def _over_runs(mapped, runs, split, *, batch_size, replicas, batches) -> Iterator[list[dict[str, np.ndarray]]]:
+def _batches_of_runs(mapped, runs, split, *, batch_size, replicas, batches) -> Iterator[list[dict[str, np.ndarray]]]:
     """Like `batches_over`, for the variables of several runs: each batch is read once for all of them."""
     pending: collections.deque = collections.deque()
 
@@ -70,22 +70,24 @@ def _together(batches: Iterator[Batch], devices: int) -> Iterator[tuple[list[Bat
         )
 
 
-def over(mapped: Callable, variables, split: Examples, *, batch_size: int, replicas: Replicas) -> dict[str, np.ndarray]:
+def map_split(
+    mapped: Callable, variables, split: Examples, *, batch_size: int, replicas: Replicas
+) -> dict[str, np.ndarray]:
     """The outputs of mapped(variables, batch) for a whole split, [N, ...], by ascending id, on every process.
 
     `replicas` are the process' own; `batch_size` is per device.
     """
-    (whole,) = over_runs(mapped, [variables], split, batch_size=batch_size, replicas=replicas)
+    (whole,) = map_split_runs(mapped, [variables], split, batch_size=batch_size, replicas=replicas)
     return whole
 
 
-def over_runs(
+def map_split_runs(
     mapped: Callable, runs: Sequence, split: Examples, *, batch_size: int, replicas: Replicas
 ) -> list[dict[str, np.ndarray]]:
-    """Like `over`, for the variables of several runs: examples are read and decoded once for all of them."""
+    """Like `map_split`, for the variables of several runs: examples are read and decoded once for all of them."""
     own = own_batches(-(-len(split) // batch_size))
     # A process without a batch must know the shapes of the outputs, and repeats the first batch.
-    parts = list(_over_runs(mapped, runs, split, batch_size=batch_size, replicas=replicas, batches=own or [0]))
+    parts = list(_batches_of_runs(mapped, runs, split, batch_size=batch_size, replicas=replicas, batches=own or [0]))
     return [joined(list(parts_of_run), split, batch_size) for parts_of_run in zip(*parts, strict=True)]
 
 

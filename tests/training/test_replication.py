@@ -95,7 +95,7 @@ def test_a_streamed_split_counts_every_example_once(mapping, count):
         return {"value": batch["example_id"] + offset}
 
     mapped = replicas.map(f, in_axes=(None, 0), out_axes=0)
-    outputs = streaming.over(mapped, replicas.replicate(jnp.int32(1)), split, batch_size=4, replicas=replicas)
+    outputs = streaming.map_split(mapped, replicas.replicate(jnp.int32(1)), split, batch_size=4, replicas=replicas)
     np.testing.assert_array_equal(outputs["example_id"], example_id)
     np.testing.assert_array_equal(outputs["label"], example_id % 3)
     np.testing.assert_array_equal(outputs["value"], example_id + 1)

@@ -50,7 +50,7 @@ def mapped_on(devices, mapping):
 def test_every_example_once_whatever_the_devices(mapping, devices, count):
     replicas, mapped = mapped_on(devices, mapping)
     split = split_of(count)
-    whole = streaming.over(mapped, np.float32(2), split, batch_size=3, replicas=replicas)
+    whole = streaming.map_split(mapped, np.float32(2), split, batch_size=3, replicas=replicas)
     np.testing.assert_array_equal(whole["sum"], 8.0 * np.arange(count))
     np.testing.assert_array_equal(whole["label"], split.label)
     assert set(whole["of"]) == {3}  # what each device sees at a time
@@ -72,7 +72,7 @@ def test_each_batch_is_read_once_for_all_runs():
     replicas, split = Replicas(jax.devices()[:2]), Counted(split_of(7))
     mapped = replicas.map(step, in_axes=(None, 0), out_axes=0)
     runs = [np.float32(weight) for weight in (1, 2, 3)]
-    found = streaming.over_runs(mapped, runs, split, batch_size=2, replicas=replicas)
+    found = streaming.map_split_runs(mapped, runs, split, batch_size=2, replicas=replicas)
     assert split.read == [0, 2, 4, 6]
     for weight, outputs in zip(runs, found, strict=True):
         np.testing.assert_array_equal(outputs["sum"], 4 * weight * np.arange(7))
