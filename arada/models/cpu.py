@@ -144,14 +144,14 @@ def _backward_on_cpu(x, kernel, cotangent, strides, padding):
 
 def _forward_by_onednn(x, kernel, strides, padding):
     y = functools.partial(onednn.convolution, x, kernel, strides, padding)
-    pays = not _pointwise_on(kernel, padding) and onednn.takes(x, kernel)
+    pays = not _pointwise_on(kernel, padding) and onednn.supports(x, kernel)
     return y() if pays and _has_many_pixels(x) else _forward_on_cpu(x, kernel, strides, padding)
 
 
 def _backward_by_onednn(x, kernel, cotangent, strides, padding):
     # XLA drops what is replaced below.
     dx, d_kernel = _backward_on_cpu(x, kernel, cotangent, strides, padding)
-    if not onednn.takes(x, kernel, cotangent):
+    if not onednn.supports(x, kernel, cotangent):
         return dx, d_kernel
     if _pointwise_on(kernel, padding):
         x = x[:, :: strides[0], :: strides[1]]
@@ -162,8 +162,8 @@ def _backward_by_onednn(x, kernel, cotangent, strides, padding):
             dx = onednn.input_gradient(kernel, cotangent)
         product = onednn.transposed_product
         return dx, _kernel_gradient(x, cotangent, *kernel.shape[:2], product, _TURN_OF_ONEDNN)
-    if onednn.halves(x, kernel, strides, padding):
-        return onednn.gradients_of_halving(x, kernel, cotangent)
+    if onednn.is_stride_two(x, kernel, strides, padding):
+        return onednn.gradients_of_stride_two(x, kernel, cotangent)
     return dx, d_kernel
 
 

@@ -15,7 +15,7 @@ from jax import lax
 _IMAGES = {"data": {"batch_dim": "0", "feature_dim": "3", "spatial_dims": ["1", "2"]}}
 
 
-def takes(*arrays: jax.Array) -> bool:
+def supports(*arrays: jax.Array) -> bool:
     """Whether oneDNN can compute with these arrays."""
     return all(a.dtype == jnp.float32 and 0 not in a.shape for a in arrays)
 
@@ -34,14 +34,14 @@ def input_gradient(kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
     return _convolution(cotangent, jnp.flip(kernel, (0, 1)), (1, 1), pads, ("3", "2"), kernel.shape[2])
 
 
-def halves(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding) -> bool:
+def is_stride_two(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding) -> bool:
     """Whether this is a `SAME` convolution of stride 2 with a 3x3 kernel, on a map of even size."""
     even = x.shape[1] % 2 == x.shape[2] % 2 == 0
     return even and kernel.shape[:2] == (3, 3) and tuple(strides) == (2, 2) and padding == "SAME"
 
 
-def gradients_of_halving(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gradients by x [B, 2H, 2W, C] and by the kernel where `halves`, for a cotangent [B, H, W, D].
+def gradients_of_stride_two(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients by x [B, 2H, 2W, C] and by the kernel where `is_stride_two`, for a cotangent [B, H, W, D].
 
     In one dimension y_i = k_0 x_2i + k_1 x_2i+1 + k_2 x_2i+2, so that dx_2i = k_2 dy_i-1 + k_0 dy_i and
     dx_2i+1 = k_1 dy_i: in two dimensions four small convolutions, interleaved. Each tap of dk is a matrix product.
