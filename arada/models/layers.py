@@ -90,6 +90,6 @@ def batch_norm(
     )
 
 
-def then_norm(conv: Conv, norm: BatchNorm) -> Callable[[jax.Array], jax.Array]:
+def conv_norm(conv: Conv, norm: BatchNorm) -> Callable[[jax.Array], jax.Array]:
     """`norm` of `conv`; a bias of the convolution, which the norm cancels, costs nothing in training."""
     return lambda x: norm(*conv(x, bias_apart=True))

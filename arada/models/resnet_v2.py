@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arada.models.layers import Conv, batch_norm, then_norm
+from arada.models.layers import Conv, batch_norm, conv_norm
 
 
 class ResNetV2(nn.Module):
@@ -36,7 +36,7 @@ class ResNetV2(nn.Module):
             return Conv(features, (size, size), (strides, strides), use_bias=True, dtype=self.dtype)
 
         def conv_norm_relu(features, size, strides=1):
-            return then_norm(conv(features, size, strides), norm(relu=True))
+            return conv_norm(conv(features, size, strides), norm(relu=True))
 
         x = conv_norm_relu(self.width, 3)(x)
         inside = self.width

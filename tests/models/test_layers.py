@@ -8,7 +8,7 @@ import pytest
 
 from arada import models
 from arada.models.cpu import convolution
-from arada.models.layers import BATCH_AXIS, BatchNorm, Conv, batch_norm, then_norm
+from arada.models.layers import BATCH_AXIS, BatchNorm, Conv, batch_norm, conv_norm
 
 
 def example():
@@ -123,7 +123,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x):
         conv, norm = Conv(5, use_bias=True), BatchNorm(train=self.train, momentum=0.9, epsilon=1e-3, relu=True)
-        return then_norm(conv, norm)(x) if self.apart else norm(conv(x))
+        return conv_norm(conv, norm)(x) if self.apart else norm(conv(x))
 
 
 @pytest.mark.parametrize("train", [False, True])
