@@ -17,7 +17,7 @@ from arada.data.shifted import sources as shift_sources
 from arada.errors import UserError
 from arada.evaluation import predictions, summary
 from arada.runs import workdir as workdirs
-from arada.runs.identity import RUN_NAME, plain
+from arada.runs.identity import RUN_NAME, json_types
 from arada.runtime import files
 
 # Name and seed.
@@ -202,7 +202,7 @@ def _store(workdir, name: str, seed: int, config, arrays: Mapping[str, Mapping],
     digest = 0
     for dataset in sorted(arrays):
         digest = zlib.crc32(arrays[dataset]["logits"].tobytes(), digest)
-    shared = plain({"data": config.data, "model": config.model})
+    shared = json_types({"data": config.data, "model": config.model})
     identity = shared | {"added": {"crc32": digest, "files": list(options)}, "seed": seed}
     directory, made = workdir.predictions(name, seed), {"commit": "", "hardware": "", "versions": {}}
     workdir.create()
@@ -212,7 +212,9 @@ def _store(workdir, name: str, seed: int, config, arrays: Mapping[str, Mapping],
         files.write_npz(directory / f"{dataset}.npz", stored)
     # The run's record comes last: predictions without it are ignored.
     for folder in (directory, workdir.run(name, seed)):
-        files.write_json(folder / "config.json", {"identity": identity, "config": plain(config), "made_with": made})
+        files.write_json(
+            folder / "config.json", {"identity": identity, "config": json_types(config), "made_with": made}
+        )
 
 
 def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> dict[str, Any]:

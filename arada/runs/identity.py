@@ -74,14 +74,14 @@ def in_one_subset(config: ml_collections.ConfigDict, epoch: int) -> bool:
 
 def shared_identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The fields that all runs of a workdir have in common."""
-    return plain({"data": config.data, "model": config.model})
+    return json_types({"data": config.data, "model": config.model})
 
 
 def ranking_identity(config: ml_collections.ConfigDict, source: str = "") -> dict[str, Any]:
     """The fields that decide the scores of a ranking by `source` (else `ranking.source`), given its run."""
     ranking = config.ranking
     by = _scored_by(ranking, ranking.attack, ranking.num_subsets) if source_run(source or source_of(config, 0)) else {}
-    return plain({"ranking": {"source": source or ranking.source} | by})
+    return json_types({"ranking": {"source": source or ranking.source} | by})
 
 
 def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     # Some runs with fresh weights are older than this field.
     if not training["init_from"]:
         del training["init_from"]
-    identity = shared_identity(config) | plain(
+    identity = shared_identity(config) | json_types(
         {"optimizer": config.optimizer, "training": training, "soft_labels": soft_labels, "seed": seed}
     )
     if config.data.source == "imagenet":
@@ -110,7 +110,7 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
     method = config.method.name
     # Plain cross-entropy has no fields, and some of its runs are older than `method`.
     if method != "cross_entropy":
-        identity["method"] = {"name": method} | plain(config.method.get(method, {}))
+        identity["method"] = {"name": method} | json_types(config.method.get(method, {}))
     if config.model.get("batch_norm") == "per_device":
         identity["num_devices"] = num_devices
     if config.ensemble.of:
@@ -123,7 +123,7 @@ def run_identity(config: ml_collections.ConfigDict, seed: int, num_devices: int)
         ranking = config.ranking
         cadence = {field: ranking[field] for field in ("refresh_epochs", "refresh_every", "before_refresh")}
         scored_by = _scored_by(ranking, ranking.refresh_attack or ranking.attack, config.soft_labels.num_subsets)
-        identity["refresh"] = plain(cadence | scored_by)
+        identity["refresh"] = json_types(cadence | scored_by)
     return identity
 
 
@@ -187,7 +187,7 @@ def differences(stored: Any, new: Any, line: str = WAS, field: str = "") -> list
     return [] if stored == new else [line.format(field=field, stored=stored, new=new)]
 
 
-def plain(value: Any) -> Any:
+def json_types(value: Any) -> Any:
     """The value as JSON reads it back: tuples become lists, so that stored and new values compare equal."""
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()

@@ -17,7 +17,7 @@ from arada.runs.identity import (
     RUN_NAME,
     differences,
     imported_identity,
-    plain,
+    json_types,
     ranking_identity,
     run_identity,
     shared_identity,
@@ -104,7 +104,7 @@ def claim(
         made = provenance.made_with() | _record(cpu_kernels)
         if registered := _registered(config):
             made["registered"] = registered
-        files.write_json(file, {"identity": identity, "config": plain(config), "made_with": made})
+        files.write_json(file, {"identity": identity, "config": json_types(config), "made_with": made})
     hosts.wait(f"{file} is there")
     check_claim(path, identity)
     if hosts.is_first() and cpu_kernels not in ("stock", kernels_of(path)):
