@@ -40,11 +40,11 @@ def check_name(path: epath.Path, field: str) -> None:
             f"{field}={path} has {' '.join(pattern)} in its name, which orbax and TFDS read as a pattern; rename the "
             f"folder, or choose another"
         )
-    if shown(str(path)) != str(path):
-        raise UserError(f"{field}={shown(str(path))} is not a name in UTF-8; rename the folder, or choose another")
+    if printable(str(path)) != str(path):
+        raise UserError(f"{field}={printable(str(path))} is not a name in UTF-8; rename the folder, or choose another")
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A file name as valid UTF-8: other bytes, such as Latin-1 letters, are escaped as in \\xe9."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

@@ -142,8 +142,8 @@ def test_plain_names_are_taken(tmp_path):
 
 def test_names_that_are_not_utf_8(tmp_path):
     latin = os.fsdecode("caf\xe9".encode("latin-1"))
-    assert files.shown(latin) == "caf\\xe9"
-    assert files.shown("café 実験") == "café 実験"
+    assert files.printable(latin) == "caf\\xe9"
+    assert files.printable("café 実験") == "café 実験"
     with pytest.raises(UserError, match=r"--workdir=.*caf\\xe9 is not a name in UTF-8"):
         files.check_name(epath.Path(tmp_path) / latin, "--workdir")
     files.write_text(epath.Path(tmp_path) / "page", f"<p>{latin} ±</p>")

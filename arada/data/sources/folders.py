@@ -102,7 +102,7 @@ class Folder:
     def class_names(self) -> list[str]:
         """The names of the folders, escaped if they are not UTF-8."""
         root, parts = self._parts()
-        return [files.shown(name) for name in self._classes(parts.get("train", root))]
+        return [files.printable(name) for name in self._classes(parts.get("train", root))]
 
     def _parts(self) -> tuple[epath.Path, dict[str, epath.Path]]:
         """The root, and the folders of its parts if it has parts."""
@@ -116,7 +116,7 @@ class Folder:
     def _classes(self, part: epath.Path) -> list[str]:
         classes = [path.name for path in _folders(part)]
         if len(classes) != self.num_classes:
-            some = f" ({', '.join(map(files.shown, classes[:5]))}{', ...' if len(classes) > 5 else ''})"
+            some = f" ({', '.join(map(files.printable, classes[:5]))}{', ...' if len(classes) > 5 else ''})"
             some = some if classes else ""
             raise UserError(
                 f"data.num_classes is {self.num_classes}, but {part} has {len(classes)} folders{some}, one per class"
@@ -127,7 +127,8 @@ class Folder:
         found = {path.name: _images(path) for path in _folders(part)}
         if unknown := found.keys() - set(classes):
             raise UserError(
-                f"{part} has the class {files.shown(min(unknown))!r}, which train lacks; remove it, or add it to train"
+                f"{part} has the class {files.printable(min(unknown))!r}, which train lacks; remove it, or "
+                f"add it to train"
             )
         paths = [path for name in classes for path in found.get(name, ())]
         labels = [label for label, name in enumerate(classes) for _ in found.get(name, ())]
@@ -137,7 +138,7 @@ class Folder:
             try:
                 images[index] = decode(files.read_bytes(paths[index]), self.image_shape)
             except (ValueError, OSError) as error:
-                path = files.shown(str(paths[index]))
+                path = files.printable(str(paths[index]))
                 raise UserError(f"cannot read image {path}: {error}. Fix or delete it.") from None
 
         # Pillow decodes outside of Python's lock, and stores far away take their time.
@@ -154,11 +155,11 @@ def _images(path: epath.Path) -> list[epath.Path]:
     found = _of_user(path)
     if not found:
         raise UserError(
-            f"{files.shown(str(path))} holds no image; remove the folder, or put the images of its class there"
+            f"{files.printable(str(path))} holds no image; remove the folder, or put the images of its class there"
         )
     for each in found:
         if not each.name.lower().endswith(ENDINGS):
-            where = files.shown(str(each))
+            where = files.printable(str(each))
             raise UserError(f"{where} has no image's file ending ({' '.join(ENDINGS)}); rename, convert or remove it")
     return found
 
