@@ -15,7 +15,7 @@ from clu import parameter_overview
 
 from arada import methods, metrics, models
 from arada.data import Examples, moments
-from arada.data.kept import kept
+from arada.data.cache import cached
 from arada.runs import ranking as rankings
 from arada.runs import trained
 from arada.runs import workdir as workdirs
@@ -52,7 +52,7 @@ class Trainer:
     ):
         self._config, self._workdir, self._splits, self._replicas = config, workdir, splits, replicas
         _warn_of_old_statistics(config)
-        self._validation = kept(splits["validation"])
+        self._validation = cached(splits["validation"])
         self._model = trained.build_model(config)
         self._optimizer = optimizers.build(config.optimizer, trained.steps_per_epoch(config))
         shapes = jax.eval_shape(self._model.init, jax.random.key(0), np.zeros((1, *config.data.image_shape)))

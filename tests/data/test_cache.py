@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arada.data import kept
+from arada.data import cache
 from arada.data.splits import Split
 from arada.runtime import machine
 
@@ -47,7 +47,7 @@ def memory(monkeypatch):
 def test_a_batch_is_decoded_once(memory):
     memory(2 * 10 * 48)
     streamed = Streamed()
-    split = kept.kept(streamed)
+    split = cache.cached(streamed)
     assert len(split) == 10
     assert split.image_shape == (4, 4, 3)
     assert_as_split(split, 4, [0, 2])
@@ -63,10 +63,10 @@ def test_what_does_not_fit_is_read_again(memory, caplog):
     memory(2 * 10 * 48 - 1)
     streamed = Streamed()
     with caplog.at_level("INFO"):
-        assert kept.kept(streamed) is streamed
+        assert cache.cached(streamed) is streamed
     assert "are read again every epoch" in caplog.text
 
 
 def test_what_is_in_memory_stays_as_it_is(memory):
     memory(0)
-    assert kept.kept(SPLIT) is SPLIT
+    assert cache.cached(SPLIT) is SPLIT

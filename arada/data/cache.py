@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 SHARE = 0.5
 
 
-def kept(split: Examples) -> Examples:
+def cached(split: Examples) -> Examples:
     """`split`, with the batches of `in_order` kept in memory once they are decoded, if all of them fit."""
     if isinstance(split, Split):
         return split
@@ -27,10 +27,10 @@ def kept(split: Examples) -> Examples:
             free / 1e9,
         )
         return split
-    return _Kept(split)
+    return _Cached(split)
 
 
-class _Kept:
+class _Cached:
     """An `Examples` that decodes each batch of `in_order` once; each process keeps its own share."""
 
     def __init__(self, split: Examples):
