@@ -8,7 +8,7 @@ T = TypeVar("T")
 _END = object()
 
 
-class Ahead(Iterator[T]):
+class Prefetcher(Iterator[T]):
     """The items of an iterable in their order, always one ahead; the first is read immediately.
 
     An error in the thread is raised where its item would have come. `close` it, or use it in a `with`.
@@ -32,7 +32,7 @@ class Ahead(Iterator[T]):
         if hasattr(self._items, "close"):
             self._items.close()
 
-    def __enter__(self) -> "Ahead[T]":
+    def __enter__(self) -> "Prefetcher[T]":
         return self
 
     def __exit__(self, *_) -> None:

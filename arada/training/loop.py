@@ -14,7 +14,7 @@ import numpy as np
 from arada.errors import UserError
 from arada.runtime import lease, preemption
 from arada.runtime.progress import Progress
-from arada.training.ahead import Ahead
+from arada.training.ahead import Prefetcher
 from arada.training.checkpoints import Checkpoints
 from arada.training.logs import Writer
 from arada.training.replication import Placed, Replicas
@@ -146,7 +146,7 @@ class _Training:
         self.compile_start = time.monotonic()
         first = (self.step - bool(self.window)) // self.steps_per_epoch
         # The thread reads the next epoch while this one is validated.
-        with Ahead(self._batches(first, self.step - first * self.steps_per_epoch)) as batches:
+        with Prefetcher(self._batches(first, self.step - first * self.steps_per_epoch)) as batches:
             for epoch in range(first, self.plan.epochs):
                 self._take_steps(epoch, batches)
                 self._end(epoch)

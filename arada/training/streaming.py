@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from arada.data.splits import Batch, Examples
-from arada.training.ahead import Ahead
+from arada.training.ahead import Prefetcher
 from arada.training.replication import Replicas
 
 
@@ -49,7 +49,7 @@ def _batches_of_runs(mapped, runs, split, *, batch_size, replicas, batches) -> I
                 for run in whole
             ]
 
-    with Ahead(_together(split.in_order(batch_size, batches=batches), len(replicas))) as groups:
+    with Prefetcher(_together(split.in_order(batch_size, batches=batches), len(replicas))) as groups:
         for parts, batch in groups:
             if len(runs) > 1:  # copied once for all of them
                 batch = replicas.place(batch)

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from arada.training.ahead import Ahead
+from arada.training.ahead import Prefetcher
 
 
 def test_items_come_in_their_order():
-    with Ahead(range(5)) as items:
+    with Prefetcher(range(5)) as items:
         assert list(items) == [0, 1, 2, 3, 4]
 
 
@@ -20,7 +20,7 @@ def test_the_next_item_is_read_before_it_is_asked_for():
             event.set()
             yield event
 
-    with Ahead(items()) as ahead:
+    with Prefetcher(items()) as ahead:
         assert read[0].wait(5)
         assert not read[1].is_set()
         next(ahead)
@@ -33,7 +33,7 @@ def test_an_error_comes_where_its_item_would():
         yield 1
         raise OSError("gone")
 
-    with Ahead(items()) as ahead:
+    with Prefetcher(items()) as ahead:
         assert next(ahead) == 1
         with pytest.raises(OSError, match="gone"):
             next(ahead)
@@ -48,6 +48,6 @@ def test_what_is_left_open_is_closed():
         finally:
             closed.append(True)
 
-    with Ahead(items()) as ahead:
+    with Prefetcher(items()) as ahead:
         next(ahead)
     assert closed == [True]
