@@ -17,7 +17,7 @@ from arada.runtime.progress import Progress
 from arada.training.ahead import Prefetcher
 from arada.training.checkpoints import Checkpoints
 from arada.training.logs import Writer
-from arada.training.replication import Placed, Replicas
+from arada.training.replication import DeviceBatch, Replicas
 from arada.training.state import Supervision, TrainState
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class _Training:
             )
             skip = 0
 
-    def _placed(self, batches: Iterator[dict]) -> Iterator[Placed]:
+    def _placed(self, batches: Iterator[dict]) -> Iterator[DeviceBatch]:
         """Each batch with its subsets; the next one is on its way to the devices before a step is dispatched."""
         before = None
         for batch in batches:

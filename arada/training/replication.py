@@ -27,7 +27,7 @@ MAPPINGS = ("pmap", "shard_map")
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
+class DeviceBatch:
     """A batch on the devices, divided among them: `Replicas.place` makes it, a mapped function takes it."""
 
     arrays: Any
@@ -71,13 +71,13 @@ class Replicas:
         """
         return jax.device_put(tree, NamedSharding(self._mesh.local_mesh, PartitionSpec()))
 
-    def place(self, batch) -> Placed:
+    def place(self, batch) -> DeviceBatch:
         """`batch`, this process' share, on its way to the devices.
 
         A GPU's copy waits for the work that was dispatched before it: place the next batch before a step's dispatch.
         """
         sharding = NamedSharding(self._mesh.local_mesh, PartitionSpec(BATCH_AXIS))
-        return Placed(jax.device_put(self._cut(batch), sharding))
+        return DeviceBatch(jax.device_put(self._cut(batch), sharding))
 
     def map(
         self, f: Callable, *, in_axes: tuple[int | None, ...], out_axes, donate_argnums: tuple[int, ...] = ()
@@ -111,7 +111,7 @@ class Replicas:
             return (arg if axis is None else on_devices(arg) for arg, axis in zip(args, in_axes, strict=True))
 
         def on_devices(batch):
-            return batch.arrays if isinstance(batch, Placed) else self._cut(batch)
+            return batch.arrays if isinstance(batch, DeviceBatch) else self._cut(batch)
 
         def call(*args):
             with contextlib.nullcontext() if self.cpu_kernels == "stock" else backend.keeping_no_programs():
