@@ -34,7 +34,7 @@ def check_bins(num_bins: int, binning: str) -> None:
         raise ValueError(f"binning must be one of {BINNINGS}, not {binning!r}")
 
 
-def shared(scores: jax.Array, outcomes: jax.Array, mask: jax.Array) -> jax.Array:
+def tied_means(scores: jax.Array, outcomes: jax.Array, mask: jax.Array) -> jax.Array:
     """For each row float32[N], the mean outcome of all rows with the same score.
 
     Otherwise, if equal scores fall into several bins, the order of the rows would decide the bin of each outcome.
@@ -60,7 +60,7 @@ def _binned_error(scores: Array, outcomes: Array, mask: Array | None, num_bins: 
     scores, outcomes = jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32)
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask)
     bins = bins_of(scores, mask, num_bins, binning)
-    outcomes = outcomes if binning == "uniform" else shared(scores, outcomes, mask)
+    outcomes = outcomes if binning == "uniform" else tied_means(scores, outcomes, mask)
     gaps = parts.totals(jnp.where(mask, scores - outcomes, 0), bins, num_bins)
     return jnp.sum(jnp.abs(gaps)) / jnp.sum(mask).astype(jnp.float32)
 
@@ -107,7 +107,7 @@ def reliability(
     mask = jnp.ones(len(confidence), bool)
     bins = bins_of(confidence, mask, num_bins, binning)
     if binning == "quantile":
-        correct = shared(confidence, correct.astype(jnp.float32), mask)
+        correct = tied_means(confidence, correct.astype(jnp.float32), mask)
     return (
         np.bincount(bins, minlength=num_bins),
         parts.subset_means(confidence, bins, num_bins),

@@ -139,7 +139,7 @@ def debiased_error(
     mask = jnp.ones(len(scores), bool)
     bins = np.asarray(calibration.bins_of(jnp.asarray(scores, jnp.float32), mask, num_bins, binning))
     if binning == "quantile":
-        shared = calibration.shared(jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32), mask)
+        shared = calibration.tied_means(jnp.asarray(scores, jnp.float32), jnp.asarray(outcomes, jnp.float32), mask)
         outcomes = np.asarray(shared, np.float64)
     count = np.bincount(bins, minlength=num_bins)
     total = np.where(count, count, 1)
