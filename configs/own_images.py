@@ -4,9 +4,9 @@
       --config.data.num_classes=5 --config.data.num_train=3000 \
       --config.data.num_validation=500 --config.data.num_test=500
 
-DIR holds `<class>/*.png` (jpg, jpeg, bmp, webp), or `train/<class>/` and `test/<class>/`. For one .npz with `image`
-and `label` add --config.data.source=npz, and give the file as DIR. `python -m arada.prepare` with the same options
-shows what it finds there.
+DIR holds `<class>/*.png` (jpg, jpeg, jfif, bmp, webp), or `train/<class>/` and `test/<class>/`. For one .npz with
+`image` and `label` add --config.data.source=npz, and give the file as DIR. `python -m arada.prepare` with the same
+options shows what it finds there.
 
 Hardware: a CPU for a few thousand images of 32 x 32, less than an hour for 4,000 on two cores; a GPU for more. Accuracy
 and ECE depend on your data. Network, recipe and method settings are those of `configs/cifar10.py:laptop` and not tuned
