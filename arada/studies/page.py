@@ -87,7 +87,7 @@ def smallest_effect(study: ml_collections.ConfigDict, claim: ml_collections.Conf
 def _verdicts(study, runs) -> Iterable[str]:
     for name, decided in verdicts(study, runs).items():
         claim = study.claims[name]
-        decisive = ", ".join(f"{outcome} ({comparison})" for comparison, outcome in claim.upheld_by)
+        decisive = "; ".join(_in_words(study, *pair) for pair in claim.upheld_by)
         pairs = (study.comparisons[comparison] for comparison, _ in (*claim.upheld_by, claim.refuted_by))
         done, planned = min(len(_common(runs, pair)) for pair in pairs), len(study.seeds)
         so_far = f" Provisional: {done} of {planned} seeds are done." if done < planned else ""
@@ -102,19 +102,30 @@ def _common(runs: Runs, comparison) -> set[int]:
 
 def _rules(study) -> Iterable[str]:
     for claim in study.claims.values():
-        upheld = " and ".join(f"{comparison} in {outcome}" for comparison, outcome in claim.upheld_by)
-        comparison, outcome = claim.refuted_by
+        upheld = " and the interval of ".join(_in_words(study, *pair) for pair in claim.upheld_by)
         effect = claim.smallest_effect
         yield (
             f"*{claim.says}* Upheld if the interval of {upheld} lies on the better side of 0. Refuted if the interval "
-            f"of {comparison} in {outcome} excludes an effect of {effect.share:.3g} of {effect.arm}'s "
-            f"{effect.outcome}. Otherwise open."
+            f"of {_in_words(study, *claim.refuted_by)} excludes a gain of {100 * effect.share:.3g} % of the "
+            f"{study.outcomes[effect.outcome].says} of {_label(effect.arm)}. Otherwise open."
         )
     yield f"Only the budget of {study.budget_hours:g} hours stops the runs, never their results."
     yield _table(
         ("outcome", "meaning", "path", "better"),
         ((name, outcome.says, f"`{outcome.of}`", outcome.better) for name, outcome in study.outcomes.items()),
     )
+
+
+def _in_words(study, comparison: str, outcome: str) -> str:
+    """A difference, such as "*AR-AdaLS minus AdaLS* in ECE under shift"."""
+    arm, reference = study.comparisons[comparison].arm, study.comparisons[comparison].reference
+    return f"*{_label(arm)} minus {_label(reference)}* in {study.outcomes[outcome].says}"
+
+
+def _label(arm: str) -> str:
+    from arada.reporting import names  # brings matplotlib, which takes a second that a study's start need not wait
+
+    return names.style(arm).label
 
 
 def _differences(study, runs) -> str:
@@ -171,35 +182,61 @@ def _choices(study, finished) -> Iterable[str]:
 
 
 def _run(finished) -> str:
-    rows = [
-        (
-            task.name,
-            task.seed,
-            f"{run['hours']:.2f}",
-            f"`{run['commit']}`",
-            run["hardware"],
-            _percent(run["metrics"].get("train_accuracy")),
-            _absent(run.get("absent", {})),
-        )
-        for task, run in finished.items()
-    ]
-    if not rows:
+    if not finished:
         return "Nothing yet."
+    rows = []
+    for name, by_seed in _by_name(finished).items():
+        runs = by_seed.values()
+        accuracies = [run["metrics"].get("train_accuracy") for run in runs]
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
+        rows.append(
+            (
+                name,
+                _seeds(by_seed),
+                f"{sum(run['hours'] for run in runs):.2f}",
+                _distinct(f"`{run['commit']}`" for run in runs),
+                _distinct(run["hardware"] for run in runs),
+                f"{100 * float(np.mean(known)):.1f}" if known else "not known",
+                _distinct(missing for run in runs for missing in _absent(run.get("absent", {}))) or "none",
+            )
+        )
     total = sum(run["hours"] for run in finished.values())
-    header = ("run", "seed", "hours", "commit", "hardware", "training accuracy", "missing data")
-    return _table(header, rows) + f"\n\n{len(rows)} runs, {total:.2f} hours."
+    header = ("runs", "seeds", "hours", "commits", "hardware", "mean training accuracy", "missing data")
+    return _table(header, rows) + f"\n\n{len(finished)} runs, {total:.2f} hours."
 
 
-def _absent(absent: Mapping[str, Any]) -> str:
-    names = (name for part in absent.values() for missing in part.values() for name in missing)
-    return ", ".join(dict.fromkeys(names)) or "none"
+def _absent(absent: Mapping[str, Any]) -> Iterable[str]:
+    return (name for part in absent.values() for missing in part.values() for name in missing)
 
 
 def _not_run(left) -> str:
     if not left:
         return "None: all planned runs are done."
-    rows = ((task.name, task.seed, "unknown" if hours is None else f"{hours:.2f}") for task, hours in left.items())
-    return _table(("run", "seed", "expected hours"), rows)
+    rows = []
+    for name, by_seed in _by_name(left).items():
+        hours = list(by_seed.values())
+        rows.append((name, _seeds(by_seed), "unknown" if None in hours else f"{sum(hours):.2f}"))
+    return _table(("runs", "seeds", "expected hours"), rows)
+
+
+def _by_name(of_tasks: Mapping[Task, Any]) -> dict[str, dict[int, Any]]:
+    """The values by the name of the runs and their seed, in the order of the tasks."""
+    found: dict[str, dict[int, Any]] = {}
+    for task, value in of_tasks.items():
+        found.setdefault(task.name, {})[task.seed] = value
+    return found
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    """Such as "0 to 19" or "0, 2, 5"."""
+    seeds = sorted(seeds)
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _distinct(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(words))
 
 
 def _factor(outcome) -> float:
@@ -208,10 +245,6 @@ def _factor(outcome) -> float:
 
 def _digits(outcome) -> int:
     return 3 if outcome.of.endswith(".nll") else 2
-
-
-def _percent(value: float | None) -> str:
-    return "not known" if value is None else f"{100 * value:.1f}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

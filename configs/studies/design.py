@@ -83,24 +83,26 @@ def ranking_helps(comparison: str) -> dict[str, Any]:
 
 
 def outcomes(part: str) -> dict[str, dict[str, str]]:
-    """The outcomes (a) to (f) with the shifted images of `part`: calibration, and the metrics that must not suffer."""
+    """The outcomes with the shifted images of `part`: calibration, and the metrics that must not suffer."""
 
     def outcome(says: str, path: str, better: str = "lower") -> dict[str, str]:
         return {"says": says, "of": path, "better": better}
 
     tempered = "calibrated.temperature"
     return {
-        "shift_ece_tempered": outcome("(a) ECE under shift after temperature scaling", f"{tempered}.shift.{part}.ece"),
-        "shift_ece": outcome("(b) ECE under shift", f"shift.{part}.ece"),
-        "ece_over_floor": outcome("(c) ECE on clean test images minus its floor", "test.ece - test.ece_floor"),
-        "accuracy": outcome("(d) accuracy, clean", "test.accuracy", "higher"),
-        "nll": outcome("(d) NLL, clean", "test.nll"),
-        "brier": outcome("(d) Brier score, clean", "test.brier"),
-        "shift_accuracy": outcome("(d) accuracy under shift", f"shift.{part}.accuracy", "higher"),
-        "shift_nll": outcome("(d) NLL under shift", f"shift.{part}.nll"),
-        "shift_brier": outcome("(d) Brier score under shift", f"shift.{part}.brier"),
-        "nll_tempered": outcome("(d) NLL after temperature scaling, clean", f"{tempered}.test.nll"),
-        "shift_nll_tempered": outcome("(d) NLL under shift after temperature scaling", f"{tempered}.shift.{part}.nll"),
-        "shift_brier_tempered": outcome("(d) Brier score under shift after it", f"{tempered}.shift.{part}.brier"),
-        "auroc": outcome("(f) AUROC of the confidence, out-of-distribution images", "ood.auroc_confidence", "higher"),
+        "shift_ece_tempered": outcome("ECE under shift after temperature scaling", f"{tempered}.shift.{part}.ece"),
+        "shift_ece": outcome("ECE under shift", f"shift.{part}.ece"),
+        "ece_over_floor": outcome("ECE on clean test images minus its floor", "test.ece - test.ece_floor"),
+        "accuracy": outcome("clean accuracy", "test.accuracy", "higher"),
+        "nll": outcome("clean NLL", "test.nll"),
+        "brier": outcome("clean Brier score", "test.brier"),
+        "shift_accuracy": outcome("accuracy under shift", f"shift.{part}.accuracy", "higher"),
+        "shift_nll": outcome("NLL under shift", f"shift.{part}.nll"),
+        "shift_brier": outcome("Brier score under shift", f"shift.{part}.brier"),
+        "nll_tempered": outcome("clean NLL after temperature scaling", f"{tempered}.test.nll"),
+        "shift_nll_tempered": outcome("NLL under shift after temperature scaling", f"{tempered}.shift.{part}.nll"),
+        "shift_brier_tempered": outcome(
+            "Brier score under shift after temperature scaling", f"{tempered}.shift.{part}.brier"
+        ),
+        "auroc": outcome("AUROC of the confidence, out-of-distribution images", "ood.auroc_confidence", "higher"),
     }

@@ -49,7 +49,7 @@ def test_before_any_run_all_is_open(study):
     assert "**Open**: Ranking helps." in text
     assert "Provisional: 0 of 2 seeds are done." in text
     assert "Nothing yet." in text
-    assert "| ar_adals | 1 | unknown |" in text
+    assert "| ar_adals | 0, 1 | unknown |" in text
 
 
 def test_a_page_tells_what_was_run_and_what_not(study, finished):
@@ -59,10 +59,32 @@ def test_a_page_tells_what_was_run_and_what_not(study, finished):
     # 8 and 9 points less: a mean of 8.5, and t(1) = 12.706 times 0.7071 / sqrt(2) = 6.35 to either side.
     assert "| robust_minus_one | ar_adals - adals | 2 |" in text
     assert "-8.50 [-14.85, -2.15]" in text
-    assert "| ar_adals | 1 | 0.50 | `0123456789ab` | none | 98.0 | photographs |" in text
+    # Two runs of half an hour.
+    assert "| ar_adals | 0, 1 | 1.00 | `0123456789ab` | none | 98.0 | photographs |" in text
     assert "4 runs, 2.00 hours." in text
     assert "Provisional" not in text
-    assert "| vanilla | 0 | 0.50 |" in text
+    assert "| vanilla | 0, 1 | 1.00 |" in text
+
+
+def test_a_row_holds_the_runs_of_one_name(study, finished):
+    done = finished({"adals": ADALS, "ar_adals": ADALS[:1]})
+    first, second, third = (run for task, run in done.items() if task.arm == "adals")
+    second.update(commit="ba9876543210", hours=0.25)
+    first["metrics"]["train_accuracy"], third["metrics"]["train_accuracy"] = 1.0, None
+    text = page.page(study, done, {}, lambda task: None)
+    # 0.5 + 0.25 + 0.5 hours; 100 % and 98 % are known.
+    assert "| adals | 0 to 2 | 1.25 | `0123456789ab`, `ba9876543210` | none | 99.0 | photographs |" in text
+    assert "| ar_adals | 0 | 0.50 |" in text
+
+
+def test_the_rules_are_in_words(study):
+    text = page.page(study, {}, dict.fromkeys(design.tasks(study)), lambda task: None)
+    difference = "*AR-AdaLS minus AdaLS* in ECE under shift"
+    assert (
+        f"Upheld if the interval of {difference} after temperature scaling and the interval of {difference} lies on "
+        f"the better side of 0. Refuted if the interval of {difference} excludes a gain of 16.7 % of the ECE under "
+        "shift of AdaLS. Otherwise open."
+    ) in text
 
 
 def test_a_page_tells_what_was_chosen(with_choice, made_up):
