@@ -5,7 +5,7 @@ Every function takes NumPy or JAX arrays: `probabilities` float[N, Z] with rows 
 percentages. Functions that return a jax.Array can be jitted.
 
 Wrong shapes and dtypes raise ValueError, and so do concrete labels and probabilities that are out of range; under jit
-such labels give NaN. NaN gives NaN, or ValueError if the result cannot represent it. No examples give NaN.
+such labels give NaN. NaN gives NaN, or ValueError if the result cannot represent it. Empty input gives NaN.
 """
 
 from arada.metrics.calibration import (
