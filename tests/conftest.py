@@ -151,7 +151,17 @@ THOROUGH = (
 
 
 # What takes a process longest comes first, so that the two of launch/test.sh end together. Below tests/.
-LONGEST = ("runs/test_imported.py",)
+LONGEST = (
+    "runs/test_imported.py",
+    *(
+        "runtime/test_kill.py",
+        "test_study.py",
+        "test_registry.py",
+        "runs/test_cpu_kernels.py",
+        "evaluation/test_added.py",
+    ),
+    *("stages/test_cifar10.py", "stages/test_two_processes.py", "launch/test_roofline.py", "launch/test_speed.py"),
+)
 
 
 @pytest.hookimpl(tryfirst=True)

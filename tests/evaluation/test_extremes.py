@@ -31,7 +31,7 @@ def test_nothing_is_chosen_where_nothing_was_found():
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
+def experiment(one_convolution, tmp_path_factory):
     """A vanilla run of an epoch and its ranking."""
     config = digits.get_config("vanilla,testing")
     # FMN's way to the boundary depends on roundings, which differ between batches of other sizes.

@@ -12,6 +12,8 @@ from arada.training.replication import Replicas
 from arada.training.state import init_state
 from configs import cifar10
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 STEPS = 30
 
 
