@@ -115,7 +115,7 @@ def test_who_was_replaced_writes_nothing_more(run, tmp_path):
             files.write_bytes(directory / "metrics.jsonl", b'{"step": 99}\n')
         return softened(epoch, state, supervision)
 
-    with pytest.raises(UserError, match=r"was taken over by process .* on elsewhere"), lease.held(directory):
+    with pytest.raises(UserError, match=r"process .* on elsewhere now writes to"), lease.held(directory):
         run(directory, hook=hook, save_every=4)
     assert [row["step"] for row in rows(directory)] == [99]
     assert saved_steps(directory) == [4]
