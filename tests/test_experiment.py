@@ -335,7 +335,7 @@ def test_only_vanilla_training_is_called_vanilla(tmp_path, overrides, message):
 def test_another_seed_with_another_config_is_refused_before_training(workdir, monkeypatch):
     monkeypatch.setattr(trainer, "Trainer", None)
     config = tiny("ar_adals", **{"soft_labels.alpha": ((0, 0.5),), "seeds": (7,)})
-    with pytest.raises(UserError, match=r"runs/ar_adals/seed_\d was made with another config: soft_labels.alpha is"):
+    with pytest.raises(UserError, match=r"runs/ar_adals/seed_\d was made with another config: soft_labels.alpha was"):
         Experiment(config, workdir.path).run()
 
 

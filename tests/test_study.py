@@ -160,14 +160,14 @@ def test_runs_of_another_design_are_not_taken_for_these(done, file):
     workdir, _ = done
     config = load(file)
     config.arms.ar_adals.soft_labels.alpha = ((0, 0.7),)
-    with pytest.raises(UserError, match=r"seed_0.json has another config: soft_labels.alpha is"):
+    with pytest.raises(UserError, match=r"seed_0.json has another config: soft_labels.alpha was"):
         runner.Runner(config, workdir).run(design.tasks(config))
 
 
 def test_other_images_are_refused(done, file, tmp_path):
     workdir, _ = done
     results = runner.Runner(load(file), workdir).results
-    with pytest.raises(UserError, match=r"used other images or labels \(test is"):
+    with pytest.raises(UserError, match=r"used other images or labels \(test was"):
         results.check_data({"train": "0", "validation": "0", "test": "0"})
 
 
