@@ -187,7 +187,7 @@ class Experiment:
             self._rank_own()
         extremes.write(self.workdir, self.config, self.dataset, self.splits["train"], self.replicas.own)
         if hosts.is_first():
-            files.write_json(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
+            summary.write(self.workdir.evaluation, summary.summarize(self.workdir, self.config, absent))
 
     def predict(self) -> predictions.Absent:
         """Only stores the predictions of the method's runs; returns the data that could not be read, and why."""
@@ -204,12 +204,12 @@ class Experiment:
             self._rank(config, f"{config.name}/seed_{seed}", ("test",))
 
     def report(self) -> None:
-        """Writes the page, its figures and tables from the stored files, and prints the table."""
+        """Writes the page, its figures and tables, unless they are newer than the metrics, and prints the table."""
         if not hosts.is_first():
             return
         from arada import reporting  # matplotlib: a second that other stages need not wait
 
-        page = reporting.write_report(self.workdir.path)
+        page = reporting.newest(self.workdir.path) or reporting.write_report(self.workdir.path)
         print(reporting.terminal_table(files.read_json(self.workdir.evaluation)))
         print(f"Report: {page}")
 

@@ -10,7 +10,6 @@ import shutil
 import sys
 import types
 
-import flax.struct
 import jax
 import ml_collections
 import numpy as np
@@ -30,7 +29,7 @@ from arada.runs.workdir import Workdir
 from arada.runtime import console, files
 from arada.training import log_rows, optimizers
 from arada.training.checkpoints import Checkpoints
-from arada.training.state import Supervision
+from arada.training.state import Supervision, TrainState
 from configs import cifar10, digits, imagenet
 
 # ml_collections loads config files by a way that Python has deprecated.
@@ -266,17 +265,10 @@ def test_an_untouched_workdir_is_taken(made):
     evaluate(made)
 
 
-@flax.struct.dataclass
-class State:
-    """Stands for a train state: what checkpoints do does not depend on what is in it."""
-
-    step: np.ndarray
-    params: dict
-
-
 def state_of(step):
     rng = np.random.default_rng(step)
-    return State(np.array(step, np.int32), {"kernel": rng.normal(size=(3, 3, 4)).astype(np.float32)})
+    params = {"kernel": rng.normal(size=(3, 3, 4)).astype(np.float32)}
+    return TrainState(np.array(step, np.int32), params, {}, {}, ())
 
 
 def supervision_of(step):

@@ -222,7 +222,7 @@ def summarize(workdir: workdirs.Workdir, config: ml_collections.ConfigDict) -> d
     before = files.read_json(workdir.evaluation)["experiment"] if workdir.evaluation.exists() else {}
     absent = predictions.Absent(before.get("shift_missing", {}), before.get("ood_missing", {}))
     evaluation = summary.summarize(workdir, config, absent)
-    files.write_json(workdir.evaluation, evaluation)
+    summary.write(workdir.evaluation, evaluation)
     return evaluation
 
 

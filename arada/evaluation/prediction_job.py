@@ -15,7 +15,6 @@ from arada.runs import workdir as workdirs
 from arada.runs.identity import lockstep_config, members_of
 from arada.runtime import backend, hosts, lease
 from arada.training.replication import Replicas
-from arada.training.state import fingerprint
 
 
 class PredictionJob:
@@ -79,10 +78,9 @@ class PredictionJob:
                 workdirs.claim(run_dir, identity, config)
             if not trained.is_finished(run_dir, config):
                 raise UserError(f"{run_dir} has not finished training; run --stage=train first")
-            variables = trained.final_variables(run_dir)
-            workdirs.claim_again(directory, identity | {"weights": fingerprint(variables)}, config)
+            workdirs.claim_again(directory, identity | {"weights": trained.final_fingerprint(run_dir)}, config)
             if predictions.missing(directory, config.evaluation) - left_out:
-                incomplete[directory] = variables
+                incomplete[directory] = trained.final_variables(run_dir)
         self._predict_missing(config, incomplete, left_out)
 
     def _run_identity(self, config: ml_collections.ConfigDict, seed: int) -> dict:

@@ -1,5 +1,6 @@
 """All metrics of a workdir's stored predictions, as `evaluation.json`: fractions, never percentages."""
 
+import contextlib
 import datetime
 import inspect
 import logging
@@ -8,13 +9,15 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from etils import epath
 
 from arada import attacks
 from arada.data.shifted import sources as shift_sources
+from arada.errors import UserError
 from arada.evaluation import bootstrap, measure, predictions, uncertainty
 from arada.evaluation.bootstrap import Resamples
 from arada.runs import workdir as workdirs
-from arada.runs.identity import ranking_sources, source_of, source_run
+from arada.runs.identity import json_types, ranking_sources, source_of, source_run
 from arada.runs.ranks import Ranking
 from arada.runtime import files, provenance
 from arada.training import log_rows
@@ -74,6 +77,17 @@ def summarize(
         "methods": methods,
         "pairs": uncertainty.pairs(methods, measure.VARIANTS),
     }
+
+
+def write(file: epath.Path, evaluation: dict[str, Any]) -> None:
+    """Writes evaluation.json, unless it would differ from the file there by its time alone: a report on that file is
+    then still the newest."""
+    with contextlib.suppress(UserError, LookupError, TypeError):  # a missing file, or one of another format
+        stored = files.read_json(file)
+        same_time = evaluation["experiment"] | {"time": stored["experiment"]["time"]}
+        if json_types(evaluation | {"experiment": same_time}) == stored:
+            return
+    files.write_json(file, evaluation)
 
 
 def _source(workdir, config, name: str, seed: int) -> str:

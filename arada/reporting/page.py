@@ -55,6 +55,15 @@ class Experiment(NamedTuple):
     entries: list[sections.Section | tables.Table | gallery.Gallery]
 
 
+def newest(workdir: epath.PathLike) -> epath.Path | None:
+    """The workdir's page, if it was written after its metrics; else None."""
+    page, metrics = epath.Path(workdir) / "report" / "index.html", epath.Path(workdir) / "evaluation.json"
+    if not (page.exists() and metrics.exists()):
+        return None
+    # In whole seconds: written in the same one, either could be older.
+    return page if page.stat().mtime > metrics.stat().mtime else None
+
+
 def write_report(workdir: epath.PathLike) -> epath.Path:
     """Writes `report/index.html`, its tables (csv, md, tex, all in tables.md) and its figures (svg) into `workdir`.
 
@@ -64,7 +73,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     evaluation = in_order(schema.read(workdir))
     experiment = _experiment(evaluation, workdir)
     folder = workdir / "report"
-    written = {"index.html": _page([experiment])}
+    written: dict[str, str] = {}
     in_markdown = []
     for entry in experiment.entries:
         if isinstance(entry, tables.Table):
@@ -74,6 +83,8 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
             written |= {f"{panel.name}.svg": figures.standalone(panel.svg) for panel in entry.panels}
     listed = [f"- {name}: {formats.plain_markdown(value)}" for name, value in experiment.facts.items()]
     written["tables.md"] = "\n".join([*listed, "", *in_markdown])
+    # Last: a page that is newer than the metrics says that all files are.
+    written["index.html"] = _page([experiment])
     for name, text in written.items():
         files.write_text(folder / name, text)
     return folder / "index.html"

@@ -21,7 +21,6 @@ from arada.runtime import backend, files, hosts, lease, preemption
 from arada.runtime.progress import Progress
 from arada.training import streaming
 from arada.training.replication import Replicas
-from arada.training.state import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -152,14 +151,14 @@ def rank_by_source(
     check_source(config, workdir, source)
     source_dir = workdir.run(*run)
     ranked_by = workdirs.stored(source_dir)["identity"]
-    variables = trained.final_variables(source_dir)
     # The attacked weights are part of a ranking's identity.
-    ranked_by["weights"] = fingerprint(variables)
+    ranked_by["weights"] = trained.final_fingerprint(source_dir)
     identity = ranking_identity(config, source) | {"source_run": ranked_by}
     workdirs.check_claim(directory, identity)
     wanted = {name: split for name, split in splits.items() if not (directory / f"{name}.npz").exists()}
     model = trained.build_ranked(config)
-    if ranking.by == "attack":
+    variables = trained.final_variables(source_dir) if wanted else None
+    if wanted and ranking.by == "attack":
         check(model, variables, wanted)
     replicas = replicas.using(workdirs.kernels_to_use(directory, config, replicas.cpu_kernels))
     workdirs.claim(directory, identity, config, replicas.cpu_kernels if wanted else "stock")

@@ -208,6 +208,15 @@ def final_variables(run_dir: epath.Path) -> dict:
     return state.variables
 
 
+def final_fingerprint(run_dir: epath.Path) -> int:
+    """The fingerprint of a run's `final_variables`, by the checkpoint's record if it has one, which takes no reading of
+    weights. Raises UserError."""
+    steps = total_steps(workdirs.stored_config(run_dir))
+    with _checkpoints(run_dir) as checkpoints:
+        recorded = checkpoints.weights(steps) if checkpoints.latest_step() == steps else None
+    return fingerprint(final_variables(run_dir)) if recorded is None else recorded
+
+
 def _newest_state(run_dir: epath.Path) -> TrainState:
     with _checkpoints(run_dir) as checkpoints:
         return checkpoints.restore_state(_template(workdirs.stored_config(run_dir)))

@@ -71,6 +71,7 @@ class Checkpoints:
         items = jax.device_get({"state": state, "supervision": supervision})
         beside = run | {
             "window": [{key: float(value) for key, value in metrics.items()} for metrics in window],
+            "weights": fingerprint(items["state"].variables),
             "arrays": {name: {"fields": _fields(tree), "crc32": fingerprint(tree)} for name, tree in items.items()},
         }
         args = ocp.args.Composite(
@@ -102,6 +103,13 @@ class Checkpoints:
             raise UserError(f"there is no checkpoint in {self._directory}; train the run first")
         return restored["state"]
 
+    def weights(self, step: int) -> int | None:
+        """The fingerprint of a checkpoint's variables by its record; None if it has no record, or a broken one."""
+        try:
+            return self._beside(step).get("weights")
+        except Exception:  # orbax raises many kinds for broken files
+            return None
+
     def drop_after(self, step: int) -> None:
         """Deletes the checkpoints after `step`, which cannot be read: else they would have been restored."""
         if hosts.is_first():
@@ -130,11 +138,9 @@ class Checkpoints:
 
     def _read(self, step: int, templates: dict) -> dict[str, Any]:
         """Items of one checkpoint. orbax does not notice a changed bit in an array: the sums do."""
-        beside = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        beside = self._beside(step)
         # Older checkpoints have no sums.
-        crc32, known = beside.pop("crc32", None), beside.get("arrays", {})
-        if known and crc32 != _crc32_of_json(beside):
-            raise ValueError("its config and metrics do not match their checksum")
+        known = beside.get("arrays", {})
         for name, template in templates.items():
             if known and (differing := _differences(known[name]["fields"], _fields(template))):
                 raise UserError(
@@ -147,6 +153,14 @@ class Checkpoints:
             if known and fingerprint(restored[name]) != known[name]["crc32"]:
                 raise ValueError(f"its {name} has changed since it was written")
         return {name: restored[name] for name in templates} | {"run": beside}
+
+    def _beside(self, step: int) -> dict[str, Any]:
+        """The record beside the arrays."""
+        beside = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        crc32 = beside.pop("crc32", None)
+        if beside.get("arrays") and crc32 != _crc32_of_json(beside):
+            raise ValueError("its config and metrics do not match their checksum")
+        return beside
 
     def close(self) -> None:
         """Waits for the save in progress. Call it before the process ends. Raises UserError if the save fails."""

@@ -23,6 +23,19 @@ TEST = {0: [0.1, 0.9, 0.2, 0.8, 0.6, 0.4], 1: [0.1, 0.5001, 0.2, 0.8, 0.2, 0.4]}
 SETS = ("validation", "noise_1", "noise_2", "blur_1", "blur_2", "ood_photographs")
 
 
+def test_a_new_time_alone_writes_no_new_file(tmp_path):
+    file, evaluation = tmp_path / "evaluation.json", {"experiment": {"time": "1", "pair": (1, 2)}, "methods": {}}
+    summary.write(file, evaluation)
+    summary.write(file, evaluation | {"experiment": {"time": "2", "pair": (1, 2)}})
+    assert files.read_json(file)["experiment"]["time"] == "1"
+    summary.write(file, evaluation | {"experiment": {"time": "3", "pair": (1, 3)}})
+    assert files.read_json(file)["experiment"] == {"time": "3", "pair": [1, 3]}
+    for damaged in ("{", "[]", "{}", '{"experiment": {}}'):
+        file.write_text(damaged)
+        summary.write(file, evaluation)
+        assert files.read_json(file)["experiment"] == {"time": "1", "pair": [1, 2]}
+
+
 def config_of(name="vanilla", **overrides):
     config = digits.get_config("testing")
     fields = {

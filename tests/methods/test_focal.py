@@ -7,7 +7,7 @@ import scipy.special
 from arada.methods import AdaFocal, AdaFocalState, DualFocal, Focal, SoftLabels, Validation
 from arada.methods.focal import focus
 from arada.training.checkpoints import Checkpoints
-from arada.training.state import Supervision
+from arada.training.state import Supervision, TrainState
 
 LABELS = {"num_subsets": 2, "num_classes": 3, "epsilon": 0.1}
 ONE_HOT = LABELS | {"epsilon": 0.0}
@@ -160,7 +160,7 @@ def test_a_checkpoint_brings_it_back(tmp_path):
     def supervision(learnt):
         return Supervision(jax.device_get(learnt), np.arange(4, dtype=np.int32), np.arange(3, dtype=np.int32))
 
-    state = {"step": np.array(7, np.int32)}
+    state = TrainState(np.array(7, np.int32), {"bias": np.zeros(2, np.float32)}, {}, {}, ())
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, state, supervision(learnt), {})
     with Checkpoints(tmp_path) as checkpoints:

@@ -200,6 +200,18 @@ def test_a_changed_weight_in_valid_files_is_noticed(folder, states, empty, monke
     assert "4 cannot be read and is skipped: its state has changed since it was written" in caplog.text
 
 
+def test_the_record_has_the_fingerprint_of_the_weights(folder, states):
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.weights(3) == fingerprint(states[3].variables)
+        assert checkpoints.weights(2) == fingerprint(states[2].variables)
+        assert checkpoints.weights(1) is None  # only two are kept
+        (record,) = (path for path in (folder / "3" / "run").rglob("*") if b"crc32" in path.read_bytes())
+        record.write_bytes(record.read_bytes().replace(b'"weights":', b'"weights": 1'))
+        assert checkpoints.weights(3) is None
+        record.write_bytes(b"{")
+        assert checkpoints.weights(3) is None
+
+
 def test_another_network_is_no_broken_checkpoint(folder, empty):
     other = empty[0].replace(params={"Dense_9": {"kernel": np.zeros((3, 2), np.float32)}})
     with Checkpoints(folder) as checkpoints:
@@ -234,13 +246,13 @@ def test_a_window_comes_back_as_the_step_made_it(tmp_path, states, empty):
 
 
 @pytest.mark.parametrize("moment", ["save", "close"])
-def test_a_store_that_is_full_is_reported_in_one_line(tmp_path, monkeypatch, moment):
+def test_a_store_that_is_full_is_reported_in_one_line(tmp_path, states, monkeypatch, moment):
     def full(*_, **__):
         raise ValueError(f"FULL: Error writing x: Failed: No space left [os_error_code='28'] {'x' * 999}\nand more")
 
     checkpoints = Checkpoints(tmp_path)
     monkeypatch.setattr(checkpoints._manager, moment, full)
-    arguments = {"save": (1, np.zeros(3), np.zeros(3), RUN), "close": ()}[moment]
+    arguments = {"save": (1, states[1], supervision_of(1), RUN), "close": ()}[moment]
     with pytest.raises(UserError) as error:
         getattr(checkpoints, moment)(*arguments)
     assert str(error.value) == (
