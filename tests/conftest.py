@@ -132,47 +132,65 @@ def cluster(monkeypatch):
     return executors
 
 
-# What an installation need not show: whole experiments, kills, several processes, sweeps of inputs. Below tests/.
-THOROUGH = (
-    *(
-        "data/corruptions/test_readings.py",
-        "data/sources/test_folders.py",
-        "data/sources/test_imagenet.py",
-        "data/sources/test_imagenet_crops.py",
-    ),
-    *("data/sources/test_tfds.py", "evaluation/test_added.py", "evaluation/test_exported.py", "launch", "machines"),
-    *("reporting/test_browser.py", "runs/test_finetuning.py", "runs/test_imported.py", "runs/test_ranking_hosts.py"),
-    *("runs/test_refresh.py", "runtime/test_kill.py", "stages", "studies"),
-    *("odd_input", "test_agreement.py", "test_doctor.py", "test_fuzz.py", "test_lowering.py", "test_packaging.py"),
-    *("test_registry.py", "test_study.py", "test_sweep.py", "test_without_tensorflow.py"),
-    *("training/test_accumulation.py", "training/test_bfloat16.py", "training/test_lockstep.py"),
-    "models/test_onednn.py",
+# What shows that an installation works: the library against hand arithmetic, and an experiment from its config to its
+# report. Below tests/.
+QUICK = (
+    "test_soft_labels.py",
+    "test_calibrators.py",
+    "metrics",
+    "methods/test_method.py",
+    "methods/test_soft_labels.py",
+    "attacks/test_contract.py",
+    "attacks/test_cw.py",
+    "attacks/test_fmn.py",
+    "attacks/test_subsets.py",
+    "models/test_layers.py",
+    "models/test_resnet_v2.py",
+    "training/test_checkpoints.py",
+    "training/test_optimizers.py",
+    "data/test_shifts.py",
+    "data/test_splits.py",
+    "data/sources/test_digits.py",
+    "data/sources/test_npz.py",
+    "evaluation/test_bootstrap.py",
+    "evaluation/test_intervals.py",
+    "evaluation/test_uncertainty.py",
+    "reporting/test_page.py",
+    "reporting/test_tables.py",
+    "runs/test_ranks.py",
+    "runs/test_workdir.py",
+    "checks",
+    "test_configs.py",
+    "test_experiment.py",
+    "test_imports.py",
+    "test_main.py",
+    "test_report.py",
 )
-
 
 # What takes a process longest comes first, so that the two of launch/test.sh end together. Below tests/.
 LONGEST = (
     "runs/test_imported.py",
-    *(
-        "runtime/test_kill.py",
-        "test_study.py",
-        "test_registry.py",
-        "runs/test_cpu_kernels.py",
-        "evaluation/test_added.py",
-    ),
-    *("stages/test_cifar10.py", "stages/test_two_processes.py", "launch/test_roofline.py", "launch/test_speed.py"),
+    "runtime/test_kill.py",
+    "test_study.py",
+    "test_registry.py",
+    "runs/test_cpu_kernels.py",
+    "evaluation/test_added.py",
+    "stages/test_cifar10.py",
+    "stages/test_two_processes.py",
+    "launch/test_roofline.py",
+    "launch/test_speed.py",
 )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks what `launch/test.sh` leaves out and `launch/test.sh --all` runs, and puts the longest modules first."""
+    """Marks what `launch/test.sh` runs without --all, and puts the longest modules first."""
     here = pathlib.Path(__file__).parent
-    gone = [path for path in (*THOROUGH, *LONGEST) if not (here / path).exists()]
+    gone = [path for path in (*QUICK, *LONGEST) if not (here / path).exists()]
     assert not gone, f"tests/conftest.py names files that are no more: {gone}"
-    folders = [here / path for path in THOROUGH]
+    quick = {here / path for path in QUICK}
     for item in items:
-        if any(item.path == path or path in item.path.parents for path in folders):
-            item.add_marker("thorough")
+        if not quick.isdisjoint((item.path, *item.path.parents)):
+            item.add_marker("quick")
     turn = {here / path: number for number, path in enumerate(LONGEST)}
     items.sort(key=lambda item: turn.get(item.path, len(turn)))

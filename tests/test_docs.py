@@ -79,7 +79,6 @@ def test_commands_are_valid(page, command):
     checks.check_config(config, num_devices=1)
 
 
-@pytest.mark.thorough
 def test_the_notebook_runs(monkeypatch):
     """Cell by cell, and its stored outputs are there: the site shows them."""
     notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))

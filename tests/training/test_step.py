@@ -78,7 +78,7 @@ def test_device_counts_change_nothing_where_images_meet_or_are_attacked(training
     assert_close((four[2].params, four[2].batch_stats), (one[2].params, one[2].batch_stats), atol=4 * EPS)
 
 
-@pytest.mark.parametrize("model", [None, pytest.param(RESNET, marks=pytest.mark.thorough)], ids=["small", "resnet"])
+@pytest.mark.parametrize("model", [None, RESNET], ids=["small", "resnet"])
 def test_device_counts_change_nothing_with_adam(training, batches, model):
     (one, one_metrics), (four, four_metrics) = (
         training(devices, "pmap", "adam", model, augmentation="none").run(batches[:3]) for devices in (1, 4)
