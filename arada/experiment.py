@@ -154,21 +154,16 @@ class Experiment:
 
     def rank(self) -> None:
         """Ranks every image of the three splits by the source runs' weights, or by a control."""
-        sources = self._ranking_sources()
-        # All of them first: a missing one is reported before the others are ranked.
-        for source in sources:
-            rankings.check_source(self.config, self.workdir, source)
-        for source in sources:
-            self._rank(self.config, source)
+        self._rank(self.config, self._ranking_sources())
 
     def _ranking_sources(self) -> list[str]:
         """The sources of the rankings, each once, in the order of the seeds."""
         by_seed = (ranking_sources(self.config, seed) for seed in self.config.seeds)
         return list(dict.fromkeys(source for sources in by_seed for source in sources))
 
-    def _rank(self, config: ml_collections.ConfigDict, source: str, splits: tuple[str, ...] = SPLITS) -> None:
+    def _rank(self, config: ml_collections.ConfigDict, sources: list[str], splits: tuple[str, ...] = SPLITS) -> None:
         replicas = self.replicas.own.using(self._available_kernels)
-        rankings.rank_by_source(config, self.workdir, source, {name: self.splits[name] for name in splits}, replicas)
+        rankings.rank_by_sources(config, self.workdir, sources, {name: self.splits[name] for name in splits}, replicas)
 
     def train(self) -> None:
         """Trains the config's method with each of its seeds; for an ensemble of single runs, the members that are
@@ -200,8 +195,7 @@ class Experiment:
             return
         # Also of controls: a ranking of robustness is asked for.
         config.ranking.update(by="attack", folder="")
-        for seed in config.seeds:
-            self._rank(config, f"{config.name}/seed_{seed}", ("test",))
+        self._rank(config, [f"{config.name}/seed_{seed}" for seed in config.seeds], ("test",))
 
     def report(self) -> None:
         """Writes the page, its figures and tables, unless they are newer than the metrics, and prints the table."""

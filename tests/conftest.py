@@ -155,7 +155,6 @@ QUICK = (
     "evaluation/test_bootstrap.py",
     "evaluation/test_intervals.py",
     "evaluation/test_uncertainty.py",
-    "reporting/test_page.py",
     "reporting/test_tables.py",
     "runs/test_ranks.py",
     "runs/test_workdir.py",

@@ -11,6 +11,7 @@ import arada
 from arada import attacks
 from arada.errors import UserError
 from arada.experiment import Experiment
+from arada.runs import ranking as rankings
 from arada.runs import trained, trainer
 from arada.runs import workdir as workdirs
 from arada.runs.identity import run_identity, vanilla_config
@@ -55,6 +56,23 @@ def test_every_image_has_a_robustness_and_equal_subsets(workdir):
         assert np.ptp(np.bincount(ranking["subset"], minlength=10)) <= 1
         assert np.all(ranking["distance"] > 0)
         np.testing.assert_array_equal(ranking["subset"], attacks.equal_subsets(ranking["distance"], 10))
+
+
+def test_several_runs_rank_by_one_program(workdir, tmp_path, monkeypatch):
+    rankers, make = [], rankings.Ranker
+
+    def counted(*args, **fields):
+        rankers.append(make(*args, **fields))
+        return rankers[-1]
+
+    monkeypatch.setattr(rankings, "Ranker", counted)
+    shutil.copytree(workdir.path, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "robustness")
+    Experiment(tiny("ar_adals"), tmp_path).run("rank")
+    assert len(rankers) == 1
+    for seed in (0, 1):
+        again, before = (of.ranking(f"vanilla/seed_{seed}") / "validation.npz" for of in (Workdir(tmp_path), workdir))
+        np.testing.assert_array_equal(files.read_npz(again)["distance"], files.read_npz(before)["distance"])
 
 
 def test_soft_labels_follow_equation_3_over_epochs(workdir):

@@ -10,7 +10,7 @@ import ml_collections
 from arada.machines.findings import Finding, clock
 from arada.machines.installed import memory_of
 from arada.machines.speed import Ceilings, Program, Speeds
-from arada.runs.work import evaluated_sets, images_of, ranked_sets
+from arada.runs.work import evaluated_sets, images_of, num_runs, ranked_sets, refreshed_sets
 from arada.runtime import machine
 
 # The share of the free memory that a step may use; XLA's workspaces and fragmentation need the rest.
@@ -40,7 +40,7 @@ def stages(
     config: ml_collections.ConfigDict, speeds: Speeds, devices: int, *, num_test: int = 0, input_seconds: float = 0.0
 ) -> Stages:
     """`devices` is the number of devices behind `speeds`; `input_seconds` is the host's time for a training batch."""
-    counts, runs = images_of(config, num_test), len(config.seeds) + (config.name != "vanilla")
+    counts, ranked = images_of(config, num_test), ranked_sets(config, num_test) + refreshed_sets(config)
 
     def padded(sizes: list[int], per_device: int, program: Program) -> float:
         batch = per_device * devices
@@ -48,7 +48,7 @@ def stages(
         return images * program.seconds / program.images
 
     step = max(speeds.train.seconds / speeds.train.images * config.training.batch_size, input_seconds)
-    after_epochs = [config.data.num_validation] * (runs * config.training.epochs)
+    after_epochs = [config.data.num_validation] * (num_runs(config) * config.training.epochs)
     # The soft labels of a vanilla run and of the method differ in shape, so there are two train steps.
     compiled = [speeds.train] * (1 + (config.name != "vanilla"))
     compiled += [speeds.validate, speeds.predict, *([speeds.attack] if speeds.attack else [])]
@@ -57,9 +57,7 @@ def stages(
         compiling=sum(program.compile_seconds for program in compiled),
         training=counts.trained / config.training.batch_size * step,
         validation=padded(after_epochs, per_device, speeds.validate),
-        ranking=padded(ranked_sets(config, num_test), config.run.ranking_batch_size, speeds.attack)
-        if speeds.attack
-        else 0.0,
+        ranking=padded(ranked, config.run.ranking_batch_size, speeds.attack) if speeds.attack else 0.0,
         predictions=padded(sets * len(config.seeds), per_device, speeds.predict),
     )
 

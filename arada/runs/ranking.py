@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -127,57 +127,63 @@ class Ranker:
         return self._replicas.map(step, in_axes=(None, 0), out_axes=0)
 
 
-def rank_by_source(
+def rank_by_sources(
     config: ml_collections.ConfigDict,
     workdir: workdirs.Workdir,
-    source: str,
+    sources: Sequence[str],
     splits: Mapping[str, Examples],
     replicas: Replicas,
 ) -> None:
-    """Ranks the splits that are not ranked yet by the weights of the run `source`, or by a control.
+    """Ranks the splits that are not ranked yet by the weights of each run of `sources`, or by a control.
 
-    Raises UserError if the run is missing, unfinished, an ensemble's, or ranked already in another way.
+    Raises UserError if a run is missing, unfinished, an ensemble's, or ranked already in another way.
     """
-    ranking, run = config.ranking, source_run(source)
-    directory = workdir.ranking(source, ranking.by, ranking.folder)
-    if not run:
-        logger.info("rank: using the ranking in %s", directory)
-        return
-    if ranking.by == "random":
-        workdirs.claim(directory, ranking_identity(config, source), config)
-        for name, split in splits.items():
-            rank_at_random(name, split, directory=directory, num_subsets=ranking.num_subsets, seed=run[1])
-        return
-    check_source(config, workdir, source)
-    source_dir = workdir.run(*run)
-    ranked_by = workdirs.stored(source_dir)["identity"]
-    # The attacked weights are part of a ranking's identity.
-    ranked_by["weights"] = trained.final_fingerprint(source_dir)
-    identity = ranking_identity(config, source) | {"source_run": ranked_by}
-    workdirs.check_claim(directory, identity)
-    wanted = {name: split for name, split in splits.items() if not (directory / f"{name}.npz").exists()}
-    model = trained.build_ranked(config)
-    variables = trained.final_variables(source_dir) if wanted else None
-    if wanted and ranking.by == "attack":
-        check(model, variables, wanted)
-    replicas = replicas.using(workdirs.kernels_to_use(directory, config, replicas.cpu_kernels))
-    workdirs.claim(directory, identity, config, replicas.cpu_kernels if wanted else "stock")
-    if not wanted:
-        logger.info("rank: %s is complete", directory)
-        return
-    ranker = Ranker(
-        model,
-        ranking,
-        attack=ranking.attack,
-        num_subsets=ranking.num_subsets,
-        batch_size=config.run.ranking_batch_size,
-        replicas=replicas,
-    )
-    variables = replicas.replicate(variables)
-    with lease.held(directory), backend.fitting("lower run.ranking_batch_size"):
-        for name, split in wanted.items():
-            preemption.stop_if_asked(f"ranking {name}")
-            ranker.rank(name, variables, split, directory)
+    # All of them first: a missing one is reported before the others are ranked.
+    for source in sources:
+        check_source(config, workdir, source)
+    ranking, model = config.ranking, trained.build_ranked(config)
+
+    @functools.cache  # all sources have one program
+    def ranker_with(kernels: str) -> Ranker:
+        return Ranker(
+            model,
+            ranking,
+            attack=ranking.attack,
+            num_subsets=ranking.num_subsets,
+            batch_size=config.run.ranking_batch_size,
+            replicas=replicas.using(kernels),
+        )
+
+    for source in sources:
+        run, directory = source_run(source), workdir.ranking(source, ranking.by, ranking.folder)
+        if not run:
+            logger.info("rank: using the ranking in %s", directory)
+            continue
+        if ranking.by == "random":
+            workdirs.claim(directory, ranking_identity(config, source), config)
+            for name, split in splits.items():
+                rank_at_random(name, split, directory=directory, num_subsets=ranking.num_subsets, seed=run[1])
+            continue
+        # The attacked weights are part of a ranking's identity.
+        ranked_by = workdirs.stored(workdir.run(*run))["identity"]
+        ranked_by["weights"] = trained.final_fingerprint(workdir.run(*run))
+        identity = ranking_identity(config, source) | {"source_run": ranked_by}
+        workdirs.check_claim(directory, identity)
+        wanted = {name: split for name, split in splits.items() if not (directory / f"{name}.npz").exists()}
+        if not wanted:
+            workdirs.claim(directory, identity, config)
+            logger.info("rank: %s is complete", directory)
+            continue
+        variables = trained.final_variables(workdir.run(*run))
+        if ranking.by == "attack":
+            check(model, variables, wanted)
+        kernels = workdirs.kernels_to_use(directory, config, replicas.cpu_kernels)
+        workdirs.claim(directory, identity, config, kernels)
+        variables = replicas.replicate(variables)
+        with lease.held(directory), backend.fitting("lower run.ranking_batch_size"):
+            for name, split in wanted.items():
+                preemption.stop_if_asked(f"ranking {name}")
+                ranker_with(kernels).rank(name, variables, split, directory)
 
 
 def check_source(config: ml_collections.ConfigDict, workdir: workdirs.Workdir, source: str) -> None:

@@ -7,7 +7,7 @@ import ml_collections
 
 from arada.data.shifted import sources as shift_sources
 from arada.runs import trained
-from arada.runs.identity import refreshes_after
+from arada.runs.identity import ranking_sources, refreshes_after, source_run
 
 # Forward passes an image besides an attack's gradients: the label, the ray's 3 (`arada.attacks.ray`), the last check.
 _RAY, _AROUND = 3, 2
@@ -44,29 +44,46 @@ class Images(NamedTuple):
 
 
 def images_of(config: ml_collections.ConfigDict, num_test: int = 0, *, alone: bool = True) -> Images:
-    """The images of all stages: vanilla and its ranking, then each seed trained, ranked again if configured, evaluated.
+    """The images of all stages: the runs that are ranked, their rankings, then each seed trained, ranked again if
+    configured, evaluated.
 
     `num_test` is for data whose config does not say it. Out-of-distribution sets are left out, because their sizes
     are not in the config either. Where the experiment is not `alone` in its workdir, another one has trained vanilla
     and ranked the splits.
     """
-    data = config.data
-    runs_ = len(config.seeds) + (alone and config.name != "vanilla")
+    runs = num_runs(config, alone=alone)
     return Images(
-        trained=runs_ * trained.total_steps(config) * config.training.batch_size,
-        validated=runs_ * config.training.epochs * data.num_validation,
-        ranked=alone * sum(ranked_sets(config, num_test)[:3]),
-        refreshed=sum(ranked_sets(config, num_test)[3:]),
+        trained=runs * trained.total_steps(config) * config.training.batch_size,
+        validated=runs * config.training.epochs * config.data.num_validation,
+        ranked=alone * sum(ranked_sets(config, num_test)),
+        refreshed=sum(refreshed_sets(config)),
         evaluated=len(config.seeds) * sum(evaluated_sets(config, num_test)),
     )
 
 
+def num_runs(config: ml_collections.ConfigDict, *, alone: bool = True) -> int:
+    """The number of runs that are trained: the config's own and, if it is `alone`, the vanilla runs that are ranked."""
+    runs = {(config.name, seed) for seed in config.seeds}
+    if alone and not config.training.init_from:
+        runs |= {run for run in _ranked_runs(config) if run[0] == "vanilla"}
+    return len(runs)
+
+
+def _ranked_runs(config: ml_collections.ConfigDict) -> set[tuple[str, int]]:
+    sources = (source_run(source) for seed in config.seeds for source in ranking_sources(config, seed))
+    return set(filter(None, sources))
+
+
 def ranked_sets(config: ml_collections.ConfigDict, num_test: int = 0) -> list[int]:
-    """The size of each set that is ranked: the splits by the source run, then two of them at each refresh of a seed."""
-    data = config.data
+    """The size of each set that is ranked before training: the splits, by each source run."""
+    splits = [config.data.num_train, config.data.num_validation, config.data.get("num_test", num_test)]
+    return splits * len(_ranked_runs(config))
+
+
+def refreshed_sets(config: ml_collections.ConfigDict) -> list[int]:
+    """The size of each set that is ranked again, at each refresh of a seed."""
     refreshes = sum(refreshes_after(config, epoch) for epoch in range(config.training.epochs))
-    again = [data.num_train, data.num_validation] * (len(config.seeds) * refreshes)
-    return [data.num_train, data.num_validation, data.get("num_test", num_test), *again]
+    return [config.data.num_train, config.data.num_validation] * (len(config.seeds) * refreshes)
 
 
 def evaluated_sets(config: ml_collections.ConfigDict, num_test: int = 0) -> list[int]:

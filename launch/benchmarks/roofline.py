@@ -29,7 +29,7 @@ from arada.attacks.result import margin
 from arada.errors import UserError
 from arada.runs import trained, trainer
 from arada.runs.identity import vanilla_config
-from arada.runs.work import images_of, passes
+from arada.runs.work import images_of, num_runs, passes
 from arada.runtime import console
 from arada.training.replication import Replicas
 
@@ -233,7 +233,6 @@ def table(config: ml_collections.ConfigDict, counted: Programs, assumed: Assumed
     """The estimates as Markdown."""
     ranking, counts = config.ranking, images_of(config)
     by = ranking.attack if ranking.by == "attack" else ranking.by
-    trainings = len(config.seeds) + (config.name != "vanilla")
     work_rows = [
         (name, f"{work.flops / 1e9:.4g}", f"{work.bytes / 1e6:.4g}", f"{max(work.fixed_bytes, 0) / 1e6:.4g}")
         for name, work in zip(("train step", "input gradient", "forward pass"), counted, strict=True)
@@ -247,7 +246,7 @@ def table(config: ml_collections.ConfigDict, counted: Programs, assumed: Assumed
         cells = [f"{number:,.0f}" if number >= 100 else f"{number:.2g}" for number in numbers]
         estimates.append((device.name, *cells, f"{estimated.hours * device.price:,.0f}"))
     lines = [
-        f"{config.name}, {config.model.name} of depth {config.model.depth}, {config.model.dtype}: {trainings} "
+        f"{config.name}, {config.model.name} of depth {config.model.depth}, {config.model.dtype}: {num_runs(config)} "
         f"trainings of {config.training.epochs} epochs, {counts.ranked + counts.refreshed:,.0f} images ranked by {by} "
         f"in float32, {counts.evaluated:,.0f} evaluated",
         "",

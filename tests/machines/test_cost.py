@@ -27,11 +27,11 @@ def config_of(**fields):
 
 def test_stages_by_hand():
     found = cost.stages(config_of(), SPEEDS, 1, num_test=497)
-    # A vanilla run and two of the method; 800 images in 8 batches of 100, 40 epochs.
-    assert found.training == pytest.approx(3 * 40 * 8 * 1.0)
-    assert found.validation == pytest.approx(3 * 40 * 5 * 0.2)
-    # 800, 500 and 497 images: 8, 5 and 5 batches.
-    assert found.ranking == pytest.approx(18 * 4.0)
+    # Two vanilla runs, which are ranked, and two of the method; 800 images in 8 batches of 100, 40 epochs.
+    assert found.training == pytest.approx(4 * 40 * 8 * 1.0)
+    assert found.validation == pytest.approx(4 * 40 * 5 * 0.2)
+    # 800, 500 and 497 images by two runs: 8, 5 and 5 batches.
+    assert found.ranking == pytest.approx(2 * 18 * 4.0)
     # Test, validation and two shifted sets, five batches each, of two runs.
     assert found.predictions == pytest.approx(2 * 4 * 5 * 0.3)
     assert found.compiling == 5 * 3.0
@@ -39,12 +39,12 @@ def test_stages_by_hand():
 
 
 def test_what_is_padded_is_computed():
-    assert cost.stages(config_of(), SPEEDS, 4, num_test=497).ranking == pytest.approx((8 + 8 + 8) * 4.0)
+    assert cost.stages(config_of(), SPEEDS, 4, num_test=497).ranking == pytest.approx(2 * (8 + 8 + 8) * 4.0)
 
 
 def test_a_slow_host_is_the_time_of_a_step():
     found = cost.stages(config_of(), SPEEDS, 1, num_test=497, input_seconds=2.5)
-    assert found.training == pytest.approx(3 * 40 * 8 * 2.5)
+    assert found.training == pytest.approx(4 * 40 * 8 * 2.5)
 
 
 def found_of(config, speeds=SPEEDS, **fields):
