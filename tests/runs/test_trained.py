@@ -16,6 +16,7 @@ from arada.runs import trained, trainer
 from arada.runs import workdir as workdirs
 from arada.runs.workdir import Workdir
 from arada.runtime import files
+from arada.training.checkpoints import Checkpoints
 from arada.training.state import fingerprint
 from configs import digits
 
@@ -215,3 +216,13 @@ def test_a_run_with_the_weights_of_before_is_refused_nothing(finished, monkeypat
     stored = workdirs.stored(finished.ranking("vanilla/seed_0"))["identity"]
     weights = {"weights": fingerprint(trained.final_variables(finished.run("vanilla", 0)))}
     assert stored["source_run"] == workdirs.stored(finished.run("vanilla", 0))["identity"] | weights
+
+
+def test_the_fingerprint_of_the_last_weights_is_read_or_computed(finished, monkeypatch):
+    run_dir = finished.run("vanilla", 0)
+    expected = fingerprint(trained.final_variables(run_dir))
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "final_variables", None)
+        assert trained.final_fingerprint(run_dir) == expected
+    monkeypatch.setattr(Checkpoints, "weights", lambda *_: None)
+    assert trained.final_fingerprint(run_dir) == expected
