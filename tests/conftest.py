@@ -146,7 +146,6 @@ QUICK = (
     "attacks/test_subsets.py",
     "models/test_layers.py",
     "models/test_resnet_v2.py",
-    "training/test_checkpoints.py",
     "training/test_optimizers.py",
     "data/test_shifts.py",
     "data/test_splits.py",
@@ -163,7 +162,6 @@ QUICK = (
     "test_experiment.py",
     "test_imports.py",
     "test_main.py",
-    "test_report.py",
 )
 
 # What takes a process longest comes first, so that the two of launch/test.sh end together. Below tests/.
