@@ -66,7 +66,7 @@ def add(arguments: argparse.Namespace) -> epath.Path | None:
 
 
 def _report(workdir, config) -> epath.Path:
-    from arada import reporting  # matplotlib: a second that a mistake in a file need not wait for
+    from arada import reporting
     from arada.evaluation import added
 
     evaluation = added.summarize(workdir, config)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from arada import checks, data
+from arada import checks, data, reporting
 from arada.data.shifted import sources as shift_sources
 from arada.errors import UserError
 from arada.evaluation import extremes, predictions, summary
@@ -201,8 +201,6 @@ class Experiment:
         """Writes the page, its figures and tables, unless they are newer than the metrics, and prints the table."""
         if not hosts.is_first():
             return
-        from arada import reporting  # matplotlib: a second that other stages need not wait
-
         page = reporting.newest(self.workdir.path) or reporting.write_report(self.workdir.path)
         print(reporting.terminal_table(files.read_json(self.workdir.evaluation)))
         print(f"Report: {page}")

@@ -55,15 +55,6 @@ class Experiment(NamedTuple):
     entries: list[sections.Section | tables.Table | gallery.Gallery]
 
 
-def newest(workdir: epath.PathLike) -> epath.Path | None:
-    """The workdir's page, if it was written after its metrics; else None."""
-    page, metrics = epath.Path(workdir) / "report" / "index.html", epath.Path(workdir) / "evaluation.json"
-    if not (page.exists() and metrics.exists()):
-        return None
-    # In whole seconds: written in the same one, either could be older.
-    return page if page.stat().mtime > metrics.stat().mtime else None
-
-
 def write_report(workdir: epath.PathLike) -> epath.Path:
     """Writes `report/index.html`, its tables (csv, md, tex, all in tables.md) and its figures (svg) into `workdir`.
 
