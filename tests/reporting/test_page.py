@@ -2,7 +2,6 @@ import base64
 import csv
 import hashlib
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -122,18 +121,6 @@ def test_report_is_the_same_each_time(report):
     before = {path.name: path.read_text() for path in report.iterdir()}
     arada.reporting.write_report(report.parent)
     assert {path.name: path.read_text() for path in report.iterdir()} == before
-
-
-def test_a_page_is_the_newest_if_it_is_from_a_later_second_than_the_metrics(tmp_path):
-    page, metrics = tmp_path / "report/index.html", tmp_path / "evaluation.json"
-    page.parent.mkdir()
-    page.write_text("")
-    assert arada.reporting.newest(tmp_path) is None
-    metrics.write_text("{}")
-    os.utime(metrics, (1000.5, 1000.5))
-    for written, expected in ((1000.9, None), (1001.0, page), (999.0, None)):
-        os.utime(page, (written, written))
-        assert arada.reporting.newest(tmp_path) == expected, written
 
 
 def test_only_the_page_s_own_script_may_run(page):
