@@ -25,8 +25,8 @@ def page(
     runs = by_arm(study, finished)
     parts = [
         f"# {study.question}",
-        f"Study `{study.name}`, stated {study.stated}, before its first run. {len(finished)} runs are done, "
-        f"{len(left)} are not. This page is written by `python -m arada.study`.",
+        f"Study `{study.name}`, stated {study.stated}, before its first run. Runs finished: "
+        f"{len(finished)}; left: {len(left)}. This page is written by `python -m arada.study`.",
         "## Verdict",
         *_verdicts(study, runs),
         "## Rules",

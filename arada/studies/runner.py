@@ -1,18 +1,14 @@
 """Runs the missing runs of a study, one after the other or as jobs of a cluster, within its budget of hours."""
 
-import contextlib
 import dataclasses
 import logging
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from etils import epath
 
 from arada import sweep
-from arada.errors import UserError
 from arada.evaluation import predictions, summary
 from arada.experiment import Experiment
 from arada.metrics import calibration_floor
@@ -20,13 +16,11 @@ from arada.runs import workdir as workdirs
 from arada.runs.identity import run_identity, uses_precomputed
 from arada.runtime import backend, cluster, files, hosts, preemption, provenance
 from arada.studies import design, page
+from arada.studies.clock import clock
 from arada.studies.design import Task
 from arada.studies.results import Results, is_complete, ranking_folders
 
 logger = logging.getLogger(__name__)
-
-# Seconds between two entries of a run's hours; a kill loses at most this much.
-HEARTBEAT = 30.0
 
 
 class Runner:
@@ -121,7 +115,7 @@ class Runner:
         """Trains, ranks and predicts one run, and stores its record."""
         config = self.config_of(task)
         logger.info("study %s: %s/seed_%d", self.study.name, task.name, task.seed)
-        with self._clock(task) as hours:
+        with clock(self._hours(task)) as hours:
             experiment = self._experiment(config)
             # Reads the splits and writes their digests, which must match those of runs on other machines.
             _ = experiment.splits
@@ -180,32 +174,6 @@ class Runner:
             metrics["test"] = {"ece_floor": floor.mean} | metrics["test"]
             self.results.write_probabilities(task, probabilities, labels)
         return metrics, absent
-
-    @contextlib.contextmanager
-    def _clock(self, task: Task) -> Iterator[Any]:
-        """Counts the hours of a run, over all its starts; yields a function that returns the hours so far."""
-        file = self._hours(task)
-        before, start = (files.read_json(file)["hours"] if file.exists() else 0.0), time.monotonic()
-        ended = threading.Event()
-
-        def hours() -> float:
-            return before + (time.monotonic() - start) / 3600
-
-        def beat() -> None:
-            while not ended.wait(HEARTBEAT):
-                with contextlib.suppress(UserError, OSError):
-                    files.write_json(file, {"hours": hours()})
-
-        thread = threading.Thread(target=beat, daemon=True, name=f"hours of {task.name}")
-        if hosts.is_first():
-            thread.start()
-        try:
-            yield hours
-        finally:
-            ended.set()
-            if hosts.is_first():
-                thread.join()
-                files.write_json(file, {"hours": hours()})
 
     def _hours(self, task: Task) -> epath.Path:
         return self.workdir.path / "study_hours" / task.name / f"seed_{task.seed}.json"
