@@ -1,6 +1,7 @@
 """Four virtual CPU devices for every test, one hypothesis profile, and the door to the peers."""
 
 import atexit
+import contextlib
 import gc
 import importlib
 import importlib.util
@@ -22,6 +23,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Small ones too: an experiment compiles about a hundred of them, which took half of its time.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# PyTorch for GPUs imports triton when an optimizer is made, which ends the process if TensorFlow is already imported.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 import jax
 import pytest

@@ -56,7 +56,8 @@ def test_the_attack_is_that_of_the_ranking(experiment):
     for key in ("example_id", "label", "predicted", "distance"):
         np.testing.assert_array_equal(stored[key], ranked[key][at])
     moved = np.sqrt(np.square(stored["adversarial"] - stored["image"]).sum(axis=(1, 2, 3)))
-    np.testing.assert_allclose(moved, stored["distance"], rtol=1e-3)
+    # The attack is made again by another program. Where an image lies on a boundary, a rounding decides its distance.
+    np.testing.assert_allclose(moved, stored["distance"], rtol=1e-3, atol=1e-5)
     assert np.all(stored["predicted_after"] != stored["predicted"])
     logits_fn, variables = arada.load(experiment.workdir.run("vanilla", 0))
     for image, confidence in (("image", "confidence"), ("adversarial", "confidence_after")):
