@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 # The values of `config.run.cpu_kernels`.
 CHOICES = ("auto", *cpu.KERNELS)
 # The versions of jaxlib with which the tests have passed.
-TRIED = ("0.10.2",)
+TRIED = ("0.10.2", "0.12.0.1")
 _LONGEST_TRIAL = 300
 # Exit codes of a trial that would fail again; a kill or too little memory may have other outcomes the next time.
 _DIFFERS = 3

@@ -76,5 +76,6 @@ def kept_bytes(dtype):
 
 
 def test_the_backward_pass_keeps_three_quarters():
-    """What batch norm keeps is float32; XLA may make some of it again, and then keeps less."""
-    assert kept_bytes("bfloat16") / kept_bytes("float32") == pytest.approx(0.75, abs=0.03)
+    """What batch norm keeps is float32. JAX 0.10 counts 0.75; 0.12 lists more maps for both dtypes and counts 0.71. The
+    memory of the compiled programs is the same."""
+    assert 0.7 < kept_bytes("bfloat16") / kept_bytes("float32") < 0.76
