@@ -319,15 +319,15 @@ def with_presets(
         config.name = name
         config.update_from_flattened_dict(methods[name])
     for name in finetuning:
-        _finetune(config, FINETUNING[name], name.replace("finetune", "finetuned"))
+        finetune(config, name)
     return config
 
 
-def _finetune(config: ml_collections.ConfigDict, share: float, suffix: str) -> None:
-    """Starts from vanilla's weights: `share` of the epochs at a tenth of the learning rate, a hundredth at the end.
-
-    The soft labels learn faster by the inverse of `share`, so that they move as far in total.
+def finetune(config: ml_collections.ConfigDict, preset: str) -> None:
+    """Starts from vanilla's weights, for the preset's share of the epochs, at a tenth of the learning rate, a hundredth
+    at the end. The soft labels learn faster by the inverse of this share, so that they move as far in total.
     """
+    share, suffix = FINETUNING[preset], preset.replace("finetune", "finetuned")
 
     def scaled(epoch: int) -> int:
         return round(epoch * share)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import commands
+import ml_collections
 import one_convolution
 import pytest
 
@@ -154,6 +155,22 @@ def test_another_machine_goes_on_from_the_results_alone(done, file, monkeypatch,
     again, before = (files.read_json(of / "runs" / "ar_adals" / "seed_1.json") for of in (kept, workdir / "study"))
     for metric in ("ece", "accuracy", "nll"):
         assert again["metrics"]["test"][metric] == pytest.approx(before["metrics"]["test"][metric], abs=1e-5)
+
+
+def test_a_run_that_starts_from_another_trains_it_again_where_its_weights_are_missing(
+    done, file, monkeypatch, tmp_path
+):
+    workdir, _ = done
+    kept = tmp_path / "results"
+    subprocess.run(["cp", "-r", workdir / "study", kept], check=True)
+    config = load(file)
+    tuned = ml_collections.ConfigDict(config.arms.vanilla.to_dict(), convert_dict=True)
+    tuned.name, tuned.training.init_from = "tuned", "vanilla/seed_{seed}"
+    config.arms.tuned = tuned
+    config.update(results=str(kept), seeds=(0,))
+    there = runner.Runner(config, tmp_path / "workdir")
+    assert trained_by(lambda: there.run(design.tasks(config)), monkeypatch) == [("vanilla", 0), ("tuned", 0)]
+    assert there.results.read(design.Task("tuned", "tuned", 0))
 
 
 def test_runs_of_another_design_are_not_taken_for_these(done, file):

@@ -14,6 +14,7 @@ from arada.errors import UserError
 from arada.runs.identity import (
     RUN_NAME,
     differences,
+    initial_run,
     ranking_sources,
     shared_identity,
     source_run,
@@ -83,8 +84,9 @@ def _check_arms(study: ml_collections.ConfigDict) -> None:
             raise UserError(
                 f"study.arms.{name} averages {member!r}, which must be an arm without a choice; set ensemble.of to one"
             )
-        if (source := ranked_by(config)) and source not in study.arms:
-            raise UserError(f"study.arms.{name} is ranked by runs of {source!r}, which is not an arm; add this arm")
+        for field, source in needed_arms(config).items():
+            if source not in study.arms:
+                raise UserError(f"study.arms.{name} has {field}={source}/..., which is not an arm; add this arm")
     for name in others:
         line = f"{{field}} is {{stored}} in {first} and {{new}} in {name}"
         if differing := differences(shared_identity(study.arms[first]), shared_identity(study.arms[name]), line):
@@ -135,7 +137,7 @@ def selected(study: ml_collections.ConfigDict, seeds: Sequence[str], arms: Seque
     for arm in arms:
         _known("--arms", arm, study.arms)
     wanted = set(arms or study.arms)
-    wanted |= {source for arm in wanted if (source := ranked_by(study.arms[arm]))}
+    wanted |= {source for arm in wanted for source in needed_arms(study.arms[arm]).values()}
     choices = [choice for choice in study.choices.values() if wanted.intersection(choice.arms)]
 
     def is_wanted(task: Task) -> bool:
@@ -147,10 +149,13 @@ def selected(study: ml_collections.ConfigDict, seeds: Sequence[str], arms: Seque
     return list(filter(is_wanted, tasks(study)))
 
 
-def ranked_by(config: ml_collections.ConfigDict) -> str:
-    """The name of the runs that rank the runs of `config`; "" if there are none, or for a folder."""
-    run = source_run(ranking_sources(config, 0)[0]) if uses_precomputed(config) else None
-    return run[0] if run else ""
+def needed_arms(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """The names of the runs that rank the runs of `config` and that these start from, by the field that names them."""
+    runs = {
+        "ranking.source": source_run(ranking_sources(config, 0)[0]) if uses_precomputed(config) else None,
+        "training.init_from": initial_run(config, 0),
+    }
+    return {field: run[0] for field, run in runs.items() if run}
 
 
 def tasks(study: ml_collections.ConfigDict) -> list[Task]:

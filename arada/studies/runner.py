@@ -13,7 +13,7 @@ from arada.evaluation import predictions, summary
 from arada.experiment import Experiment
 from arada.metrics import calibration_floor
 from arada.runs import workdir as workdirs
-from arada.runs.identity import run_identity, uses_precomputed
+from arada.runs.identity import initial_run, run_identity, uses_precomputed
 from arada.runtime import backend, cluster, files, hosts, preemption, provenance
 from arada.studies import design, page
 from arada.studies.clock import clock
@@ -89,13 +89,13 @@ class Runner:
         return [task for task in self.left(tasks) if not design.waits_for(self.study, task, choices)]
 
     def _first_phase(self, tasks: list[Task]) -> list[Task]:
-        """The tasks of the first phase that is left: candidates, arms without ranks, arms with ranks, ensembles."""
+        """The tasks of the first phase that is left: candidates, arms that need no other, other arms, ensembles."""
 
         def phase(task: Task) -> int:
             config = self.study.arms[task.arm]
             if task.is_candidate:
                 return 0
-            return 3 if config.ensemble.of else 1 + uses_precomputed(config)
+            return 3 if config.ensemble.of else 1 + bool(design.needed_arms(config))
 
         first = min(map(phase, tasks), default=0)
         return [task for task in tasks if phase(task) == first]
@@ -122,6 +122,7 @@ class Runner:
             data = files.read_json(self.workdir.data)["sha256"]
             self.results.check_data(data)
             rank_once(experiment)
+            self._train_initial(config, task.seed)
             experiment.train()
             if not task.is_candidate:
                 self._rank_for_others(task)
@@ -135,6 +136,11 @@ class Runner:
                 | {"data": data, "absent": absent, "metrics": metrics},
             )
         hosts.wait(f"{task.name}/seed_{task.seed} is stored")
+
+    def _train_initial(self, config: ml_collections.ConfigDict, seed: int) -> None:
+        """Trains the run that this one starts from if its weights are not in this workdir."""
+        if source := initial_run(config, seed):
+            self._experiment(self.config_of(Task(source[0], *source))).train()
 
     def _rank_for_others(self, task: Task) -> None:
         """Makes and stores this run's rankings for all arms, which then do not need its weights."""

@@ -47,6 +47,11 @@ OVERRIDES = {
     "run.checkpoint_every_steps": 300,
 }
 
+SHIFTS = {
+    "generated": {"shift_source": "generated", "shifts": ("cifar10",)},
+    "simple": {"shift_source": "simple", "shifts": ("simple",)},
+}
+
 
 def get_config() -> ml_collections.ConfigDict:
     """The study."""
@@ -77,10 +82,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "arms": ("label_smoothing",),
             },
         },
-        shifts={
-            "generated": {"shift_source": "generated", "shifts": ("cifar10",)},
-            "simple": {"shift_source": "simple", "shifts": ("simple",)},
-        },
+        shifts=SHIFTS,
         outcomes=design.outcomes("generated"),
         comparisons=design.comparisons(
             attack_minus_random=("ar_adals", "ar_adals_by_random"),

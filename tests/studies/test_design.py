@@ -70,12 +70,24 @@ def test_the_config_of_an_experiment_is_no_study():
         design.check(digits.get_config("adals"))
 
 
-def test_what_ranks_an_arm_is_an_arm(study):
+def test_what_an_arm_needs_is_an_arm(study):
     del study.arms["vanilla"]
-    with pytest.raises(
-        UserError, match=r"study.arms.ar_adals is ranked by runs of 'vanilla', which is not an arm; add this arm"
-    ):
+    with pytest.raises(UserError, match=r"study.arms.ar_adals has ranking.source=vanilla/..., which is not an arm"):
         design.check(study)
+    del study.arms["ar_adals"]
+    study.arms.adals.training.init_from = "vanilla/seed_{seed}"
+    with pytest.raises(UserError, match=r"study.arms.adals has training.init_from=vanilla/..., which is not an arm"):
+        design.check(study)
+
+
+def test_the_runs_that_an_arm_needs_are_selected_with_it(study):
+    def selected(arm):
+        return {task.arm for task in design.selected(study, (), (arm,))}
+
+    assert selected("adals") == {"adals"}
+    assert selected("ar_adals") == {"ar_adals", "vanilla"}
+    study.arms.adals.training.init_from = "vanilla/seed_{seed}"
+    assert selected("adals") == {"adals", "vanilla"}
 
 
 @pytest.mark.parametrize(

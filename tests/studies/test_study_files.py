@@ -3,13 +3,20 @@
 import pytest
 
 from arada import checks
+from arada.runs.identity import run_identity
 from arada.studies import design
-from configs.studies import digits_sharing, paper_cifar10, ranking
+from configs.studies import digits_sharing, finetuning, paper_cifar10, ranking
 
 
 @pytest.mark.parametrize(
     "study",
-    [ranking.get_config(), digits_sharing.get_config(), paper_cifar10.get_config(), paper_cifar10.get_config("wrn")],
+    [
+        ranking.get_config(),
+        digits_sharing.get_config(),
+        finetuning.get_config(),
+        paper_cifar10.get_config(),
+        paper_cifar10.get_config("wrn"),
+    ],
     ids=lambda study: study.name,
 )
 def test_every_study_can_run(study):
@@ -46,3 +53,18 @@ def test_the_papers_study_has_five_runs_and_ensembles_of_them():
     assert labels["label_smoothing"].epsilon == 0.02
     with pytest.raises(ValueError, match="unknown preset 'x'; there is wrn"):
         paper_cifar10.get_config("x")
+
+
+def test_finetuning_goes_on_with_the_runs_of_the_ranking_study():
+    study, source = finetuning.get_config(), ranking.get_config()
+    assert run_identity(study.arms.vanilla, 3, 1) == run_identity(source.arms.vanilla, 3, 1)
+    source.arms.ar_adals.soft_labels.alpha = ((0, finetuning.ALPHA),)
+    assert run_identity(study.arms.ar_adals, 3, 1) == run_identity(source.arms.ar_adals, 3, 1)
+    assert (study.shifts, study.outcomes) == (source.shifts, source.outcomes)
+    # 4 and 10 of 40 epochs, with 10 and 4 times the alpha.
+    tuned = study.arms.ar_adals_finetuned, study.arms.ar_adals_finetuned_quarter
+    assert [config.training.epochs for config in tuned] == [4, 10]
+    assert [config.soft_labels.alpha for config in tuned] == [
+        ((0, pytest.approx(factor * finetuning.ALPHA)),) for factor in (10, 4)
+    ]
+    assert {config.training.init_from for config in tuned} == {"vanilla/seed_{seed}"}
