@@ -18,7 +18,7 @@ HEARTBEAT = 30.0
 def clock(file: epath.Path) -> Iterator[Callable[[], float]]:
     """Counts hours in `file`, after those that earlier starts left there; yields a function that returns them.
 
-    Time in which the process or its machine stood still does not count.
+    A standstill of the process or its machine counts as at most two heartbeats.
     """
     counted = (files.read_json(file)["hours"] if file.exists() else 0.0), time.monotonic()
     ended = threading.Event()

@@ -150,7 +150,7 @@ def selected(study: ml_collections.ConfigDict, seeds: Sequence[str], arms: Seque
 
 
 def needed_arms(config: ml_collections.ConfigDict) -> dict[str, str]:
-    """The names of the runs that rank the runs of `config` and that these start from, by the field that names them."""
+    """The arms whose runs a run of `config` is ranked by and starts from, by the field that names them."""
     runs = {
         "ranking.source": source_run(ranking_sources(config, 0)[0]) if uses_precomputed(config) else None,
         "training.init_from": initial_run(config, 0),

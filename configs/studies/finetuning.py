@@ -13,6 +13,7 @@ import ml_collections
 from configs import base, cifar10
 from configs.studies import design, ranking
 
+# docs/studies/ranking/index.md, chosen by validation ECE.
 ALPHA = 0.2
 
 

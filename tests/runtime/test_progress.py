@@ -2,19 +2,10 @@ import logging
 import math
 
 import pytest
+from clocks import Time
 
 from arada.runtime import progress
 from arada.runtime.progress import Progress, clock
-
-
-class Time:
-    """A clock that tests set."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

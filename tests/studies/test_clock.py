@@ -3,18 +3,10 @@
 import threading
 
 import pytest
+from clocks import Time
 
 from arada.runtime import files
 from arada.studies import clock
-
-
-class Time:
-    """A time that only the test moves."""
-
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture
