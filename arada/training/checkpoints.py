@@ -1,6 +1,7 @@
 """Checkpoints by orbax: everything that a run needs to continue as if it had never stopped."""
 
 import contextlib
+import functools
 import json
 import logging
 import zlib
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # The last file that orbax writes into a checkpoint before it names it.
 _METADATA = "_CHECKPOINT_METADATA"
+# Attempts to list the checkpoints of a run that another process trains: it may delete one at any moment.
+_LISTINGS = 10
 
 
 class Restored(NamedTuple):
@@ -42,9 +45,7 @@ class Checkpoints:
         self._directory = epath.Path(directory)
         files.check_name(self._directory, "checkpoints")
         try:
-            self._manager = ocp.CheckpointManager(
-                self._directory, options=options, item_names=("state", "supervision", "run")
-            )
+            self._manager = _opened(self._directory, options)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # orbax reads this file of all checkpoints, and accepts broken JSON.
             raise UserError(
@@ -182,6 +183,17 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _opened(directory: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    """orbax' manager, whose listing fails when a checkpoint is deleted meanwhile."""
+    opened = functools.partial(
+        ocp.CheckpointManager, directory, options=options, item_names=("state", "supervision", "run")
+    )
+    for _ in range(_LISTINGS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return opened()
+    return opened()
 
 
 def _one_line(error: Exception) -> str:

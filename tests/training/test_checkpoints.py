@@ -100,6 +100,24 @@ def test_the_newest_two_are_kept(folder):
     assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["2", "3"]
 
 
+def test_an_old_checkpoint_is_deleted_while_another_process_lists_them(folder, monkeypatch):
+    """orbax lists the folders, then asks for the time of each."""
+    opened = ocp.CheckpointManager
+    failures = [FileNotFoundError(2, "No such file or directory", str(folder / "1"))]
+
+    def manager(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        return opened(*args, **kwargs)
+
+    monkeypatch.setattr(ocp, "CheckpointManager", manager)
+    with Checkpoints(folder, create=False) as checkpoints:
+        assert checkpoints.steps() == [3, 2]
+    failures.extend([FileNotFoundError(2, "No such file or directory", str(folder / "1"))] * 10)
+    with pytest.raises(FileNotFoundError):
+        Checkpoints(folder, create=False)
+
+
 def test_nothing_to_restore(tmp_path, empty):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() is None
