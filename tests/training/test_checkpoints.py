@@ -103,7 +103,8 @@ def test_the_newest_two_are_kept(folder):
 def test_an_old_checkpoint_is_deleted_while_another_process_lists_them(folder, monkeypatch):
     """orbax lists the folders, then asks for the time of each."""
     opened = ocp.CheckpointManager
-    failures = [FileNotFoundError(2, "No such file or directory", str(folder / "1"))]
+    deleted = FileNotFoundError(2, "No such file or directory", str(folder / "1"))
+    failures = [deleted]
 
     def manager(*args, **kwargs):
         if failures:
@@ -113,7 +114,7 @@ def test_an_old_checkpoint_is_deleted_while_another_process_lists_them(folder, m
     monkeypatch.setattr(ocp, "CheckpointManager", manager)
     with Checkpoints(folder, create=False) as checkpoints:
         assert checkpoints.steps() == [3, 2]
-    failures.extend([FileNotFoundError(2, "No such file or directory", str(folder / "1"))] * 10)
+    failures.extend([deleted] * module._LISTINGS)
     with pytest.raises(FileNotFoundError):
         Checkpoints(folder, create=False)
 
