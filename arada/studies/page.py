@@ -61,20 +61,25 @@ def by_arm(study: ml_collections.ConfigDict, finished: Mapping[Task, Mapping[str
 
 def verdicts(study: ml_collections.ConfigDict, runs: Runs) -> dict[str, verdict.Verdict]:
     """The verdict on every claim, by its rules."""
-
-    def difference(comparison_name: str, outcome_name: str) -> Interval | None:
-        comparison, outcome = study.comparisons[comparison_name], study.outcomes[outcome_name]
-        found = outcomes.difference(runs[comparison.arm], runs[comparison.reference], outcome.of)
-        # A claim says that the arm is better: a difference below 0, or above 0 if higher is better.
-        if found is None or outcome.better != "higher":
-            return found
-        return Interval(-found.estimate, -found.high, -found.low, found.seeds)
-
     decided = {}
     for name, claim in study.claims.items():
-        claimed = [difference(*pair) for pair in claim.upheld_by]
-        decided[name] = verdict.decide(claimed, difference(*claim.refuted_by), smallest_effect(study, claim, runs))
+        claimed = [_loss(study, runs, *pair) for pair in claim.upheld_by]
+        against = _loss(study, runs, *claim.refuted_by)
+        decided[name] = verdict.decide(claimed, against, smallest_effect(study, claim, runs))
     return decided
+
+
+def _difference(study, runs, comparison: str, outcome: str) -> Interval | None:
+    compared = study.comparisons[comparison]
+    return outcomes.difference(runs[compared.arm], runs[compared.reference], study.outcomes[outcome].of)
+
+
+def _loss(study, runs, comparison: str, outcome: str) -> Interval | None:
+    """The difference with the sign of a loss: below 0 where the arm is better."""
+    found = _difference(study, runs, comparison, outcome)
+    if found is None or study.outcomes[outcome].better != "higher":
+        return found
+    return Interval(-found.estimate, -found.high, -found.low, found.seeds)
 
 
 def smallest_effect(study: ml_collections.ConfigDict, claim: ml_collections.ConfigDict, runs: Runs) -> float | None:
@@ -92,7 +97,18 @@ def _verdicts(study, runs) -> Iterable[str]:
         done, planned = min(len(_common(runs, pair)) for pair in pairs), len(study.seeds)
         so_far = f" Provisional: {done} of {planned} seeds are done." if done < planned else ""
         reasons = f"Reason: {decided.reason}. It depends on {decisive}."
-        yield f"**{decided.kind.capitalize()}**: {claim.says} {reasons}{so_far}"
+        yield f"**{decided.kind.capitalize()}**: {claim.says} {reasons}{so_far}{_costs(study, runs, claim)}"
+
+
+def _costs(study, runs, claim) -> str:
+    """The outcomes in which the claim's comparisons are worse: rules on calibration alone do not see them."""
+    worse = [
+        f"{study.outcomes[outcome].says} {_in_brackets(_difference(study, runs, comparison, outcome), outcome, study)}"
+        for comparison in dict.fromkeys(comparison for comparison, _ in claim.upheld_by)
+        for outcome in study.outcomes
+        if (loss := _loss(study, runs, comparison, outcome)) and loss.low > 0
+    ]
+    return f" The arm is measurably worse in {'; '.join(worse)}." if worse else ""
 
 
 def _common(runs: Runs, comparison) -> set[int]:
@@ -129,24 +145,24 @@ def _label(arm: str) -> str:
 
 
 def _differences(study, runs) -> str:
-    def cell(comparison, outcome) -> str:
-        found = outcomes.difference(runs[comparison.arm], runs[comparison.reference], outcome.of)
-        factor = _factor(outcome)
-        if not found:
-            return "not run"
-        estimate, low, high = (factor * number for number in found[:3])
-        return f"{estimate:+.{_digits(outcome)}f} [{low:+.{_digits(outcome)}f}, {high:+.{_digits(outcome)}f}]"
-
     rows = (
         (
             name,
             f"{comparison.arm} - {comparison.reference}",
             len(_common(runs, comparison)),
-            *(cell(comparison, outcome) for outcome in study.outcomes.values()),
+            *(_in_brackets(_difference(study, runs, name, outcome), outcome, study) for outcome in study.outcomes),
         )
         for name, comparison in study.comparisons.items()
     )
     return _table(("comparison", "difference", "seeds", *study.outcomes), rows)
+
+
+def _in_brackets(found: Interval | None, outcome: str, study) -> str:
+    if not found:
+        return "not run"
+    of = study.outcomes[outcome]
+    estimate, low, high = (f"{_factor(of) * number:+.{_digits(of)}f}" for number in found[:3])
+    return f"{estimate} [{low}, {high}]"
 
 
 def _arms(study, runs, finished, probabilities) -> str:

@@ -44,6 +44,16 @@ def test_where_more_is_better_a_claim_wants_more(study, finished):
     assert page.verdicts(study, page.by_arm(study, done))["helps"].kind == "upheld"
 
 
+def test_a_verdict_says_in_what_the_arm_is_worse(study, finished):
+    done = finished({"adals": ADALS[:2], "ar_adals": less((0.080, 0.020), (0.082, 0.021))})
+    assert "worse" not in page.page(study, done, {}, lambda task: None)
+    for task, run in done.items():
+        run["metrics"]["test"]["accuracy"] = 0.6 - (0.2 + 0.001 * task.seed) * (task.arm == "ar_adals")
+    # 20 and 20.1 points less: t(1) = 12.706 times 0.0707 / sqrt(2) = 0.635 to either side of 20.05.
+    worse = "The arm is measurably worse in clean accuracy -20.05 [-20.69, -19.41]."
+    assert worse in page.page(study, done, {}, lambda task: None)
+
+
 def test_before_any_run_all_is_open(study):
     text = page.page(study, {}, dict.fromkeys(design.tasks(study)), lambda task: None)
     assert "**Open**: Ranking helps." in text
