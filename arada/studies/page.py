@@ -101,14 +101,19 @@ def _verdicts(study, runs) -> Iterable[str]:
 
 
 def _costs(study, runs, claim) -> str:
-    """The outcomes in which the claim's comparisons are worse: rules on calibration alone do not see them."""
-    worse = [
-        f"{study.outcomes[outcome].says} {_in_brackets(_difference(study, runs, comparison, outcome), outcome, study)}"
-        for comparison in dict.fromkeys(comparison for comparison, _ in claim.upheld_by)
-        for outcome in study.outcomes
-        if (loss := _loss(study, runs, comparison, outcome)) and loss.low > 0
-    ]
-    return f" The arm is measurably worse in {'; '.join(worse)}." if worse else ""
+    """The outcomes in which an arm of the claim is worse: rules on calibration alone do not see them."""
+    text = ""
+    for name in dict.fromkeys(name for name, _ in claim.upheld_by):
+        comparison = study.comparisons[name]
+        worse = [
+            f"{study.outcomes[outcome].says} {_in_brackets(_difference(study, runs, name, outcome), outcome, study)}"
+            for outcome in study.outcomes
+            if (loss := _loss(study, runs, name, outcome)) and loss.low > 0
+        ]
+        if worse:
+            text += f" {_label(comparison.arm)} is measurably worse than {_label(comparison.reference)} in "
+            text += "; ".join(worse) + "."
+    return text
 
 
 def _common(runs: Runs, comparison) -> set[int]:

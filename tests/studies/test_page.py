@@ -50,7 +50,7 @@ def test_a_verdict_says_in_what_the_arm_is_worse(study, finished):
     for task, run in done.items():
         run["metrics"]["test"]["accuracy"] = 0.6 - (0.2 + 0.001 * task.seed) * (task.arm == "ar_adals")
     # 20 and 20.1 points less: t(1) = 12.706 times 0.0707 / sqrt(2) = 0.635 to either side of 20.05.
-    worse = "The arm is measurably worse in clean accuracy -20.05 [-20.69, -19.41]."
+    worse = "AR-AdaLS is measurably worse than AdaLS in clean accuracy -20.05 [-20.69, -19.41]."
     assert worse in page.page(study, done, {}, lambda task: None)
 
 
